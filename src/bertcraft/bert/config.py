@@ -1,0 +1,322 @@
+"""What a model is (family, head, sizes), read from and written to the ``config.json`` of Hugging Face.
+
+One set of names, BERT's, serves five families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
+the way in and out. Everything is validated here, so that the code behind it can rely on every field.
+"""
+
+import reprlib
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from bertcraft.bert.config_tables import (
+    ACTIVATIONS,
+    ALIASES,
+    ARCHITECTURES,
+    DEFAULTS,
+    FAMILIES,
+    FIELDS,
+    HEAD_TENSORS,
+    KEYS,
+    SIZES,
+    UNSUPPORTED,
+)
+from bertcraft.errors import CheckpointError, InputError
+
+MAX_PARAMETERS = 2**34  # 64 GiB in float32: many times the largest published encoder of these families
+MAX_LAYERS = 1000
+MAX_LABELS = 100_000  # their names must fit into a config.json
+
+# Keys of a config.json that are not fields of Config but are read (or dropped) all the same.
+_HANDLED = ("architectures", "model_type", "id2label", "label2id", "num_labels", "dtype", "torch_dtype")
+_PROBABILITIES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "qa_dropout",
+    "summary_last_dropout",
+)
+_SWITCHES = ("tie_word_embeddings", "sinusoidal_pos_embds", "summary_use_proj")
+_STRINGS = ("summary_type", "summary_activation")  # for heads that bertcraft does not have; kept as they are
+_CHOICES: dict[str, tuple] = {
+    "hidden_act": ACTIVATIONS,
+    "position_embedding_type": ("absolute",),
+    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
+}
+_DEFAULT: Any = type("FamilyDefault", (), {"__repr__": lambda self: "<the family's default>"})()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Family, head and sizes of an encoder: immutable, valid; `dataclasses.replace` makes a changed copy.
+
+    A field left out takes the family's default in transformers. A field that the family does not have is None
+    (only ALBERT has `num_hidden_groups`; DistilBERT has no `type_vocab_size`), but for two that every family
+    computes with: `embedding_size` is `hidden_size` where the family does not factorise, `layer_norm_eps` is
+    1e-12 in DistilBERT.
+
+    `classifier_dropout` None means `hidden_dropout_prob`; `id2label` None means LABEL_0, LABEL_1, ...;
+    `label2id` None means its inverse. `add_pooling_layer` False is a base model saved without its pooler.
+    `extra` keeps the unknown keys of a config.json, so that saving loses nothing.
+
+    Raises InputError when a field has the wrong type, is out of range or contradicts another.
+    """
+
+    family: str
+    head: str = "base"
+    vocab_size: int = _DEFAULT
+    hidden_size: int = _DEFAULT
+    embedding_size: int = _DEFAULT
+    num_hidden_layers: int = _DEFAULT
+    num_attention_heads: int = _DEFAULT
+    intermediate_size: int = _DEFAULT
+    max_position_embeddings: int = _DEFAULT
+    type_vocab_size: int | None = _DEFAULT
+    num_hidden_groups: int | None = _DEFAULT
+    inner_group_num: int | None = _DEFAULT
+    hidden_act: str = _DEFAULT
+    hidden_dropout_prob: float = _DEFAULT
+    attention_probs_dropout_prob: float = _DEFAULT
+    classifier_dropout: float | None = _DEFAULT
+    qa_dropout: float | None = _DEFAULT
+    summary_type: str | None = _DEFAULT
+    summary_use_proj: bool | None = _DEFAULT
+    summary_activation: str | None = _DEFAULT
+    summary_last_dropout: float | None = _DEFAULT
+    layer_norm_eps: float = _DEFAULT
+    initializer_range: float = _DEFAULT
+    position_embedding_type: str = _DEFAULT
+    sinusoidal_pos_embds: bool | None = _DEFAULT
+    pad_token_id: int | None = _DEFAULT
+    tie_word_embeddings: bool = _DEFAULT
+    problem_type: str | None = _DEFAULT
+    num_labels: int = 2
+    id2label: dict[int, str] | None = None
+    label2id: dict[str, int] | None = None
+    add_pooling_layer: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise _wrong("family", self.family, f"one of {', '.join(FAMILIES)}")
+        if self.head not in [*ARCHITECTURES[self.family]]:
+            raise _wrong("head", self.head, f"one of {', '.join(ARCHITECTURES[self.family])} ({self.family})")
+        own, defaults = FIELDS[self.family], dict(DEFAULTS[self.family])
+        if "embedding_size" not in own:
+            hidden = self.hidden_size
+            defaults["embedding_size"] = defaults["hidden_size"] if hidden is _DEFAULT else hidden
+        for each in fields(self):
+            value, default = getattr(self, each.name), defaults.get(each.name)
+            if value is _DEFAULT:
+                self._set(each.name, default)
+            elif each.default is _DEFAULT and each.name not in own and value != default:
+                raise _wrong(each.name, value, f"{default!r}: {self.family} does not have this setting")
+        for name in ("num_labels", *own):
+            self._set(name, _checked(name, getattr(self, name), self.family))
+        self._check_agreement()
+        self._check_size()
+        self._check_labels()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the way past `frozen`, used by __post_init__ alone
+
+    def _check_agreement(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            expected = f"a divisor of {_label('hidden_size', self.family)}, which is {self.hidden_size}"
+            raise _wrong(_label("num_attention_heads", self.family), self.num_attention_heads, expected)
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise _wrong("pad_token_id", self.pad_token_id, f"less than vocab_size ({self.vocab_size})")
+        if self.family == "roberta" and self.pad_token_id + 1 >= self.max_position_embeddings:
+            expected = f"at least {self.pad_token_id + 2}: RoBERTa's positions start at pad_token_id + 1"
+            raise _wrong("max_position_embeddings", self.max_position_embeddings, expected)
+        if self.num_labels == 1 and self.problem_type == "single_label_classification":
+            raise _wrong("num_labels", 1, "at least 2 for the problem_type 'single_label_classification'")
+        if self.add_pooling_layer not in ((True, False) if self.head == "base" else (True,)):
+            raise _wrong("add_pooling_layer", self.add_pooling_layer, "True (or False, with the head 'base')")
+        if not isinstance(self.extra, dict) or not all(isinstance(key, str) for key in self.extra):
+            raise _wrong("extra", self.extra, "a dict of config.json keys that Config has no field for")
+        own = {*_keys(self.family).values(), *ALIASES.get(self.family, ()), *_HANDLED}
+        if own := sorted(self.extra.keys() & own):
+            raise _wrong("extra", own, "only keys that Config has no field for")
+
+    def _check_size(self) -> None:
+        blocks = self.num_hidden_layers
+        if self.family == "albert":
+            blocks = self.num_hidden_groups * self.inner_group_num
+        if (most := max(blocks, self.num_hidden_layers)) > MAX_LAYERS:
+            raise _wrong(_label("num_hidden_layers", self.family), most, f"at most {MAX_LAYERS} layers")
+        hidden, labels = self.hidden_size, self.num_labels if self.head == "sequence_classification" else 0
+        rows = self.vocab_size + self.max_position_embeddings + (self.type_vocab_size or 0)
+        parameters = rows * self.embedding_size + labels * hidden
+        parameters += blocks * hidden * (4 * hidden + 2 * self.intermediate_size)
+        if parameters > MAX_PARAMETERS:
+            sizes = ", ".join(f"{_label(name, self.family)} {getattr(self, name)}" for name in SIZES)
+            needed, limit = f"{parameters // 2**28:,} GiB in float32", f"{MAX_PARAMETERS // 2**28} GiB"
+            raise InputError(f"the sizes ({sizes}) make a model of {needed}; expected at most {limit}")
+
+    def _check_labels(self) -> None:
+        count, names, ids = self.num_labels, self.id2label, self.label2id
+        if count > MAX_LABELS:
+            raise _wrong("num_labels", count, f"at most {MAX_LABELS}")
+        if names is not None:
+            if not isinstance(names, dict) or names.keys() != set(range(count)):
+                raise _wrong("id2label", names, f"one label for each id from 0 to {count - 1}")
+            if not all(isinstance(label, str) for label in names.values()):
+                raise _wrong("id2label", names, "labels that are strings")
+        if ids is not None:
+            if not isinstance(ids, dict) or not all(isinstance(label, str) for label in ids):
+                raise _wrong("label2id", ids, "an object from labels to ids")
+            if not all(_is_integer(index) and 0 <= index < count for index in ids.values()):
+                raise _wrong("label2id", ids, f"ids from 0 to {count - 1}")
+        # What follows from the rest is stored as None: a copy with another num_labels then needs no clearing.
+        self._set("label2id", None if ids == _inverse(self.labels) else ids)
+        if self.labels == tuple(f"LABEL_{index}" for index in range(count)):
+            self._set("id2label", None)
+
+    @property
+    def head_size(self) -> int:
+        """The width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The name of each of the `num_labels` outputs of a sequence classifier."""
+        names = self.id2label or {}
+        return tuple(names.get(index, f"LABEL_{index}") for index in range(self.num_labels))
+
+    @property
+    def architecture(self) -> str:
+        """The class of transformers that this configuration describes, such as ``BertForMaskedLM``."""
+        return ARCHITECTURES[self.family][self.head]
+
+    def key(self, name: str) -> str:
+        """What the family's config.json calls a field: DistilBERT's `hidden_size` is ``dim``."""
+        if name == "embedding_size" and name not in FIELDS[self.family]:
+            name = "hidden_size"
+        return KEYS.get(self.family, {}).get(name, name)
+
+    @classmethod
+    def from_dict(cls, config_json: Any, tensor_names: Collection[str] | None = None) -> "Config":
+        """Read the content of a config.json, given the names of the checkpoint's tensors if they are known.
+
+        `architectures` decides the head and is checked against the names; if it is missing, the names decide.
+        Raises CheckpointError with one message: the key, what it holds, what was expected.
+        """
+        if not isinstance(config_json, dict):
+            raise CheckpointError(f"config.json: got {reprlib.repr(config_json)}, expected a JSON object")
+        left = dict(config_json)
+        try:
+            return cls(**_arguments(left, tensor_names), extra=left)
+        except InputError as error:
+            raise CheckpointError(f"config.json: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json that transformers opens (`AutoConfig`, `AutoModel`): JSON values."""
+        content = {"architectures": [self.architecture], "model_type": self.family, **self.extra}
+        content |= {key: getattr(self, name) for name, key in _keys(self.family).items()}
+        if self.num_labels != 2 or self.id2label is not None or self.label2id is not None:
+            content["id2label"] = {str(index): label for index, label in enumerate(self.labels)}
+            content["label2id"] = _inverse(self.labels) if self.label2id is None else dict(self.label2id)
+        return content
+
+
+def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> dict[str, Any]:
+    """Take Config's arguments out of the content of a config.json; what stays in `left` has no field."""
+    family = left.pop("model_type", None)
+    if family not in FAMILIES:
+        raise _wrong("model_type", family, f"one of {', '.join(FAMILIES)}: use a model of these families")
+    for key, reason in UNSUPPORTED.items():
+        if left.get(key):
+            raise _wrong(key, left[key], f"none: {reason}")
+    head = _head(family, left.pop("architectures", None), tensor_names)
+    arguments = {"family": family, "head": head}
+    for name, key in _keys(family).items():
+        names = (key, name) if name in ALIASES.get(family, ()) else (key,)
+        given = [left.pop(each) for each in names if each in left]
+        if len(given) == 2 and (given[0] != given[1] or type(given[0]) is not type(given[1])):  # True == 1
+            raise _wrong(f"{key} and {name}", given, "one value, as they are two names of one setting")
+        if given:
+            arguments[name] = given[0]
+    labels, count = left.pop("id2label", None), left.pop("num_labels", None)
+    if isinstance(labels, dict):  # the keys of JSON are strings
+        indices = {str(index): index for index in range(len(labels))}
+        labels = {indices.get(key, key): label for key, label in labels.items()}
+        arguments["num_labels"] = len(labels)
+    if count is not None and arguments.setdefault("num_labels", count) != count:
+        raise _wrong("num_labels", count, f"{len(labels)}, the number of labels in id2label")
+    arguments |= {"id2label": labels, "label2id": left.pop("label2id", None)}
+    for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
+        left.pop(key, None)
+    if tensor_names is not None and head == "base" and family in ("bert", "roberta", "albert"):
+        arguments["add_pooling_layer"] = any(
+            name.startswith(("pooler.", f"{family}.pooler.")) for name in tensor_names
+        )
+    return arguments
+
+
+def _head(family: str, architectures: Any, tensor_names: Collection[str] | None) -> str:
+    marks = HEAD_TENSORS[family]
+    names = tensor_names or ()
+    found = [head for head, mark in marks.items() if any(name.startswith(mark) for name in names)]
+    if architectures is None or architectures == []:
+        return found[0] if found else "base"
+    heads = {architecture: head for head, architecture in ARCHITECTURES[family].items()}
+    if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in [*heads]:
+        raise _wrong("architectures", architectures, f"one of {', '.join(heads)}: save the model as such")
+    head = heads[architectures[0]]
+    if tensor_names is not None and head in marks and head not in found:
+        expected = f"a head that the weights have: they hold no tensor '{marks[head]}*'"
+        raise _wrong("architectures", architectures, expected)
+    return head
+
+
+def _keys(family: str) -> dict[str, str]:
+    """The fields of a family's config.json: Config's name -> the family's name."""
+    return {name: KEYS.get(family, {}).get(name, name) for name in FIELDS[family]}
+
+
+def _inverse(labels: tuple[str, ...]) -> dict[str, int]:
+    return {label: index for index, label in enumerate(labels)}
+
+
+def _label(name: str, family: str) -> str:
+    key = KEYS.get(family, {}).get(name, name)
+    return name if key == name else f"{key} ({name})"
+
+
+def _wrong(name: str, value: Any, expected: str) -> InputError:
+    return InputError(f"{name}: got {reprlib.repr(value)}, expected {expected}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _checked(name: str, value: Any, family: str) -> Any:
+    """A field's value as a plain bool, int, float or str; raises InputError if it is not valid by itself."""
+    if value is None and (DEFAULTS[family].get(name, 0) is None or name == "summary_activation"):
+        return None
+    if name == "pad_token_id":
+        if value is None and family != "roberta":  # RoBERTa computes its positions from it
+            return None
+        valid, expected, plain = _is_integer(value) and value >= 0, "a token id, 0 or more", int
+    elif name in _CHOICES:
+        choices = _CHOICES[name]
+        valid, expected, plain = value in choices, "one of " + ", ".join(map(repr, choices)), str
+    elif name in _SWITCHES:
+        valid, expected, plain = isinstance(value, bool), "true or false", bool
+    elif name in _STRINGS:
+        valid, expected, plain = isinstance(value, str), "a string", str
+    elif name in (*_PROBABILITIES, "initializer_range", "layer_norm_eps"):
+        number, plain = isinstance(value, Real) and not isinstance(value, bool), float
+        if name in _PROBABILITIES:
+            valid, expected = number and 0 <= value < 1, "a probability: at least 0, less than 1"
+        else:
+            valid, expected = number and 0 < value <= 1, "a number above 0, at most 1"
+    else:
+        valid, plain = _is_integer(value) and 1 <= value < 2**31, int
+        expected = "an integer from 1 to 2147483647"
+    if not valid:
+        raise _wrong(_label(name, family), value, expected)
+    return plain(value)

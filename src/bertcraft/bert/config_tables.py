@@ -1,0 +1,170 @@
+"""How the five families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
+
+from typing import Any
+
+# The class of transformers that saves a family with a head, as `architectures` in config.json names it.
+ARCHITECTURES = {
+    "bert": {
+        "base": "BertModel",
+        "masked_lm": "BertForMaskedLM",
+        "sequence_classification": "BertForSequenceClassification",
+        "pretraining": "BertForPreTraining",
+    },
+    "roberta": {
+        "base": "RobertaModel",
+        "masked_lm": "RobertaForMaskedLM",
+        "sequence_classification": "RobertaForSequenceClassification",
+    },
+    "electra": {
+        "base": "ElectraModel",
+        "masked_lm": "ElectraForMaskedLM",
+        "sequence_classification": "ElectraForSequenceClassification",
+        "replaced_token_detection": "ElectraForPreTraining",
+    },
+    "distilbert": {
+        "base": "DistilBertModel",
+        "masked_lm": "DistilBertForMaskedLM",
+        "sequence_classification": "DistilBertForSequenceClassification",
+    },
+    "albert": {
+        "base": "AlbertModel",
+        "masked_lm": "AlbertForMaskedLM",
+        "sequence_classification": "AlbertForSequenceClassification",
+        "pretraining": "AlbertForPreTraining",
+    },
+}
+FAMILIES = tuple(ARCHITECTURES)
+
+# The start of the tensors by which a head is known; "pretraining" includes the MLM head and comes before it.
+HEAD_TENSORS = {
+    "bert": {
+        "sequence_classification": "classifier.",
+        "pretraining": "cls.seq_relationship.",
+        "masked_lm": "cls.predictions.",
+    },
+    "roberta": {"sequence_classification": "classifier.", "masked_lm": "lm_head."},
+    "electra": {
+        "sequence_classification": "classifier.",
+        "replaced_token_detection": "discriminator_predictions.",
+        "masked_lm": "generator_predictions.",
+    },
+    "distilbert": {"sequence_classification": "classifier.", "masked_lm": "vocab_transform."},
+    "albert": {
+        "sequence_classification": "classifier.",
+        "pretraining": "sop_classifier.",
+        "masked_lm": "predictions.",
+    },
+}
+
+# gelu is exact (erf); gelu_new, gelu_fast and gelu_pytorch_tanh are its tanh approximation; swish is silu.
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+
+# Settings that change what a model computes, or how it is stored, and that bertcraft does not have.
+UNSUPPORTED = {
+    "is_decoder": "only encoders are supported, without causal masks",
+    "is_encoder_decoder": "only encoders are supported",
+    "add_cross_attention": "only encoders are supported, without cross attention",
+    "pruned_heads": "pruned attention heads change the shapes of single layers",
+    "per_layer_config": "all layers must have the same sizes",
+    "quantization_config": "quantised weights cannot be read; save the model in float32 first",
+}
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_COMMON = (
+    *SIZES,
+    "max_position_embeddings",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "initializer_range",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "problem_type",
+)
+_BERT = (*_COMMON, "type_vocab_size", "layer_norm_eps", "position_embedding_type")
+_SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
+
+# The fields that a family's config.json has; the others keep the default below, mostly None (it has none).
+FIELDS = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": (*_BERT, "embedding_size", *_SUMMARY),
+    "distilbert": (*_COMMON, "qa_dropout", "sinusoidal_pos_embds"),
+    "albert": (*_BERT, "embedding_size", "num_hidden_groups", "inner_group_num"),
+}
+
+# Where a family's config.json calls a field by another name.
+KEYS = {
+    "albert": {"classifier_dropout": "classifier_dropout_prob"},
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "classifier_dropout": "seq_classif_dropout",
+    },
+}
+
+# Keys that transformers reads as well, BERT's names for the family's own, though it never writes them.
+ALIASES = {"distilbert": ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+
+_BERT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+    "problem_type": None,
+}
+DEFAULTS = {
+    "bert": _BERT_DEFAULTS,
+    "roberta": _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    "electra": _BERT_DEFAULTS
+    | {
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "summary_type": "first",
+        "summary_use_proj": True,
+        "summary_activation": "gelu",
+        "summary_last_dropout": 0.1,
+    },
+    "distilbert": _BERT_DEFAULTS
+    | {
+        "num_hidden_layers": 6,
+        "type_vocab_size": None,
+        "classifier_dropout": 0.2,
+        "qa_dropout": 0.1,
+        "sinusoidal_pos_embds": False,
+    },
+    "albert": _BERT_DEFAULTS
+    | {
+        "vocab_size": 30000,
+        "embedding_size": 128,
+        "hidden_size": 4096,
+        "num_attention_heads": 64,
+        "intermediate_size": 16384,
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+        "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "classifier_dropout": 0.1,
+    },
+}

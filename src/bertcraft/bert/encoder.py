@@ -1,0 +1,125 @@
+"""The encoder: token ids in, hidden states out (Devlin et al. 2019; Vaswani et al. 2017).
+
+Four *sockets* take the techniques that change the architecture: ``attention``, ``feed_forward``, ``norm`` and ``wiring``
+(the order of the parts). Each is a plain function with BERT's own as its default.
+
+Shapes: B batch, L length, M positions of interest, H hidden size, E embedding size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertcraft.bert import families
+from bertcraft.bert.config import Config
+from bertcraft.tensor import functions as F
+
+
+def dense(p: dict, x):
+    """The linear map with the weight and bias in p: (..., in) -> (..., out)."""
+    return F.linear(x, p["weight"], p.get("bias"))
+
+
+def self_attention(layer: dict, x, source, bias, config: Config, rng=None):
+    """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual."""
+    heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
+    inner = layer["attention"]["self"]
+    query = dense(inner["query"], x)
+    key, value = dense(inner["key"], source), dense(inner["value"], source)
+    context = F.attention(query, key, value, bias, heads=heads, rate=rate, rng=rng)
+    return dense(layer["attention"]["output"]["dense"], context)
+
+
+def feed_forward(layer: dict, x, config: Config):
+    """Two linear maps with an activation between them, at every position alike (Vaswani et al. 2017, eq. 2)."""
+    inner = dense(layer["intermediate"]["dense"], x)
+    return dense(layer["output"]["dense"], F.ACTIVATIONS[config.hidden_act](inner))
+
+
+def norm(p: dict, x, added, config: Config, rng=None):
+    """layer_norm(x + dropout(added)) with the weight and bias in p."""
+    return F.add_layer_norm(
+        x, added, p["weight"], p["bias"], eps=config.layer_norm_eps, rate=config.hidden_dropout_prob, rng=rng
+    )
+
+
+def post_layer_norm(layer: dict, x, source, bias, config: Config, sockets: "Sockets", rng=None):
+    """One layer in BERT's order: attention, add, normalise; feed-forward, add, normalise."""
+    attended = sockets.attention(layer, x, source, bias, config, rng)
+    x = sockets.norm(layer["attention"]["output"]["LayerNorm"], x, attended, config, rng)
+    return sockets.norm(layer["output"]["LayerNorm"], x, sockets.feed_forward(layer, x, config), config, rng)
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The exchangeable parts of an encoder; the defaults are BERT's."""
+
+    attention: Callable = self_attention
+    feed_forward: Callable = feed_forward
+    norm: Callable = norm
+    wiring: Callable = post_layer_norm
+
+
+BERT = Sockets()
+
+
+def roberta_positions(input_ids, config: Config):
+    """Position ids (B, L), counted from pad_token_id + 1 and skipping padding."""
+    real = (input_ids != config.pad_token_id).astype(input_ids.dtype)
+    return np.cumsum(real, axis=1) * real + config.pad_token_id
+
+
+def embed(params: dict, config: Config, input_ids, token_type_ids=None, position_ids=None, rng=None):
+    """Word, position and segment embeddings, added and normalised: (B, L) -> (B, L, H)."""
+    tables = families.backbone(params, config)["embeddings"]
+    words = F.embedding(tables["word_embeddings"]["weight"], input_ids, config.pad_token_id)
+    positions = tables["position_embeddings"]["weight"]
+    if position_ids is None and config.family == "roberta":
+        position_ids = roberta_positions(input_ids, config)
+    unmoved = config.pad_token_id if config.family == "roberta" else None  # RoBERTa's padding has a position of its own
+    if position_ids is None:
+        added = positions[: input_ids.shape[1]]
+    else:
+        added = F.embedding(positions, position_ids, unmoved)
+    if "token_type_embeddings" in tables:
+        segments = tables["token_type_embeddings"]["weight"]
+        added = added + (segments[0] if token_type_ids is None else F.embedding(segments, token_type_ids))
+    ln = tables["LayerNorm"]
+    x = F.add_layer_norm(words, added, ln["weight"], ln["bias"], eps=config.layer_norm_eps)
+    x = F.dropout(x, config.hidden_dropout_prob, rng)
+    project = families.projection(params, config)
+    return x if project is None else dense(project, x)
+
+
+def take_positions(x, at):
+    """The vectors at some positions of each row: x (B, L, H), at integers (B, M) -> (B, M, H)."""
+    batch, length, hidden = x.shape
+    return F.embedding(np.reshape(x, (batch * length, hidden)), at + np.arange(batch)[:, None] * length)
+
+
+def encode(
+    params: dict,
+    config: Config,
+    input_ids,
+    attention_mask=None,
+    token_type_ids=None,
+    *,
+    position_ids=None,
+    rng=None,
+    at=None,
+    sockets: Sockets = BERT,
+):
+    """Hidden states of the last layer, (B, L, H).
+
+    input_ids integers (B, L); attention_mask (B, L), 1 for tokens and 0 for padding, None when nothing is padding;
+    token_type_ids (B, L) or None for all 0; position_ids (B, L) or None for the family's own. ``rng`` turns dropout on.
+    With ``at`` (B, M) only the hidden states at those positions are returned, (B, M, H): the last layer then computes
+    keys and values everywhere, and all the rest only where it is read, which changes no result.
+    """
+    x = embed(params, config, input_ids, token_type_ids, position_ids, rng)
+    bias = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
+    *lower, last = families.layers(params, config)
+    for layer in lower:
+        x = sockets.wiring(layer, x, x, bias, config, sockets, rng)
+    return sockets.wiring(last, x if at is None else take_positions(x, at), x, bias, config, sockets, rng)

@@ -1,0 +1,135 @@
+"""Texts through a model: sentence vectors without padding, and words for masks.
+
+Sentences of one pack are laid end to end. Everything but attention works on single tokens and does not notice; attention
+(a socket of the encoder) goes through the sentences of equal length together. No time is spent on padding.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertcraft.bert import encoder, heads
+from bertcraft.errors import InputError
+from bertcraft.tensor import functions as F
+from bertcraft.tensor.parallel import cpu_count, one_blas_thread, pool
+
+if TYPE_CHECKING:
+    from bertcraft.bert.model import Model
+
+
+def packs(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Sentence numbers, sorted by length and cut into packs of at most ``batch_tokens`` tokens (or one sentence)."""
+    order = np.argsort(-lengths, kind="stable")
+    result, start, tokens = [], 0, 0
+    for i, number in enumerate(order):
+        if i > start and tokens + lengths[number] > batch_tokens:
+            result.append(order[start:i])
+            start, tokens = i, 0
+        tokens += int(lengths[number])
+    return [*result, order[start:]] if len(order) else []
+
+
+def packed_attention(lengths: Sequence[int]):
+    """An attention socket for sentences of these lengths laid end to end in one row (1, tokens, H)."""
+    runs, start = [], 0
+    for length, group in groupby(lengths):
+        count = len(list(group))
+        runs.append((slice(start, start + count * length), count, length))
+        start += count * length
+
+    def attention(layer: dict, x, source, bias, config, rng=None):
+        inner = layer["attention"]["self"]
+        query, key, value = (encoder.dense(inner[name], x) for name in ("query", "key", "value"))
+        context = np.empty_like(query)
+        for part, count, length in runs:
+            q, k, v = (each[0, part].reshape(count, length, -1) for each in (query, key, value))
+            context[0, part] = F.attention(q, k, v, None, heads=config.num_attention_heads).reshape(count * length, -1)
+        return encoder.dense(layer["attention"]["output"]["dense"], context)
+
+    return attention
+
+
+def _encode_pack(model: "Model", token_ids: list[list[int]]) -> np.ndarray:
+    """Unit-length mean vectors (n, H) of some sentences."""
+    config, lengths = model.config, [len(ids) for ids in token_ids]
+    first = config.pad_token_id + 1 if config.family == "roberta" else 0
+    ids = np.concatenate(token_ids)[None]
+    positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
+    sockets = encoder.Sockets(attention=packed_attention(lengths))
+    hidden = encoder.encode(model.params, config, ids, position_ids=positions, sockets=sockets)[0]
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return F.normalize(np.add.reduceat(hidden, starts, axis=0) / np.array(lengths, hidden.dtype)[:, None])
+
+
+def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    """Token ids of each text with the model's special tokens, cut to what the model can take.
+
+    Raises InputError for anything that is not a list of texts with something in them.
+    """
+    if isinstance(texts, str):
+        raise InputError("got one text, expected a list of texts: put it in brackets")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text number {i + 1}: got {type(text).__name__}, expected a string")
+        if not text.strip():
+            raise InputError(f"text number {i + 1} is empty: leave it out")
+    config = model.config
+    room = config.max_position_embeddings - (config.pad_token_id + 1 if config.family == "roberta" else 0)
+    if max_length is not None and not 3 <= max_length:
+        raise InputError(f"max_length: got {max_length}, expected at least 3 (a token between two special tokens)")
+    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())  # the settings below are not the caller's
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(room, max_length or room))
+    token_ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    highest = max((max(ids) for ids in token_ids if ids), default=0)
+    if highest >= config.vocab_size:
+        raise InputError(
+            f"the tokenizer gave the id {highest}, but the model's vocabulary has ids 0 to {config.vocab_size - 1}: "
+            "tokenizer.json does not belong to this model"
+        )
+    return token_ids
+
+
+def encode_sentences(model: "Model", sentences: Sequence[str], batch_tokens: int, max_length: int | None) -> np.ndarray:
+    """See :meth:`bertcraft.bert.model.Model.encode`."""
+    token_ids = tokenize(model, sentences, max_length)
+    vectors = np.empty((len(token_ids), model.config.hidden_size), np.float32)
+    groups = packs(np.array([len(ids) for ids in token_ids]), batch_tokens)
+
+    def work(numbers):
+        vectors[numbers] = _encode_pack(model, [token_ids[i] for i in numbers])
+
+    with one_blas_thread():
+        list(pool(cpu_count()).map(work, groups))
+    return vectors
+
+
+def mask_token(model: "Model") -> str:
+    """The tokenizer's own mask token."""
+    for token in ("[MASK]", "<mask>"):
+        if model.tokenizer.token_to_id(token) is not None:
+            return token
+    raise InputError("the model's tokenizer has no mask token ([MASK] or <mask>)")
+
+
+def fill_masks(model: "Model", text: str, top: int) -> list[list[tuple[str, float]]]:
+    """See :meth:`bertcraft.bert.model.Model.fill`."""
+    if model.config.head not in ("masked_lm", "pretraining"):
+        raise InputError(f"this model has no masked-LM head (its head is {model.config.head!r}): it cannot fill masks")
+    token = mask_token(model)
+    text = text.replace("[MASK]", token).replace("<mask>", token)
+    if token not in text:
+        raise InputError(f"the text has no mask: write {token} where a word is missing")
+    ids = np.array(tokenize(model, [text]))
+    places = np.flatnonzero(ids[0] == model.tokenizer.token_to_id(token))
+    if not len(places):
+        raise InputError("the mask lies beyond what the model can take: shorten the text")
+    hidden = encoder.encode(model.params, model.config, ids, at=places[None])
+    probabilities = F.softmax(heads.masked_lm_logits(model.params, model.config, hidden)[0])
+    top = min(top, model.config.vocab_size)
+    return [
+        [(model.tokenizer.decode([i]).strip() or model.tokenizer.id_to_token(i), float(p[i])) for i in best.tolist()]
+        for p, best in zip(probabilities, np.argsort(-probabilities, axis=1, kind="stable")[:, :top], strict=True)
+    ]

@@ -1,0 +1,121 @@
+"""The command ``bertcraft``: its options, ``run``, and how it ends when something goes wrong.
+
+Everything but typer is imported inside the commands, so that ``--help`` is quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+import bertcraft
+from bertcraft.cli import bench, data, models
+from bertcraft.errors import BertcraftError
+
+
+class Commands(TyperGroup):
+    """Commands whose foreseeable failures end in one message on standard error; other exceptions are bugs."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except BertcraftError as error:
+            message, status = str(error), 2
+        except KeyboardInterrupt as error:
+            message, status = str(error) or "interrupted", 130
+        except BrokenPipeError:
+            raise  # typer's own business: whoever read our output has gone
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            message, status = f"{where}{error.strerror or error}", 2
+        _tell(message, "interrupted" if status == 130 else "error")
+        raise typer.Exit(status)
+
+
+def _tell(message: str, kind: str) -> None:
+    """One message on standard error: wrapped between words on a terminal, a single line elsewhere."""
+    import shutil
+    import textwrap
+
+    text = message if message.startswith(kind) else f"{kind}: {message}"
+    if sys.stderr.isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    typer.secho(text, fg="yellow" if kind == "interrupted" else "red", err=True)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bertcraft {bertcraft.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _bertcraft(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Techniques that made BERT better: plain NumPy, measured on real text.
+
+    'bertcraft COMMAND --help' explains a command and shows examples.
+
+    [bold]Example[/]
+
+      bertcraft run 01 --quick
+    """
+
+
+@app.command()
+def run(
+    technique: Annotated[
+        str, typer.Argument(metavar="TECHNIQUE", help="Its number (01) or its name (roberta_optimizations).")
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="A short run of some 20 seconds.")] = False,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits."),
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for all that is written (default: one in runs/)."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result."),
+    ] = None,
+) -> None:
+    """Try a technique against its baseline on real text.
+
+    Fetches the text on first use, trains both arms, and prints what each
+    learnt. Writes a plot, the figures and a model folder that bertcraft and
+    transformers open. Stopped by Ctrl-C, the same command goes on where it was.
+
+    [bold]Examples[/]
+
+      bertcraft run 01 --quick
+      bertcraft run roberta_optimizations --seed 1 --out my_run
+    """
+    from bertcraft.runs import run as run_technique
+
+    run_technique(technique, quick=quick, seed=seed, out=out, threads=threads)
+
+
+app.command()(models.encode)
+app.command()(models.fill)
+app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")
+app.add_typer(bench.app, name="bench", help="Measure bertcraft against its rivals on this machine.")
+
+
+def main() -> None:
+    """Entry point of the command ``bertcraft``."""
+    app(prog_name="bertcraft")

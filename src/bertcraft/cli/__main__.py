@@ -1,0 +1,3 @@
+from bertcraft.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""``bertcraft encode`` and ``bertcraft fill``: what a model makes of texts."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertcraft.errors import InputError
+
+CHUNK = 4096  # texts encoded at a time: enough to be sorted well by length, few enough to show progress
+
+MODEL = typer.Argument(
+    metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm)."
+)
+
+
+def folder_of(model: str) -> Path:
+    """The folder that the argument MODEL stands for; weights with a card are fetched on first use."""
+    from bertcraft.bert.checkpoint import resolve
+
+    if not Path(model).is_dir():
+        from bertcraft import data
+
+        if model in {card.name for card in data.cards() if card.kind == "weights"}:
+            return data.weights(model)
+    return resolve(model)
+
+
+def read_texts(name: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input for "-". Raises InputError unless each holds a text."""
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    shown = "standard input" if name == "-" else name
+    try:
+        texts = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{shown}: line {line} is not UTF-8; save the file as UTF-8") from None
+    if not any(text.strip() for text in texts):
+        raise InputError(f"{shown} is empty: expected a text on each line")
+    if not texts[-1].strip():  # the end of the last line
+        texts.pop()
+    empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+    if empty:
+        lines = ", ".join(map(str, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        raise InputError(
+            f"{shown}: expected a text on each line, got none on line {lines}; remove the empty lines"
+        )
+    return [text.removesuffix("\r") for text in texts]
+
+
+def encode(
+    model: Annotated[str, MODEL],
+    texts: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXTS", help="A UTF-8 file with a text on each line, or - for standard input."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE.npy")],
+) -> None:
+    """Turn texts into vectors.
+
+    A text's vector is the mean over its tokens in the last layer, scaled to
+    length 1, so that the product of two vectors is their cosine similarity.
+    Writes a NumPy file, float32 (texts, hidden size), row by row in the order
+    of the lines. A file of that name is replaced when the new one is complete.
+
+    [bold]Examples[/]
+
+      bertcraft encode minilm questions.txt -o vectors.npy
+      sort -u log.txt | bertcraft encode ./my_model - -o vectors.npy
+    """
+    import time
+
+    lines = read_texts(texts)
+    target = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
+    _check_output(target)
+    from bertcraft import load
+
+    opened = load(folder_of(model))
+    start = time.perf_counter()
+    vectors = _encode_all(opened, lines)
+    seconds = time.perf_counter() - start
+    _save(target, vectors)
+    rows, width = vectors.shape
+    speed = f"{seconds:.1f} s, {rows / seconds:,.0f} texts a second"
+    print(f"{output}: float32 ({rows}, {width}), encoded in {speed}")
+
+
+def _encode_all(model, texts: list[str]):
+    """The vectors of all texts, with a progress bar on a terminal when they are many."""
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=len(texts) <= CHUNK or not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(texts))
+        parts = []
+        for first in range(0, len(texts), CHUNK):
+            parts.append(model.encode(texts[first : first + CHUNK]))
+            bar.advance(task, len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a file that could not be written in the end, before the work is done."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a folder or a device: expected the name of a file to write")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path.parent}: no such folder, so {path.name} cannot be written there; make it first"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent}: no permission to write there; choose another folder")
+
+
+def _save(path: Path, vectors) -> None:
+    """Write an .npy file whole or not at all."""
+    import numpy as np
+
+    from bertcraft.bert.checkpoint_files import replace_files
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # np.save would add .npy to a name
+            np.save(file, vectors)
+
+    try:
+        replace_files(path.parent, {path.name: write})
+    except OSError as error:
+        size = vectors.nbytes / 1e6
+        raise InputError(
+            f"{path} ({size:,.1f} MB) could not be written: {error.strerror or error}; free space there"
+        ) from None
+
+
+def fill(
+    model: Annotated[str, MODEL],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help=r"A text with one or more \[MASK] where words are missing.")
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many words to show for each mask.")] = 5,
+) -> None:
+    r"""Guess the missing words of a text.
+
+    Prints the most probable words for each mask with their probabilities.
+    The model must have a masked-language-model head, as the folders that
+    'bertcraft run' writes do.
+
+    [bold]Examples[/]
+
+      bertcraft fill runs/01_roberta_optimizations_seed0/model \
+          "set an \[MASK] for seven in the morning"
+      bertcraft fill bert-base-uncased "Paris is the \[MASK] of France."
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from bertcraft import load
+
+    guesses = load(folder_of(model)).fill(text, top)
+    console = Console()
+    for number, words in enumerate(guesses, 1):
+        title = f"mask {number} of {len(guesses)}" if len(guesses) > 1 else None
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+        table.add_column("word")
+        table.add_column("probability", justify="right")
+        for word, probability in words:
+            table.add_row(Text(word), f"{probability:.1%}")
+        console.print(table)

@@ -1,0 +1,88 @@
+"""Is a derivative right? Numeric against analytic, to any order, by random projections.
+
+The derivative of a function along a random direction is one number, whichever the shapes. Comparing that
+number finds any wrong element of a gradient with probability 1, at the cost of a few evaluations (as
+``check_grads`` of HIPS/autograd does). For the second order, the first derivative along a direction is the
+function that is differentiated again.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bertcraft.tensor.gradient import grad, unwrap
+
+_STEP = 1e-4  # of a difference: the five-point formula errs by about step^4, less than rounding does
+
+
+def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, seed: int = 0) -> None:
+    """Compare the derivatives of ``f(*arrays)`` up to ``order`` with finite differences.
+
+    arrays: float64 arrays or numbers of any shape. f: returns one floating-point array of any shape and is
+    smooth near the given point (a kink closer than about 1e-3 looks like a wrong derivative). tolerance: the
+    largest difference, relative to the larger of the two values (differences below about 1e-10 are rounding).
+    seed: of the random directions.
+
+    Raises AssertionError naming order, argument, numeric and analytic value when they differ; TypeError for
+    arrays that are not float64 (float32 has too few digits for differences: convert with
+    ``.astype(np.float64)``); ValueError when arrays or results are not finite.
+    """
+    if not arrays or order < 1:
+        raise ValueError(f"expected arrays and order >= 1, got {len(arrays)} arrays and order {order}")
+    points = tuple(_point(i, array) for i, array in enumerate(arrays))
+    rng = np.random.default_rng(seed)
+    value = unwrap(f(*points))
+    if not (isinstance(value, float) or (hasattr(value, "dtype") and value.dtype.kind == "f")):
+        got = f"an array of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"f must return one floating-point array, got {got}")
+    weights = rng.standard_normal(np.shape(value))
+
+    def projected(points):
+        return np.sum(f(*points) * weights)
+
+    _check(projected, points, 1, order, tolerance, rng)
+
+
+def _point(i: int, array) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype != np.float64:
+        raise TypeError(f"argument {i} is {array.dtype}, expected float64: convert with .astype(np.float64)")
+    if not np.isfinite(array).all():
+        raise ValueError(f"argument {i} has values that are not finite: check derivatives at finite points")
+    return array
+
+
+def _check(scalar: Callable, points: tuple, order: int, last: int, tolerance: float, rng) -> None:
+    """Check the gradient of a scalar function of a tuple, then that of its derivative along a direction."""
+    directions = tuple(rng.standard_normal(p.shape) for p in points)
+    analytic = grad(scalar)(points)
+    for i, (gradient, direction) in enumerate(zip(analytic, directions, strict=True)):
+        samples = []
+        for steps in (-2, -1, 1, 2):
+            moved = np.asarray(points[i] + steps * _STEP * direction)
+            samples.append(float(unwrap(scalar((*points[:i], moved, *points[i + 1 :])))))
+        expected, found = _five_point(samples), float(np.sum(gradient * direction))
+        if not np.isfinite([expected, found]).all():
+            raise ValueError(
+                f"order {order}, argument {i}: numeric {expected!r}, analytic {found!r}; "
+                "derivatives are checked where the function and they are finite"
+            )
+        rounding = 100 * np.finfo(np.float64).eps * max(1.0, *map(abs, samples)) / _STEP
+        if abs(expected - found) > tolerance * max(abs(expected), abs(found)) + rounding:
+            raise AssertionError(
+                f"the derivative of order {order} with respect to argument {i} is wrong: along a random "
+                f"direction the numeric value is {expected:.12g}, the analytic one {found:.12g}"
+            )
+    if order < last:
+        along = tuple(rng.standard_normal(p.shape) for p in points)
+
+        def directional(points):
+            return sum(np.sum(g * d) for g, d in zip(grad(scalar)(points), along, strict=True))
+
+        _check(directional, points, order + 1, last, tolerance, rng)
+
+
+def _five_point(samples: list[float]) -> float:
+    """The derivative from the values at -2, -1, 1 and 2 steps."""
+    a, b, c, d = samples
+    return (8 * (c - b) - (d - a)) / (12 * _STEP)

@@ -1,0 +1,329 @@
+"""Fast kernels for the functions of :mod:`bertcraft.tensor.functions`: pure optimisation.
+
+What they do better than the definitions: work in blocks, in place, in memory used before; and
+compute in the forward pass what the backward pass would need again. A kernel returns ``(value, backward)``, see
+:func:`bertcraft.tensor.kernels.fusable`. ``backward`` may reuse what the kernel kept and may overwrite nothing else; the
+arrays it returns belong to the caller.
+"""
+
+import math
+
+import numpy as np
+
+from bertcraft.tensor import functions as F
+from bertcraft.tensor.kernels import kernel
+from bertcraft.tensor.workspace import empty
+
+_BLOCK = 1 << 18  # elements worked on at a time; smaller blocks would fit a nearer cache, but hand the interpreter
+# to and fro between the threads more often than that saves
+
+
+def _blocks(rows: int, columns: int):
+    """Slices of rows, each about _BLOCK elements."""
+    step = max(1, _BLOCK // max(columns, 1))
+    return [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
+
+
+def floats(*arrays) -> bool:
+    """Whether all arrays are of one type, float32 or float64 (what the kernels are written for)."""
+    dtype = arrays[0].dtype
+    return dtype in (np.float32, np.float64) and all(type(a) is np.ndarray and a.dtype == dtype for a in arrays)
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def _column_sum(x):
+    """Sum over rows as a vector-matrix product, which reads x once."""
+    return np.ones(len(x), x.dtype) @ x
+
+
+# ---------------------------------------------------------------------------------------------------------- linear
+
+
+@kernel(F.linear)
+def linear(needs, x, weight, bias=None):
+    if x.ndim < 2 or weight.ndim != 2 or not floats(x, weight) or (bias is not None and not floats(x, bias)):
+        return NotImplemented
+    flat = _rows(x)
+    out = empty((len(flat), len(weight)), x.dtype)
+    np.matmul(flat, weight.T, out=out)
+    if bias is not None:
+        out += bias
+
+    def backward(g):
+        g = _rows(g)
+        dx = dw = None
+        if needs[0]:
+            dx = np.matmul(g, weight, out=empty(flat.shape, g.dtype)).reshape(x.shape)
+        if needs[1]:
+            dw = np.matmul(g.T, flat, out=empty(weight.shape, g.dtype))
+        return (dx, dw, _column_sum(g))[: len(needs)]
+
+    return out.reshape(*x.shape[:-1], len(weight)), backward
+
+
+# ------------------------------------------------------------------------------------------------------ activations
+
+
+def _blockwise(activation):
+    """A kernel that walks over x in blocks; ``activation(x, y, d)`` writes the value into y and the derivative into d."""
+
+    def fast(needs, x):
+        if not floats(x) or x.ndim == 0:
+            return NotImplemented
+        flat = np.ascontiguousarray(x).reshape(-1)
+        y = empty(flat.shape, x.dtype)
+        d = empty(flat.shape, x.dtype) if needs[0] else None
+        with np.errstate(over="ignore"):
+            for start in range(0, len(flat), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                activation(flat[part], y[part], None if d is None else d[part])
+
+        def backward(g):
+            return (np.multiply(d.reshape(x.shape), g, out=d.reshape(x.shape)),)
+
+        return y.reshape(x.shape), backward
+
+    return fast
+
+
+_C = math.sqrt(2 / math.pi)
+
+
+def _gelu_tanh_block(x, y, d):
+    """x sigmoid(2u) with u = c (x + 0.044715 x^3): the same as 0.5 x (1 + tanh u), with exp, which is cheaper."""
+    square = x * x
+    s = square * (-2 * _C * 0.044715)
+    s -= 2 * _C
+    s *= x
+    np.exp(s, out=s)
+    s += 1
+    np.reciprocal(s, out=s)
+    np.multiply(x, s, out=y)
+    if d is not None:  # sigma + (y - y sigma) 2u'
+        square *= 6 * _C * 0.044715
+        square += 2 * _C
+        np.multiply(y, s, out=d)
+        np.subtract(y, d, out=d)
+        d *= square
+        d += s
+
+
+_P = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+
+
+def _gelu_block(x, y, d):
+    """x Phi(x) by Abramowitz & Stegun 7.1.26, which is exact to 1.5e-7: to the last bits of float32.
+
+    With a = |x| and q = Phi(-a): x Phi(x) = max(x, 0) - a q. The exp that q needs is also the density of the derivative.
+    """
+    a = np.absolute(x)
+    t = a * (0.3275911 / math.sqrt(2))
+    t += 1
+    np.reciprocal(t, out=t)
+    q = t * (0.5 * _P[0])
+    for p in _P[1:]:
+        q += 0.5 * p
+        q *= t
+    e = x * x
+    e *= -0.5
+    np.exp(e, out=e)
+    q *= e
+    np.multiply(a, q, out=t)
+    np.maximum(x, 0, out=y)
+    y -= t
+    if d is not None:  # Phi(x) + x phi(x)
+        np.subtract(0.5, q, out=q)
+        np.copysign(q, x, out=q)
+        q += 0.5
+        e *= 1 / math.sqrt(2 * math.pi)
+        np.multiply(e, x, out=d)
+        d += q
+
+
+kernel(F.gelu_tanh)(_blockwise(_gelu_tanh_block))
+_gelu32 = _blockwise(_gelu_block)
+
+
+@kernel(F.gelu)
+def gelu(needs, x):
+    return _gelu32(needs, x) if x.dtype == np.float32 else NotImplemented
+
+
+# --------------------------------------------------------------------------------------------------- normalisation
+
+
+def _normalise(s, weight, bias, eps, out, scale):
+    """Normalise the rows of s in place, keep 1/deviation in ``scale``, write the affine result into ``out``."""
+    mean = np.full(s.shape[1], 1 / s.shape[1], s.dtype)
+    s -= (s @ mean)[:, None]
+    np.einsum("ij,ij->i", s, s, out=scale)
+    scale *= 1 / s.shape[1]
+    scale += eps
+    np.sqrt(scale, out=scale)
+    np.reciprocal(scale, out=scale)
+    s *= scale[:, None]
+    np.multiply(s, weight, out=out)
+    out += bias
+
+
+def _normalise_back(g, hat, weight, scale, dx):
+    """Gradient of the rows; returns those of weight and bias (Ba et al. 2016, differentiated)."""
+    mean = np.full(g.shape[1], 1 / g.shape[1], g.dtype)
+    np.multiply(g, hat, out=dx)
+    dw, db = _column_sum(dx), _column_sum(g)
+    projection = dx @ (weight * mean[0])
+    np.multiply(g, weight, out=dx)
+    dx -= (dx @ mean)[:, None]
+    dx -= hat * projection[:, None]
+    dx *= scale[:, None]
+    return dw, db
+
+
+def dropout_mask(shape, rate, rng, dtype):
+    """Dropout's mask times 1 / (1 - rate), as floats."""
+    return np.multiply(F.keep_mask(shape, rate, rng), dtype.type(1 / (1 - rate)), out=empty(shape, dtype))
+
+
+def _norm_by_blocks(shape, weight, bias, eps, fill):
+    """Normalise rows that ``fill(part, rows)`` writes, block by block. Returns the result and the way back to the rows."""
+    hat, out = empty(shape, weight.dtype), empty(shape, weight.dtype)
+    flat_hat, flat_out = _rows(hat), _rows(out)
+    scale = np.empty(len(flat_hat), weight.dtype)
+    parts = _blocks(*flat_hat.shape)
+    for part in parts:
+        fill(part, flat_hat[part])
+        _normalise(flat_hat[part], weight, bias, eps, flat_out[part], scale[part])
+
+    def back(g):
+        g = _rows(g)
+        dx, dw, db = empty(g.shape, g.dtype), np.zeros_like(weight), np.zeros_like(bias)
+        for part in parts:
+            w, b = _normalise_back(g[part], flat_hat[part], weight, scale[part], dx[part])
+            dw += w
+            db += b
+        return dx.reshape(shape), dw, db
+
+    return out, back
+
+
+@kernel(F.layer_norm)
+def layer_norm(needs, x, weight, bias, eps=1e-12):
+    if x.ndim < 2 or not floats(x, weight, bias):
+        return NotImplemented
+    rows = _rows(x)
+    return _norm_by_blocks(x.shape, weight, bias, eps, lambda part, s: np.copyto(s, rows[part]))
+
+
+@kernel(F.add_layer_norm)
+def add_layer_norm(needs, x, y, weight, bias, eps=1e-12, rate=0.0, rng=None):
+    same = y.shape == x.shape
+    one_for_all = x.ndim == 3 and y.shape == x.shape[1:] and rng is None  # position embeddings: one for all texts
+    if x.ndim < 2 or not (same or one_for_all) or not floats(x, y, weight, bias):
+        return NotImplemented
+    mask = dropout_mask(y.shape, rate, rng, y.dtype) if rng is not None and rate > 0 else None
+    flat_x, flat_y = _rows(x), _rows(y if same else np.broadcast_to(y, x.shape))
+
+    def fill(part, s):
+        if mask is None:
+            np.add(flat_x[part], flat_y[part], out=s)
+        else:
+            np.multiply(flat_y[part], _rows(mask)[part], out=s)
+            s += flat_x[part]
+
+    out, back = _norm_by_blocks(x.shape, weight, bias, eps, fill)
+
+    def backward(g):
+        dx, dw, db = back(g)
+        if not same:
+            return dx, dx.sum(axis=0), dw, db
+        return dx, dx if mask is None else np.multiply(mask, dx, out=mask), dw, db
+
+    return out, backward
+
+
+# -------------------------------------------------------------------------------------------------- embedding, losses
+
+
+@kernel(F.embedding)
+def embedding(needs, weight, ids, padding_id=None):
+    if type(ids) is not np.ndarray or weight.ndim != 2 or not floats(weight):
+        return NotImplemented
+    out = np.take(weight, ids, axis=0)
+
+    def backward(g):
+        flat, rows = ids.reshape(-1), g.reshape(-1, weight.shape[1])
+        dw = np.zeros_like(weight)
+        if len(flat):
+            order = np.argsort(flat, kind="stable")
+            ordered = flat[order]
+            starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+            dw[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+        if padding_id is not None:
+            dw[padding_id] = 0
+        return dw, None
+
+    return out, backward
+
+
+def _cross_entropy_rows(logits, labels):
+    """Losses of the rows; the logits are overwritten by their gradient, softmax minus one-hot."""
+    losses = np.empty(len(logits), logits.dtype)
+    for part in _blocks(*logits.shape):
+        z, label = logits[part], labels[part]
+        z -= z.max(axis=-1, keepdims=True)
+        rows = np.arange(len(z))
+        chosen = z[rows, label]
+        np.exp(z, out=z)
+        total = z.sum(axis=-1, keepdims=True)
+        losses[part] = np.log(total[:, 0]) - chosen
+        z *= np.reciprocal(total)
+        z[rows, label] -= 1
+    return losses
+
+
+@kernel(F.linear_cross_entropy)
+def linear_cross_entropy(needs, x, weight, bias, labels):
+    if type(labels) is not np.ndarray or not floats(x, weight, bias):
+        return NotImplemented
+    F.check_labels(labels, len(weight))
+    counted = np.flatnonzero(labels.reshape(-1) != F.IGNORED)
+    flat = _rows(x) if len(counted) == labels.size else _rows(x)[counted]
+    chosen = labels.reshape(-1)[counted]
+    logits = empty((len(flat), len(weight)), x.dtype)
+    np.matmul(flat, weight.T, out=logits)
+    logits += bias
+    losses = _cross_entropy_rows(logits, chosen)
+    number = max(len(counted), 1)
+
+    def backward(g):
+        dlogits = np.multiply(logits, g / number, out=logits)
+        dx = np.matmul(dlogits, weight, out=empty(flat.shape, x.dtype))
+        if len(counted) != labels.size:
+            full = np.zeros_like(_rows(x))
+            full[counted] = dx
+            dx = full
+        dw = np.matmul(dlogits.T, flat, out=empty(weight.shape, x.dtype))
+        return dx.reshape(x.shape), dw, _column_sum(dlogits), None
+
+    return losses.sum() / x.dtype.type(number), backward
+
+
+@kernel(F.cross_entropy)
+def cross_entropy(needs, logits, labels):
+    if type(labels) is not np.ndarray or not floats(logits) or logits.ndim < 2:
+        return NotImplemented
+    F.check_labels(labels, logits.shape[-1])
+    counted = np.flatnonzero(labels.reshape(-1) != F.IGNORED)
+    z = _rows(logits)[counted]
+    losses = _cross_entropy_rows(z, labels.reshape(-1)[counted])
+    number = max(len(counted), 1)
+
+    def backward(g):
+        full = np.zeros_like(_rows(logits))
+        full[counted] = z * (g / number)
+        return full.reshape(logits.shape), None
+
+    return losses.sum() / logits.dtype.type(number), backward

@@ -1,0 +1,351 @@
+"""NumPy that remembers how it was computed.
+
+A :class:`Tensor` is an array plus a *node*: the function that made it and the tensors it was made from.
+It answers NumPy's own protocols (NEP 13 and NEP 18), so ``np.exp(x)`` and ``x @ w`` just work and code
+written for arrays needs no change. :mod:`bertcraft.tensor.gradient` walks the nodes backwards with the
+derivatives of :mod:`bertcraft.tensor.derivatives`; those are NumPy functions too, so a derivative can
+itself be differentiated.
+
+The value of a Tensor may also be a JAX array: the same code is then traced by ``jax.jit``.
+"""
+
+import inspect
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from bertcraft.tensor import tree
+
+DERIVATIVES: dict[Callable, "tuple | Callable"] = {}  # function -> its derivatives, filled by derivatives.py
+CONSTANT: set[Callable] = set()  # functions whose derivative is zero wherever it exists (argmax, comparisons ...)
+COMPOSED: dict[Callable, Callable] = {}  # function -> the same, written with functions of the table
+SIGNATURES: dict[Callable, "Signature"] = {}  # function -> the arguments that its derivative knows
+XLA: dict[Callable, Callable] = {}  # our own operations -> their equivalent on JAX arrays, filled by xla.py
+
+_numbers = itertools.count()  # nodes are numbered in order of creation, which is a topological order
+_thread = threading.local()
+_KNOWN = {np.ndarray, float, int, bool, str, slice, type(None), type(Ellipsis), np.float32, np.float64, np.int64}
+
+
+def depth() -> int:
+    """How many calls of ``grad`` or ``value_and_grad`` are being evaluated on this thread."""
+    return getattr(_thread, "depth", 0)
+
+
+@contextmanager
+def nested() -> Iterator[int]:
+    """Count one more gradient computation on this thread for the length of a ``with`` block."""
+    _thread.depth = level = depth() + 1
+    try:
+        yield level
+    finally:
+        _thread.depth = level - 1
+
+
+def is_jax(value: Any) -> bool:
+    """Whether a value is a JAX array or tracer (false when JAX was never imported)."""
+    jax = sys.modules.get("jax")
+    return jax is not None and hasattr(jax, "Array") and isinstance(value, jax.Array)
+
+
+class Node:
+    """One remembered computation: ``value = function(*args, **kwargs)``.
+
+    ``parents`` holds, for each positional argument, its node or None. A leaf has no function. A fused
+    kernel keeps no arguments: its ``function`` maps the gradient of the value to those of the arguments.
+    """
+
+    __slots__ = ("args", "function", "kwargs", "number", "parents", "value")
+
+    def __init__(self, function, args, kwargs, parents, value):
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.parents, self.value = parents, value
+        self.number = next(_numbers)
+
+    def release(self) -> None:
+        """Forget the computation, so that its memory is free before the backward pass is over."""
+        self.function, self.args, self.value, self.parents = released, None, None, ()
+
+
+def released(*_):
+    raise ValueError(
+        "a Tensor from an earlier gradient computation was used again; its history is gone. "
+        "Return it from the function (has_aux=True), or keep its .value"
+    )
+
+
+class Tensor:
+    """An array that remembers how it was computed. Made by :func:`~bertcraft.tensor.gradient.value_and_grad`.
+
+    ``value`` is the NumPy (or JAX) array, ``node`` its history, or None for a constant. All of NumPy's
+    operators and most of its functions and array methods apply; writing into a Tensor raises.
+    """
+
+    __slots__ = ("node", "value")
+    __array_priority__ = 1000.0
+
+    def __init__(self, value, node: Node | None = None):
+        self.value, self.node = value, node
+
+    shape = property(lambda self: self.value.shape)
+    ndim = property(lambda self: self.value.ndim)
+    size = property(lambda self: self.value.size)
+    dtype = property(lambda self: self.value.dtype)
+    T = property(lambda self: apply(np.transpose, self))
+    mT = property(lambda self: apply(np.swapaxes, self, -1, -2))
+
+    def __array_ufunc__(self, ufunc, method, *args, **kwargs):
+        if method == "reduce" and ufunc in _REDUCTIONS:
+            kwargs.setdefault("axis", 0)
+            return apply(_REDUCTIONS[ufunc], *args, **{k: v for k, v in kwargs.items() if v is not None or k == "axis"})
+        if method != "__call__":
+            raise TypeError(f"np.{ufunc.__name__}.{method} has no derivative here; write it with NumPy functions")
+        return apply(ufunc, *args, **kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function not in COMPOSED and Tensor not in map(type, (*args, *kwargs.values())):
+            raise TypeError(
+                f"{name_of(function)} has no derivative for Tensors inside a list or tuple: "
+                "use np.concatenate or np.stack, or pass each Tensor as an argument of its own"
+            )
+        return apply(function, *args, **kwargs)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError(
+            "a Tensor cannot become a plain array inside a gradient computation: its history would be lost. "
+            "Use NumPy functions on it (np.stack for a list of Tensors), or its .value for a constant"
+        )
+
+    def __setitem__(self, index, value):
+        raise TypeError(
+            "a Tensor cannot be written into: earlier results may depend on it. "
+            "Build the result with np.where, np.concatenate or np.stack instead"
+        )
+
+    def __getitem__(self, index):
+        return apply(getitem, self, _unwrap_index(index))
+
+    def __len__(self):
+        return len(self.value)
+
+    def __iter__(self):
+        if self.ndim == 0:
+            raise TypeError("a 0-d Tensor cannot be iterated")
+        return (self[i] for i in range(len(self)))
+
+    def __float__(self):
+        raise TypeError(
+            "a Tensor cannot become a Python number: its history would be lost. "
+            "Use NumPy's functions instead of math's, or float(x.value) for a constant"
+        )
+
+    __int__ = __index__ = __complex__ = __float__
+
+    def __bool__(self):
+        if self.node is None:
+            return bool(self.value)
+        raise TypeError("the truth of a Tensor is not differentiable: use np.where, or test x.value")
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"Tensor({self.value!r})"
+
+    def astype(self, dtype):
+        kind = np.dtype(dtype).kind
+        if kind in "biu":  # integers are constants
+            return apply(astype, Tensor(self.value), dtype)
+        if kind not in "fV":  # V: bfloat16
+            raise TypeError(f"a Tensor can become floats, integers or booleans, not {np.dtype(dtype)}")
+        return apply(astype, self, dtype)
+
+    def reshape(self, *shape):
+        return apply(np.reshape, self, shape[0] if len(shape) == 1 else shape)
+
+    def flatten(self):
+        return apply(np.ravel, self)
+
+    def transpose(self, *axes):
+        return apply(np.transpose, self, *(axes if len(axes) == 1 else (axes,) if axes else ()))
+
+
+_REDUCTIONS = {np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min}
+_OPERATORS = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide, "pow": np.power,
+    "matmul": np.matmul, "floordiv": np.floor_divide, "mod": np.remainder,
+}  # fmt: skip
+_COMPARISONS = {
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "eq": np.equal, "ne": np.not_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+}  # fmt: skip
+_METHODS = [
+    "all", "any", "argmax", "argmin", "argsort", "clip", "copy", "cumprod", "cumsum", "diagonal", "dot", "max",
+    "mean", "min", "nonzero", "prod", "ravel", "repeat", "round", "squeeze", "std", "sum", "swapaxes", "take",
+    "trace", "var",
+]  # fmt: skip
+
+
+def _attach_operators() -> None:
+    for name, function in (_OPERATORS | _COMPARISONS).items():
+        setattr(Tensor, f"__{name}__", lambda self, other, f=function: apply(f, self, other))
+        if name in _OPERATORS or name in ("and", "or", "xor"):
+            setattr(Tensor, f"__r{name}__", lambda self, other, f=function: apply(f, other, self))
+    for name, function in {"neg": np.negative, "abs": np.absolute, "pos": np.positive, "invert": np.invert}.items():
+        setattr(Tensor, f"__{name}__", lambda self, f=function: apply(f, self))
+    for name in _METHODS:
+        setattr(Tensor, name, lambda self, *args, f=getattr(np, name), **kwargs: apply(f, self, *args, **kwargs))
+
+
+_attach_operators()
+
+
+# ------------------------------------------------------------- operations that NumPy has only as syntax or method
+
+
+def getitem(x, index):
+    """``x[index]`` as a function: basic and advanced indexing."""
+    return x[index]
+
+
+def scatter_add(x, index, shape):
+    """Zeros of ``shape`` with ``x`` added at ``index``, repeats adding up: the derivative of :func:`getitem`."""
+    if type(x) is Tensor:
+        return apply(scatter_add, x, _unwrap_index(index), shape)
+    out = np.zeros(shape, x.dtype)
+    if _is_basic(index):
+        out[index] = x
+    else:
+        np.add.at(out, index, x)
+    return out
+
+
+def _is_basic(index) -> bool:
+    parts = index if type(index) is tuple else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice)) for part in parts)
+
+
+def astype(x, dtype):
+    """``x.astype(dtype)`` as a function."""
+    return x.astype(dtype)
+
+
+def identity(x):
+    """The argument itself: joins the leaf of an inner ``grad`` to the Tensor of an outer one."""
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------ recording
+
+
+def apply(function: Callable, *args, **kwargs) -> Any:
+    """Call a NumPy function (or ours) on values and Tensors; remember it when an argument has a history.
+
+    Raises TypeError for a function without a derivative, for an option that its derivative does not know, for
+    ``out=``, and for a Tensor passed by keyword.
+    """
+    if kwargs:
+        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in ("out", "dtype")}
+        if "out" in kwargs:
+            raise TypeError(
+                f"{name_of(function)}(out=...) would overwrite a value that a gradient still needs: "
+                "drop out= (and use x = x + y instead of x += y when x is a plain array)"
+            )
+    if function in COMPOSED:
+        _check_call(function, args, kwargs)
+        return COMPOSED[function](*args, **kwargs)
+    parents = tuple([arg.node if type(arg) is Tensor else None for arg in args])
+    values = [arg.value if type(arg) is Tensor else arg for arg in args]
+    tracked = any(parents) and function not in CONSTANT
+    if tracked:
+        _check_call(function, args, kwargs)
+    for name, option in kwargs.items():
+        if type(option) is Tensor:
+            if option.node is not None:
+                raise TypeError(f"{name_of(function)}: pass {name} by position, to have it differentiated")
+            kwargs[name] = option.value
+    everything = values + [*kwargs.values()] if kwargs else values
+    foreign = any(type(v) not in _KNOWN and _has_jax(v) for v in everything)
+    value = (on_jax(function) if foreign else function)(*values, **kwargs)
+    if not tracked:
+        return tree.map(lambda v: Tensor(v) if is_jax(v) else v, value) if foreign else value
+    return Tensor(value, Node(function, args, kwargs, parents, value))
+
+
+class Signature:
+    """The arguments that a derivative knows: those of a Python function after ``skip`` others."""
+
+    def __init__(self, definition: Callable, skip: int):
+        parameters = list(inspect.signature(definition).parameters.values())[skip:]
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.text = str(inspect.Signature(parameters))
+        self.names = {p.name for p in parameters}
+        self.least = sum(p.default is p.empty for p in positional)
+        self.most = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+
+    def fits(self, args, kwargs) -> bool:
+        given = len(args) + len(kwargs)
+        return len(args) <= self.most and self.least <= given and kwargs.keys() <= self.names
+
+
+def _check_call(function, args, kwargs) -> None:
+    """Raise TypeError unless the function has a derivative and that derivative knows these arguments."""
+    signature = SIGNATURES.get(function)
+    if signature is None and function not in DERIVATIVES:
+        raise TypeError(
+            f"{name_of(function)} has no derivative. Write it with functions that have one, or add its "
+            "derivative to bertcraft/tensor/derivatives.py; bertcraft.stop_gradient(x) treats x as a constant"
+        )
+    if signature is not None and not signature.fits(args, kwargs):
+        options = "".join(f", {name}=" for name in kwargs)
+        raise TypeError(
+            f"{name_of(function)} on a Tensor takes {signature.text}, "
+            f"but got {len(args)} arguments by position{options}"
+        )
+
+
+def _has_jax(value) -> bool:
+    return any(map(is_jax, value)) if type(value) in (tuple, list) else is_jax(value)
+
+
+def on_jax(function: Callable) -> Callable:
+    """The function of jax.numpy that stands for a NumPy function."""
+    if function in XLA:
+        return XLA[function]
+    import jax.numpy as jnp
+
+    module = jnp.linalg if getattr(np.linalg, function.__name__, None) is function else jnp
+    try:
+        return getattr(module, function.__name__)
+    except AttributeError:
+        raise TypeError(f"{name_of(function)} has no equivalent in jax.numpy") from None
+
+
+def name_of(function: Callable) -> str:
+    name = getattr(function, "__name__", str(function))
+    if getattr(np.linalg, name, None) is function:
+        return f"np.linalg.{name}"
+    return f"np.{name}" if getattr(np, name, None) is function else name
+
+
+def _unwrap_index(index):
+    if type(index) is tuple:
+        return tuple(part.value if type(part) is Tensor else part for part in index)
+    return index.value if type(index) is Tensor else index
+
+
+# ``np.concatenate`` and ``np.stack`` take a list of arrays; what is remembered takes separate arguments.
+
+
+def concatenate(*arrays, axis=0):
+    """``np.concatenate`` with the arrays as separate arguments."""
+    return np.concatenate(arrays, axis=axis)
+
+
+def stack(*arrays, axis=0):
+    """``np.stack`` with the arrays as separate arguments."""
+    return np.stack(arrays, axis=axis)

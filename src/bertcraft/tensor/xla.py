@@ -1,0 +1,99 @@
+"""How NumPy code leaves the laptop: traced by JAX, compiled by XLA.
+
+A :class:`~bertcraft.tensor.tensor.Tensor` may hold a JAX array; NumPy functions applied to it are then those
+of ``jax.numpy`` of the same name. This module adds what has no such name there. It imports JAX only where it
+is used.
+
+``jax.jit(value_and_grad(loss))(params, batch)`` needs nothing from here; :func:`jit` is for functions without
+a gradient.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from bertcraft.tensor.functions import _erf
+from bertcraft.tensor.gradient import unwrap, wrap_jax
+from bertcraft.tensor.tensor import XLA, Tensor, astype, concatenate, getitem, identity, scatter_add, stack
+
+
+def _jnp():
+    import jax.numpy
+
+    return jax.numpy
+
+
+def _index(index):
+    """JAX takes no lists for arrays of integers."""
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    return np.asarray(index) if isinstance(index, list) else index
+
+
+def _clip(x, a_min=None, a_max=None, *, min=None, max=None):
+    return _jnp().clip(x, a_min if min is None else min, a_max if max is None else max)
+
+
+def _erf_jax(x):
+    import jax.scipy.special
+
+    return jax.scipy.special.erf(x)
+
+
+XLA.update(
+    {
+        getitem: lambda x, index: _jnp().asarray(x)[_index(index)],
+        scatter_add: lambda x, index, shape: _jnp().zeros(shape, x.dtype).at[_index(index)].add(x),
+        astype: lambda x, dtype: x.astype(dtype),
+        identity: lambda x: x,
+        concatenate: lambda *arrays, axis=0: _jnp().concatenate(arrays, axis=axis),
+        stack: lambda *arrays, axis=0: _jnp().stack(arrays, axis=axis),
+        _erf: _erf_jax,
+        np.clip: _clip,
+        np.take: lambda x, indices, axis=None: _jnp().take(x, _index(indices), axis),
+        np.repeat: lambda x, repeats, axis=None: _jnp().repeat(x, _index(repeats), axis),
+    }
+)
+
+
+def jit(function: Callable) -> Callable:
+    """``jax.jit`` of a function written in NumPy: JAX arguments act as arrays, results are JAX arrays.
+
+    Arguments and results are trees of arrays. Under ``value_and_grad`` this is not needed: ``jax.jit``
+    applies directly. Raises ImportError when JAX is not installed (``pip install 'bertcraft[jax]'``).
+    """
+    import jax
+
+    @functools.wraps(function)
+    def on_tensors(*args, **kwargs):
+        return unwrap(function(*wrap_jax(args), **wrap_jax(kwargs)))
+
+    return jax.jit(on_tensors)
+
+
+class Generator:
+    """Random numbers from a JAX key, with the face of ``numpy.random.Generator`` that dropout needs.
+
+    Each call splits the key. Make one inside the function that is traced, from a key that is its argument:
+    the same key gives the same numbers, a new step needs a new key (``jax.random.fold_in(key, step)``).
+    """
+
+    def __init__(self, key):
+        self._key = key.value if type(key) is Tensor else key
+
+    def _next(self):
+        import jax
+
+        self._key, key = jax.random.split(self._key)
+        return jax.random, key
+
+    def random_uint16(self, shape: tuple[int, ...]) -> Tensor:
+        """Integers from 0 to 65535, each as likely: a uint16 array of the shape."""
+        random, key = self._next()
+        return Tensor(random.bits(key, shape, np.uint16))
+
+    def random(self, shape: tuple[int, ...] = (), dtype=np.float64) -> Tensor:
+        """Numbers uniform in [0, 1) of the dtype (float32 unless ``jax_enable_x64`` is set)."""
+        random, key = self._next()
+        return Tensor(random.uniform(key, shape, dtype))

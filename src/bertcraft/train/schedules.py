@@ -1,0 +1,77 @@
+"""Learning-rate schedules: functions from the step to the rate.
+
+The step counts from 0: ``schedule(0)`` is the rate of the first update. A step is a Python or NumPy integer,
+or a :class:`bertcraft.tensor.Tensor` around a JAX integer inside ``jax.jit``; hence formulas without ``if``,
+in which NumPy's functions choose the branch. While warming up a schedule is ``peak * step / warmup``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bertcraft.errors import InputError
+
+Schedule = Callable[[Any], Any]
+
+
+def constant(peak: float) -> Schedule:
+    """``peak`` at every step."""
+    _check(peak)
+    return lambda step: peak
+
+
+def warmup_linear(peak: float, warmup: int, total: int) -> Schedule:
+    """Rise linearly to ``peak`` in ``warmup`` steps, fall linearly to 0 at step ``total``, stay there.
+
+    BERT's schedule (Devlin et al. 2019, appendix A.2); the same as transformers'
+    ``get_linear_schedule_with_warmup``.
+    """
+    _check(peak, warmup, total)
+
+    def schedule(step):
+        falling = np.maximum(0.0, (total - step) / max(1, total - warmup))
+        return peak * np.where(step < warmup, _rising(step, warmup), falling)
+
+    return schedule
+
+
+def warmup_cosine(peak: float, warmup: int, total: int) -> Schedule:
+    """Rise linearly to ``peak`` in ``warmup`` steps, fall along half a cosine to 0 at ``total``, stay there.
+
+    Loshchilov & Hutter 2017 (SGDR), equation 5 with one period and a lowest rate of 0; up to ``total`` the
+    same as transformers' ``get_cosine_schedule_with_warmup``.
+    """
+    _check(peak, warmup, total)
+
+    def schedule(step):
+        progress = np.minimum(1.0, (step - warmup) / max(1, total - warmup))
+        return peak * np.where(step < warmup, _rising(step, warmup), 0.5 + 0.5 * np.cos(math.pi * progress))
+
+    return schedule
+
+
+def warmup_inverse_sqrt(peak: float, warmup: int) -> Schedule:
+    """Rise linearly to ``peak`` in ``warmup`` steps (at least 1), then ``peak * sqrt(warmup / step)``.
+
+    Vaswani et al. 2017, equation 3, scaled so that its highest rate is ``peak``.
+    """
+    _check(peak, warmup)
+    if warmup < 1:
+        raise InputError(f"warmup_inverse_sqrt needs at least 1 warm-up step, got {warmup}")
+    return lambda step: peak * np.minimum(_rising(step, warmup), np.sqrt(warmup / np.maximum(step, 1)))
+
+
+def _rising(step, warmup: int):
+    """0 to 1 over ``warmup`` steps, then 1."""
+    return np.minimum(1.0, step / warmup) if warmup else 1.0
+
+
+def _check(peak: float, warmup: int = 0, total: int | None = None) -> None:
+    if not (math.isfinite(peak) and peak >= 0):
+        raise InputError(f"the highest learning rate must be 0 or more and finite, got {peak}")
+    if warmup < 0:
+        raise InputError(f"the number of warm-up steps must be 0 or more, got {warmup}")
+    if total is not None and total < max(1, warmup):
+        raise InputError(f"total must be at least 1 and at least warmup ({warmup}), got {total} steps")

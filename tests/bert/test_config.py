@@ -1,0 +1,333 @@
+"""Config reads what transformers writes, writes what it reads, and refuses the rest in one sentence."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertcraft.bert.config import Config
+from bertcraft.bert.config_tables import ACTIVATIONS, ARCHITECTURES, DEFAULTS, FAMILIES, FIELDS, KEYS
+from bertcraft.errors import CheckpointError, InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from transformers_models import PAIRS, class_name
+
+CONFIG_CLASSES = {family: transformers.CONFIG_MAPPING[family] for family in FAMILIES}
+
+
+@st.composite
+def odd_settings(draw, family: str) -> dict:
+    """Valid settings of a small model under BERT's names, each different from the default where it can be."""
+    rate = st.floats(0, 0.9)
+    heads = draw(st.integers(1, 5))
+    settings = {
+        "vocab_size": draw(st.integers(4, 40)),
+        "hidden_size": heads * draw(st.integers(1, 5)),
+        "num_hidden_layers": draw(st.integers(1, 4)),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(st.integers(1, 17)),
+        "max_position_embeddings": draw(st.integers(6, 19)),
+        "type_vocab_size": draw(st.integers(1, 3)),
+        "embedding_size": draw(st.integers(1, 12)),
+        "num_hidden_groups": draw(st.integers(1, 3)),
+        "inner_group_num": draw(st.integers(1, 3)),
+        "hidden_act": draw(st.sampled_from(ACTIVATIONS)),
+        "hidden_dropout_prob": draw(rate),
+        "attention_probs_dropout_prob": draw(rate),
+        "classifier_dropout": draw(rate),
+        "qa_dropout": draw(rate),
+        "summary_type": draw(st.sampled_from(["first", "last", "mean"])),
+        "summary_use_proj": draw(st.booleans()),
+        "summary_activation": draw(st.sampled_from(["gelu", "tanh"])),
+        "summary_last_dropout": draw(rate),
+        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-5, 0.1])),
+        "initializer_range": draw(st.floats(1e-3, 1)),
+        "sinusoidal_pos_embds": draw(st.booleans()),
+        "pad_token_id": draw(st.integers(0, 3)),
+        "tie_word_embeddings": draw(st.booleans()),
+        "problem_type": draw(st.sampled_from([None, "regression", "multi_label_classification"])),
+        "num_labels": draw(st.integers(1, 5)),
+    }
+    return {name: value for name, value in settings.items() if name in (*FIELDS[family], "num_labels")}
+
+
+def theirs(family: str, settings: dict) -> transformers.PreTrainedConfig:
+    keys = KEYS.get(family, {})
+    return CONFIG_CLASSES[family](**{keys.get(name, name): value for name, value in settings.items()})
+
+
+@pytest.mark.parametrize(("family", "head"), PAIRS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_reads_and_writes_every_setting_of_transformers(family, head, data):
+    wanted = data.draw(odd_settings(family))
+    original = theirs(family, wanted)
+    original.architectures = [class_name(family, head)]
+    written = json.loads(original.to_json_string(use_diff=False))
+
+    config = Config.from_dict(written)
+    assert (config.family, config.head, config.architecture) == (family, head, class_name(family, head))
+    for name, value in wanted.items():
+        assert getattr(config, name) == value, name
+
+    back = CONFIG_CLASSES[family].from_dict(json.loads(json.dumps(config.to_dict())))
+    assert back.to_dict() == original.to_dict() | {"dtype": None} | extra_keys(back, original)
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def extra_keys(back, original) -> dict:
+    """position_embedding_type, which transformers 4 wrote and 5 keeps as an unknown key: "absolute"."""
+    assert getattr(back, "position_embedding_type", "absolute") == "absolute"
+    return {key: back.to_dict()[key] for key in back.to_dict().keys() - original.to_dict().keys()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_setting_left_out_has_the_default_of_transformers(family):
+    config, default = Config.from_dict({"model_type": family}), CONFIG_CLASSES[family]()
+    for name in FIELDS[family]:
+        if name != "position_embedding_type":
+            assert getattr(config, name) == getattr(default, config.key(name)), name
+    assert config == Config(family=family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unknown_keys_survive(family):
+    unknown = {
+        "gradient_checkpointing": False,
+        "sentence_transformers": {"version": [1, None]},
+        "é": "\ud800",
+    }
+    config = Config.from_dict({"model_type": family, "torch_dtype": "float16", **unknown})
+    assert config.extra == unknown
+    written = json.loads(json.dumps(config.to_dict()))
+    assert unknown.items() <= written.items() and "torch_dtype" not in written
+
+
+def test_distilberts_sizes_are_read_under_both_names_and_nothing_else_is():
+    content = {
+        "model_type": "distilbert",
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "dim": 24,
+        "hidden_act": 1,
+    }
+    config = Config.from_dict(content)
+    theirs = CONFIG_CLASSES["distilbert"].from_dict(content)
+    assert (config.hidden_size, config.num_attention_heads) == (theirs.dim, theirs.n_heads) == (24, 3)
+    assert config.hidden_act == theirs.activation == "gelu" and config.extra == {"hidden_act": 1}
+    assert "hidden_size" not in config.to_dict()
+
+
+def test_the_tensors_decide_the_head_that_architectures_leave_open():
+    for family, head in PAIRS:
+        names = {
+            "base": ["encoder.layer.0.output.dense.weight"],
+            "masked_lm": [
+                "cls.predictions.bias", "lm_head.bias", "generator_predictions.dense.bias",
+                "vocab_transform.bias", "predictions.bias",
+            ],
+            "sequence_classification": ["classifier.weight", "classifier.dense.weight"],
+            "replaced_token_detection": ["discriminator_predictions.dense.bias"],
+            "pretraining": [
+                "cls.predictions.bias", "cls.seq_relationship.bias", "predictions.bias",
+                "sop_classifier.classifier.bias",
+            ],
+        }[head]  # fmt: skip
+        assert Config.from_dict({"model_type": family}, names).head == head
+        assert Config.from_dict({"model_type": family, "architectures": None}, names).head == head
+        named = Config.from_dict({"model_type": family, "architectures": [class_name(family, head)]}, names)
+        assert named.head == head
+        if head != "base":
+            with pytest.raises(CheckpointError, match=r"config\.json: architectures: .*they hold no tensor"):
+                Config.from_dict({"model_type": family, "architectures": [class_name(family, head)]}, ["x"])
+
+
+def test_a_base_model_saved_without_its_pooler_is_seen():
+    content = {"model_type": "bert", "architectures": ["BertModel"]}
+    assert Config.from_dict(content).add_pooling_layer
+    assert Config.from_dict(content, ["embeddings.x", "pooler.dense.bias"]).add_pooling_layer
+    assert Config.from_dict(content, ["bert.embeddings.x", "bert.pooler.dense.bias"]).add_pooling_layer
+    assert not Config.from_dict(content, ["embeddings.x"]).add_pooling_layer
+
+
+def test_labels_are_kept_and_default_ones_follow_their_number():
+    labels = {"0": "no", "1": "maybe", "2": "yes"}
+    config = Config.from_dict(
+        {"model_type": "bert", "id2label": labels, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
+    )
+    assert (config.num_labels, config.labels, config.label2id) == (3, ("no", "maybe", "yes"), None)
+    assert config.to_dict()["id2label"] == labels and config.to_dict()["label2id"] == {
+        "no": 0,
+        "maybe": 1,
+        "yes": 2,
+    }
+    plain = Config.from_dict({"model_type": "bert", "num_labels": 3})
+    assert plain.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert dataclasses.replace(plain, num_labels=1).labels == ("LABEL_0",)
+    assert "id2label" not in Config(family="bert").to_dict()
+    with pytest.raises(InputError, match="id2label: .*from 0 to 3"):
+        dataclasses.replace(config, num_labels=4)
+
+
+def test_a_config_cannot_be_changed_and_a_copy_is_validated():
+    config = Config(family="bert", hidden_size=12, num_attention_heads=3)
+    assert (config.embedding_size, config.head_size) == (12, 4)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.hidden_size = 24
+    with pytest.raises(
+        InputError, match=r"num_attention_heads: got 5, expected a divisor of hidden_size.* 12"
+    ):
+        dataclasses.replace(config, num_attention_heads=5)
+    with pytest.raises(
+        InputError, match="embedding_size: got 12, expected 24: bert does not have this setting"
+    ):
+        dataclasses.replace(config, hidden_size=24)
+
+
+REFUSED = [
+    (
+        "bert", {"model_type": "gpt2"},
+        r"model_type: got 'gpt2', expected one of bert, roberta, electra, distilbert, alb",
+    ),
+    ("bert", {"model_type": None}, "model_type: got None"),
+    ("bert", {"model_type": ["bert"]}, r"model_type: got \['bert'\]"),
+    (
+        "bert", {"architectures": ["BertForQuestionAnswering"]},
+        "architectures: .*expected one of BertModel, BertForM",
+    ),
+    ("bert", {"architectures": ["RobertaModel"]}, "architectures"),
+    ("bert", {"architectures": "BertModel"}, "architectures"),
+    ("bert", {"architectures": ["BertModel", "BertModel"]}, "architectures"),
+    ("bert", {"architectures": [["BertModel"]]}, "architectures"),
+    ("bert", {"vocab_size": -1}, "vocab_size: got -1, expected an integer from 1 to 2147483647"),
+    ("bert", {"vocab_size": 0}, "vocab_size: got 0"),
+    ("bert", {"vocab_size": 30522.0}, "vocab_size: got 30522.0, expected an integer"),
+    ("bert", {"vocab_size": True}, "vocab_size: got True"),
+    ("bert", {"vocab_size": "30522"}, "vocab_size: got '30522'"),
+    ("bert", {"vocab_size": None}, "vocab_size: got None"),
+    ("bert", {"vocab_size": [30522]}, "vocab_size: got "),
+    ("bert", {"vocab_size": 10**400}, r"vocab_size: got 1000+\.\.\.0+, expected"),
+    (
+        "bert", {"hidden_size": 770},
+        r"num_attention_heads: got 12, expected a divisor of hidden_size, which is 770",
+    ),
+    (
+        "bert", {"hidden_size": 768 * 1024, "intermediate_size": 2**31 - 1},
+        "GiB in float32; expected at most 64 GiB",
+    ),
+    ("bert", {"num_hidden_layers": 1001}, "num_hidden_layers: got 1001, expected at most 1000 layers"),
+    (
+        "albert", {"num_hidden_groups": 100, "inner_group_num": 100},
+        "num_hidden_layers: got 10000, expected at most",
+    ),
+    ("albert", {"num_hidden_layers": 10**6}, "num_hidden_layers"),
+    ("albert", {"num_hidden_groups": 0}, "num_hidden_groups: got 0"),
+    ("bert", {"hidden_act": "mish"}, "hidden_act: got 'mish', expected one of 'gelu', 'gelu_new'"),
+    ("bert", {"hidden_act": ["gelu"]}, "hidden_act"),
+    ("distilbert", {"activation": "mish"}, r"activation \(hidden_act\): got 'mish'"),
+    (
+        "distilbert", {"n_heads": 5},
+        r"n_heads \(num_attention_heads\): got 5, expected a divisor of dim \(hidden_size\)",
+    ),
+    ("distilbert", {"dim": 6, "hidden_size": 12}, r"dim and hidden_size: got \[6, 12\]"),
+    ("distilbert", {"sinusoidal_pos_embds": 0}, "sinusoidal_pos_embds: got 0, expected true or false"),
+    ("bert", {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob: got 1.0, expected a probability"),
+    ("bert", {"hidden_dropout_prob": -0.1}, "hidden_dropout_prob"),
+    ("bert", {"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob: got nan"),
+    ("bert", {"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob"),
+    ("bert", {"hidden_dropout_prob": None}, "hidden_dropout_prob: got None"),
+    (
+        "albert", {"classifier_dropout_prob": None},
+        r"classifier_dropout_prob \(classifier_dropout\): got None",
+    ),
+    ("bert", {"layer_norm_eps": 0}, "layer_norm_eps: got 0, expected a number above 0"),
+    ("bert", {"layer_norm_eps": float("inf")}, "layer_norm_eps: got inf"),
+    ("bert", {"initializer_range": -0.02}, "initializer_range"),
+    (
+        "bert", {"position_embedding_type": "relative_key"},
+        "position_embedding_type: got 'relative_key', .*'absolute'",
+    ),
+    ("bert", {"pad_token_id": 30522}, r"pad_token_id: got 30522, expected less than vocab_size \(30522\)"),
+    ("bert", {"pad_token_id": -1}, "pad_token_id"),
+    ("roberta", {"pad_token_id": None}, "pad_token_id: got None, expected a token id"),
+    ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings: got 2, expected at least 3"),
+    ("bert", {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+    ("bert", {"is_decoder": True}, "is_decoder: got True, expected none: only encoders"),
+    ("bert", {"add_cross_attention": True}, "add_cross_attention"),
+    ("bert", {"is_encoder_decoder": True}, "is_encoder_decoder"),
+    ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    ("bert", {"quantization_config": {"bits": 4}}, "quantization_config: .*save the model in float32"),
+    ("bert", {"problem_type": "guess"}, "problem_type: got 'guess'"),
+    (
+        "bert", {"problem_type": "single_label_classification", "num_labels": 1},
+        "num_labels: got 1, expected at least 2",
+    ),
+    ("bert", {"num_labels": 0}, "num_labels: got 0"),
+    ("bert", {"num_labels": 2**31 - 1}, "num_labels: got 2147483647, expected at most 100000"),
+    (
+        "bert", {"num_labels": 3, "id2label": {"0": "a"}},
+        "num_labels: got 3, expected 1, the number of labels",
+    ),
+    ("bert", {"id2label": {}}, "num_labels: got 0"),
+    ("bert", {"id2label": {"1": "a", "2": "b"}}, "id2label: .*expected one label for each id from 0 to 1"),
+    ("bert", {"id2label": {"0": "a", "01": "b"}}, "id2label"),
+    ("bert", {"id2label": {"0": "a", "1": 7}}, "id2label: .*expected labels that are strings"),
+    ("bert", {"id2label": ["a", "b"]}, "id2label"),
+    ("bert", {"label2id": {"a": 2}}, "label2id: .*expected ids from 0 to 1"),
+    ("bert", {"label2id": {"a": "0"}}, "label2id"), ("bert", {"label2id": [0]}, "label2id"),
+    ("electra", {"embedding_size": 0}, "embedding_size: got 0"),
+    ("electra", {"summary_type": 3}, "summary_type: got 3, expected a string"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"), REFUSED, ids=[str(change)[:60] for _, change, _ in REFUSED]
+)
+def test_a_bad_setting_is_refused_in_one_line(family, change, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Config.from_dict({"model_type": family} | change)
+    text = str(caught.value)
+    assert text.startswith("config.json: ") and "\n" not in text and len(text) < 400
+    assert caught.value.__suppress_context__  # nothing from the depths is printed with it
+
+
+@pytest.mark.parametrize("content", [[], "bert", 7, None, [{"model_type": "bert"}]])
+def test_what_is_no_object_is_refused(content):
+    with pytest.raises(CheckpointError, match=r"config\.json: got .*, expected a JSON object"):
+        Config.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"family": "gpt2"},
+        {"family": "bert", "head": "question_answering"},
+        {"family": "roberta", "head": "replaced_token_detection"},
+        {"family": "bert", "head": ["base"]},
+        {"family": "bert", "num_hidden_groups": 1},
+        {"family": "distilbert", "type_vocab_size": 2},
+        {"family": "distilbert", "layer_norm_eps": 1e-5},
+        {"family": "bert", "head": "masked_lm", "add_pooling_layer": False},
+        {"family": "bert", "extra": {"vocab_size": 3}},
+        {"family": "bert", "extra": {"architectures": ["BertModel"]}},
+        {"family": "bert", "extra": {1: 2}},
+        {"family": "bert", "num_labels": None},
+    ],
+    ids=str,
+)
+def test_a_config_made_by_hand_is_validated_too(arguments):
+    with pytest.raises(InputError):
+        Config(**arguments)
+
+
+def test_the_tables_are_whole():
+    assert tuple(ARCHITECTURES) == tuple(DEFAULTS) == tuple(FIELDS) == FAMILIES
+    names = {field.name for field in dataclasses.fields(Config)}
+    for family in FAMILIES:
+        assert set(FIELDS[family]) <= names and DEFAULTS[family].keys() <= names
+        assert all(hasattr(transformers, architecture) for architecture in ARCHITECTURES[family].values())

@@ -1,0 +1,82 @@
+"""Small random transformers models of odd sizes, and the same weights as bertcraft parameters."""
+
+import numpy as np
+import torch
+import transformers
+
+from bertcraft.bert.config import Config
+from bertcraft.bert.layout import parameter_shapes
+from bertcraft.tensor import tree
+
+FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert")
+HEADS = {
+    "bert": ("base", "masked_lm", "sequence_classification", "pretraining"),
+    "roberta": ("base", "masked_lm", "sequence_classification"),
+    "electra": ("base", "masked_lm", "sequence_classification", "replaced_token_detection"),
+    "distilbert": ("base", "masked_lm", "sequence_classification"),
+    "albert": ("base", "masked_lm", "sequence_classification", "pretraining"),
+}
+PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
+_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
+
+
+def class_name(family: str, head: str) -> str:
+    pretraining = head in ("replaced_token_detection", "pretraining")
+    suffix = {"base": "Model", "masked_lm": "ForMaskedLM", "sequence_classification": "ForSequenceClassification"}
+    return _CLASS[family] + ("ForPreTraining" if pretraining else suffix[head])
+
+
+def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
+    """A transformers model in evaluation mode with weights of unit scale, in no way at their initial values."""
+    rng = np.random.default_rng(seed)
+    heads = int(rng.integers(1, 4))
+    hidden, layers = heads * int(rng.integers(2, 6)) * 2, int(rng.integers(1, 4))
+    common = {
+        "vocab_size": int(rng.integers(30, 60)), "max_position_embeddings": 23, "pad_token_id": int(rng.integers(0, 3)),
+        "num_labels": int(rng.integers(2, 5)), "initializer_range": 0.3, "attn_implementation": "eager",
+    }  # fmt: skip
+    if family == "distilbert":
+        sizes = {"dim": hidden, "n_layers": layers, "n_heads": heads, "hidden_dim": int(rng.integers(5, 31))}
+    else:
+        sizes = {
+            "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if family == "roberta" else 2,
+        }  # fmt: skip
+    if family in ("electra", "albert"):
+        sizes["embedding_size"] = int(rng.choice([hidden, 7, 9]))
+    if family == "albert":
+        sizes |= {"num_hidden_layers": layers * 2, "num_hidden_groups": 2, "inner_group_num": int(rng.integers(1, 3))}
+    config = getattr(transformers, _CLASS[family] + "Config")(**{**common, **sizes, **changes})
+    torch.manual_seed(seed)
+    model = getattr(transformers, class_name(family, head))(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def ours(model, family: str, head: str) -> tuple[Config, dict]:
+    """The same model as a bertcraft configuration and tree of parameters."""
+    config = Config.from_dict({**model.config.to_dict(), "architectures": [class_name(family, head)]})
+    state = named(model, dict(model.named_parameters()), family, head)
+    return config, tree.nest({name: state[name].detach().numpy().copy() for name in parameter_shapes(config)})
+
+
+def named(model, arrays: dict, family: str, head: str) -> dict:
+    """Entries under bertcraft's names: base models get their family's prefix."""
+    return {f"{family}.{name}" if head == "base" else name: array for name, array in arrays.items()}
+
+
+def inputs(model, seed: int, batch: int = 3, length: int = 11, padded: bool = True) -> dict[str, np.ndarray]:
+    """Token ids, a padding mask (no row all padding) and, where the family has them, token types."""
+    rng = np.random.default_rng(seed)
+    pad = model.config.pad_token_id
+    ids = rng.integers(3, model.config.vocab_size, (batch, length))
+    result = {"input_ids": ids}
+    if padded:
+        mask = (np.arange(length) < rng.integers(1, length + 1, (batch, 1))).astype(np.int64)
+        ids[mask == 0] = pad
+        result["attention_mask"] = mask
+    if getattr(model.config, "type_vocab_size", 0) == 2:
+        result["token_type_ids"] = rng.integers(0, 2, (batch, length))
+    return result

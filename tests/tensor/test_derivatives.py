@@ -1,0 +1,273 @@
+"""Every entry of the table of derivatives against torch and against finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+
+from bertcraft.tensor import Tensor, gradient, value_and_grad
+from bertcraft.tensor.check import check_grads
+from bertcraft.tensor.tensor import _METHODS, COMPOSED, CONSTANT, DERIVATIVES
+
+from .cases import ELEMENTWISE, NEVER_TWICE, OTHERS, calls, draw
+from .compare import LAYOUTS, against_torch, close, laid_out, layouts, quick
+
+CALLS = list(calls())
+name = lambda f: getattr(f, "__name__", "")  # noqa: E731
+elementwise = pytest.mark.parametrize("function", ELEMENTWISE, ids=name)
+binary = pytest.mark.parametrize("function", [f for f, case in ELEMENTWISE.items() if len(case) == 3], ids=name)
+every_call = pytest.mark.parametrize(
+    ("code", "reference", "arrays"), [call[1:] for call in CALLS], ids=[call[0] for call in CALLS]
+)
+
+
+def test_every_function_with_a_derivative_has_a_case():
+    known = ELEMENTWISE.keys() | OTHERS.keys()
+    assert {name(f) for f in DERIVATIVES.keys() | COMPOSED.keys()} == {name(f) for f in known}
+
+
+@elementwise
+@quick
+@given(data=st.data())
+def test_elementwise_value_gradient_and_second_order(function, data):
+    reference, *domains = ELEMENTWISE[function]
+    shapes = data.draw(mutually_broadcastable_shapes(num_shapes=len(domains), min_side=0, max_side=3, max_dims=3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    arrays = draw(function, shapes.input_shapes, rng)
+    arrays = [laid_out(a, data.draw(layouts)) for a in arrays]
+    call = function if isinstance(function, np.ufunc) else lambda *xs: _call(function, *xs)
+    against_torch(call, reference, *arrays)
+    check_grads(call, *arrays)
+
+
+def _call(function, *xs):
+    """Our own operations are reached through apply, as NumPy's are through its protocol."""
+    from bertcraft.tensor.tensor import apply
+
+    return function(*xs) if getattr(np, name(function), None) is function else apply(function, *xs)
+
+
+@every_call
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_calls_equal_torch_in_every_layout(code, reference, arrays, layout):
+    against_torch(code, reference, *[laid_out(a, layout) for a in arrays])
+
+
+@every_call
+def test_calls_are_right_to_second_order(code, reference, arrays):
+    check_grads(code, *arrays)
+
+
+@binary
+def test_the_same_array_twice(function):
+    if function in NEVER_TWICE:
+        return
+    reference, *domains = ELEMENTWISE[function]
+    x = draw(function, [(3, 4)] * 2, np.random.default_rng(0))[0]
+    against_torch(lambda x: function(x, x), lambda x: reference(x, x), x)
+
+
+@binary
+@pytest.mark.parametrize("number", [2, 2.5, np.float64(2.5), np.array(2.5)], ids=["int", "float", "scalar", "0-d"])
+def test_a_number_on_either_side(function, number):
+    reference, *_ = ELEMENTWISE[function]
+    x, y = draw(function, [(3, 4)] * 2, np.random.default_rng(1))
+    constant = torch.tensor(float(number), dtype=torch.float64)
+    against_torch(lambda x: function(x, number), lambda x: reference(x, constant), x)
+    against_torch(lambda y: function(number, y), lambda y: reference(constant, y), y)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [lambda x: 2 - x, lambda x: 1 / x, lambda x: 2**x, lambda x: x**2, lambda x: x**0, lambda x: -x + 3,
+     lambda x: x % 2, lambda x: abs(x), lambda x: +x, lambda x: x**-1.5, lambda x: x**x],
+    ids=range(11),
+)  # fmt: skip
+def test_operators_with_numbers(code):
+    x = np.array([[0.7, 1.3], [2.2, 3.1]])
+    against_torch(code, code, x)
+    check_grads(code, x)
+
+
+_METHOD_ARGUMENTS = {"clip": (0, 1), "dot": (np.ones((4, 2)),), "repeat": (2, 1), "swapaxes": (0, 1), "take": ([1, 0], 1)}
+
+
+@pytest.mark.parametrize("method", [*_METHODS, "flatten"])
+def test_methods_are_those_of_arrays(method):
+    x = np.random.default_rng(3).standard_normal((3, 4))
+    arguments, found = _METHOD_ARGUMENTS.get(method, ()), []
+    value_and_grad(lambda x: found.append(getattr(x, method)(*arguments)) or np.sum(x))(x)
+    result = found[0].value if type(found[0]) is Tensor else found[0]
+    np.testing.assert_allclose(result, getattr(x, method)(*arguments), rtol=1e-14)
+
+
+def test_operators_with_plain_arrays_on_either_side():
+    a, x = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.7, 1.3], [2.2, 3.1]])
+    for code in (
+        lambda c, x: c - x,
+        lambda c, x: c / x,
+        lambda c, x: c**x,
+        lambda c, x: c @ x,
+        lambda c, x: x @ c,
+    ):
+        against_torch(lambda x, f=code: f(a, x), lambda x, f=code: f(torch.from_numpy(a), x), x)
+
+
+# ------------------------------------------------------------------------------------------- float32 stays float32
+
+
+@pytest.fixture
+def no_promotion(monkeypatch):
+    """Gradients are cast to their parameter's dtype at the end: assert that nothing is left to cast."""
+    finish = gradient._finish
+
+    def checked(g, value, record):
+        assert g is None or g.dtype == value.dtype, f"the gradient became {g.dtype}"
+        return finish(g, value, record)
+
+    monkeypatch.setattr(gradient, "_finish", checked)
+
+
+@elementwise
+def test_elementwise_keeps_float32(function, no_promotion):
+    reference, *domains = ELEMENTWISE[function]
+    for shape in ((3, 4), ()):
+        arrays = draw(function, [shape] * len(domains), np.random.default_rng(2))
+        arrays = [a.astype(np.float32) for a in arrays]
+        call = lambda *xs: _call(function, *xs)  # noqa: E731
+        against_torch(call, reference, *arrays, tolerance=2e-5)
+
+
+@binary
+@pytest.mark.parametrize("number", [2, 2.5, np.float32(2.5)], ids=["int", "float", "float32"])
+def test_a_number_does_not_promote_float32(function, number, no_promotion):
+    for call in (lambda x: function(x, number), lambda x: function(number, x)):
+        x = draw(function, [(3, 4)] * 2, np.random.default_rng(1))[0].astype(np.float32)
+        if np.isnan(call(x)).any():
+            continue
+        value, grad = value_and_grad(lambda x, f=call: np.sum(f(x)))(x)
+        assert value.dtype == grad.dtype == np.float32
+
+
+@every_call
+def test_calls_keep_float32(code, reference, arrays, no_promotion):
+    if "float64" in code.__code__.co_names:
+        return
+    value, grads = value_and_grad(lambda xs: np.sum(np.square(code(*xs)) * 0.5))([a.astype(np.float32) for a in arrays])
+    assert value.dtype == np.float32
+    assert all(g.dtype == np.float32 for g in grads)
+
+
+# --------------------------------------------------------------------------------------- kinks, ties, exact zeros
+
+GRID = np.array([[-1.0, 0.0, 1.0, 0.0], [1.0, 1.0, -1.0, -1.0], [0.0, -0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("code", "reference"),
+    [
+        (np.absolute, torch.abs),
+        (lambda x: np.maximum(x, GRID[::-1]), lambda x: torch.maximum(x, torch.tensor(GRID[::-1].copy()))),
+        (lambda x: np.minimum(x, 0), lambda x: torch.minimum(x, torch.zeros((), dtype=x.dtype))),
+        (lambda x: np.clip(x, -1, 0), lambda x: torch.clamp(x, -1, 0)),
+        (lambda x: np.clip(x, a_min=None, a_max=0.5), lambda x: torch.clamp(x, max=0.5)),
+        (lambda x: np.clip(x, min=0), lambda x: torch.clamp(x, min=0)),
+        (lambda x: x.clip(0, 1), lambda x: torch.clamp(x, 0, 1)),
+        (lambda x: np.max(x, axis=0), lambda x: torch.amax(x, 0)),
+        (lambda x: np.min(x), lambda x: torch.amin(x, (0, 1))),
+        (lambda x: np.prod(x, axis=1), lambda x: torch.prod(x, 1)),
+        (lambda x: np.cumprod(x, axis=0), lambda x: torch.cumprod(x, 0)),
+        (lambda x: np.power(x, 2), lambda x: x**2),
+        (lambda x: np.power(x, 0), lambda x: x**0),
+        (lambda x: np.power(x, 1), lambda x: x**1),
+        (
+            lambda x: np.power(x, np.array([0.0, 1.0, 2.0, 3.0])),
+            lambda x: x ** torch.tensor([0.0, 1.0, 2.0, 3.0]),
+        ),
+        (lambda x: np.power(0.0, np.abs(x)), lambda x: torch.zeros((), dtype=x.dtype) ** x.abs()),
+        (lambda x: np.std(x * 0, axis=0), lambda x: torch.std(x * 0, 0, correction=0)),
+        (lambda x: np.linalg.norm(x * 0, axis=0), lambda x: torch.linalg.norm(x * 0, dim=0)),
+        (lambda x: np.copysign(x, GRID[0]), lambda x: torch.copysign(x, torch.tensor(GRID[0]))),
+        (lambda x: np.nan_to_num(x / 1, nan=2.0), lambda x: torch.nan_to_num(x)),
+    ],
+    ids=range(20),
+)
+def test_kinks_and_ties_are_as_in_torch(code, reference):
+    against_torch(code, reference, GRID)
+
+
+def test_clip_bounds_receive_the_gradient_of_what_they_clip():
+    bounds = np.array([-1.0, 0.0, 0.5, -2.0]), np.array([0.0, 0.5, 1.0, -0.5])
+    against_torch(np.clip, torch.clamp, GRID, *bounds)
+    against_torch(lambda x, low: np.clip(x, low, None), lambda x, low: torch.clamp(x, low), GRID, bounds[0])
+
+
+def test_power_is_right_to_second_order_at_an_exponent_of_zero():
+    check_grads(np.power, np.array([0.5, 2.0]), np.array([0.0, 1.0]))
+
+
+def test_nan_to_num_stops_the_gradient_where_it_replaces():
+    x = np.array([1.0, np.nan, np.inf, -np.inf])
+    against_torch(lambda x: np.nan_to_num(x, nan=2.0, posinf=3.0, neginf=4.0),
+                  lambda x: torch.nan_to_num(x, 2.0, 3.0, 4.0), x)  # fmt: skip
+
+
+def test_triangles_of_a_vector_are_those_of_its_repeated_rows():
+    x = np.array([0.5, -1.0, 2.0])
+    against_torch(np.triu, lambda x: torch.triu(x.expand(3, 3)), x)
+    against_torch(np.tril, lambda x: torch.tril(x.expand(3, 3)), x)
+
+
+def test_remainder_counts_the_wraps():
+    x, y = np.array([7.3, -7.3, 0.2]), np.array([2.0, 2.0, -3.0])
+    against_torch(np.remainder, torch.remainder, x, y)
+    against_torch(np.fmod, torch.fmod, x, y)
+    against_torch(lambda y: 5 % y, lambda y: torch.remainder(torch.tensor(5.0).double(), y), y)
+
+
+# -------------------------------------------------------------------------------- functions whose derivative is zero
+
+_ARGUMENTS = {
+    "allclose": lambda x: (x, x), "array_equal": lambda x: (x, x), "array_equiv": lambda x: (x, x),
+    "argpartition": lambda x: (x, 1), "digitize": lambda x: (x, np.array([0.0, 1.0])), "isclose": lambda x: (x, x),
+    "isin": lambda x: (x, [1.0]), "searchsorted": lambda x: (np.arange(3.0), x), "result_type": lambda x: (x, x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", CONSTANT, ids=name)
+def test_functions_with_derivative_zero_give_plain_arrays(function):
+    x = np.array([-1.0, 0.5, 2.0])
+    if function in (np.invert, np.bitwise_and, np.bitwise_or, np.bitwise_xor):
+        x = x > 0  # of no float array, so of no Tensor with a history
+    make = _ARGUMENTS.get(name(function), lambda x: (x,) * getattr(function, "nin", 1))
+    expected = function(*make(x))
+    found = []
+
+    def loss(p):
+        found.append(function(*make(p if x.dtype != bool else Tensor(x))))
+        return np.sum(p)
+
+    value_and_grad(loss)(np.array([-1.0, 0.5, 2.0]))
+    assert Tensor not in map(type, (found[0], *(found[0] if isinstance(found[0], tuple) else ())))
+    if function is not np.empty_like:
+        assert type(found[0]) is type(expected)
+        np.testing.assert_array_equal(found[0], expected)
+
+
+def test_a_cast_to_integers_gives_a_plain_array():
+    def loss(x):
+        whole = x.astype(np.int64)
+        assert type(whole) is np.ndarray and whole.dtype == np.int64
+        return np.sum(x * whole)
+
+    value, grad = value_and_grad(loss)(np.array([1.5, 2.5]))
+    close(grad, [1, 2], 0)
+
+
+def test_a_cast_between_float_types_casts_the_gradient_back():
+    x = np.array([0.5, 1.5], np.float32)
+    value, grad = value_and_grad(lambda x: np.sum(np.square(x.astype(np.float64))))(x)
+    assert value.dtype == np.float64 and grad.dtype == np.float32
+    close(grad, 2 * x, 1e-7)

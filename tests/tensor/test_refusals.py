@@ -1,0 +1,267 @@
+"""What cannot be differentiated says so, names itself and the remedy; nothing degrades to an object array."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from bertcraft.tensor import Tensor, grad, value_and_grad
+from bertcraft.tensor.tensor import CONSTANT
+
+X = np.array([[0.5, -1.5], [2.0, 0.25]])
+
+
+def on_tensor(code):
+    """Run code on a tracked Tensor."""
+    return grad(lambda x: np.sum(code(x)))(X.copy())
+
+
+def refused(message, code):
+    with pytest.raises(TypeError, match=message):
+        on_tensor(code)
+
+
+def _set_item(x):
+    x[0] = 1
+
+
+def _add_in_place(x):
+    total = np.zeros_like(X)
+    total += x
+    return total
+
+
+def _write_into_array(x):
+    np.zeros((2, 2))[0] = x[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("cannot be written into.*np.where", _set_item),
+        (r"np.add\(out=...\) would overwrite.*x = x \+ y", _add_in_place),
+        (r"np.exp\(out=...\) would overwrite", lambda x: np.exp(x, out=np.empty((2, 2)))),
+        (r"np.sum\(out=...\) would overwrite", lambda x: np.sum(x, axis=0, out=np.empty(2))),
+        (r"np.vstack\(out=...\)|np.vstack on a Tensor", lambda x: np.vstack([x, x], dtype=np.float32)),
+        (r"np.concatenate on a Tensor takes \(arrays, axis=0\)", lambda x: np.concatenate([x, x], casting="no")),
+        ("cannot become a plain array.*np.stack", lambda x: np.array(x)),
+        ("cannot become a plain array", lambda x: np.asarray(x)),
+        ("cannot become a plain array", lambda x: np.array([x, x])),
+        ("cannot become a plain array", lambda x: np.array(x, dtype=object)),
+        ("cannot become a plain array", lambda x: np.sum([x, x])),
+        ("cannot become a plain array", lambda x: x + [x[0], x[1]]),
+        ("cannot become a plain array", lambda x: X + [x[0], x[1]]),
+        ("cannot become a plain array|Python number", _write_into_array),
+        ("cannot become a plain array", lambda x: np.full((2, 2), x[0, 0])),
+        ("cannot become a Python number", lambda x: float(x[0, 0])),
+        ("cannot become a Python number.*NumPy's functions", lambda x: math.sqrt(x[0, 0])),
+        ("cannot become a Python number", lambda x: int(x[0, 0])),
+        ("cannot become a Python number", lambda x: complex(x[0, 0])),
+        ("cannot become a Python number", lambda x: [0, 1][x[0, 0]]),
+        ("cannot become a Python number|cannot become a plain array", lambda x: np.random.default_rng().normal(x)),
+        ("truth of a Tensor is not differentiable: use np.where", lambda x: x if x[0, 0] else -x),
+        ("np.linalg.svd has no derivative. Write it with functions that have one.*derivatives.py.*stop_gradient",
+         np.linalg.svd),
+        ("np.median has no derivative", np.median),
+        ("np.unique has no derivative", np.unique),
+        ("np.modf has no derivative", np.modf),
+        ("fft has no derivative", np.fft.fft),
+        ("np.block has no derivative for Tensors inside a list.*np.concatenate", lambda x: np.block([[x, x]])),
+        ("np.add.accumulate has no derivative", np.add.accumulate),
+        ("np.add.outer has no derivative", lambda x: np.add.outer(x, x)),
+        ("np.add.at has no derivative", lambda x: np.add.at(x, 0, 1)),
+        (r"np.exp on a Tensor takes \(x\), but got 1 arguments by position, where=", lambda x: np.exp(x, where=X > 0)),
+        (r"np.sum on a Tensor takes \(x, axis=None, \*, keepdims=False\)", lambda x: np.sum(x, where=X > 0)),
+        (r"np.sum on a Tensor takes .* but got 3 arguments by position", lambda x: np.sum(x, 0, np.float64)),
+        (r"np.mean on a Tensor .*dtype=", lambda x: np.mean(x, dtype=np.float32)),
+        (r"np.reshape on a Tensor takes \(x, shape\)", lambda x: np.reshape(x, (4,), order="F")),
+        (r"np.ravel on a Tensor takes \(x\)", lambda x: np.ravel(x, order="F")),
+        (r"np.where on a Tensor takes \(c, x, y\)", lambda x: np.where(x)),
+        ("np.pad has a derivative for mode='constant' only, got 'edge'", lambda x: np.pad(x, 1, mode="edge")),
+        ("np.dot has a derivative for vectors and matrices only", lambda x: np.dot(x, np.ones((2, 2, 2)))),
+        ("diagonal has a derivative for matrices only", lambda x: np.trace(x[None])),
+        ("np.where has no derivative with respect to its argument number 1", lambda x: np.where(x, 1.0, 2.0)),
+        ("np.sum: pass a by position", lambda x: np.sum(a=x)),
+        ("np.clip: pass min by position", lambda x: np.clip(X, min=x)),
+        ("can become floats, integers or booleans, not object", lambda x: x.astype(object)),
+        ("not complex128", lambda x: x.astype(complex)),
+        ("complex numbers have no derivative here", lambda x: x * 1j),
+        ("0-d Tensor cannot be iterated", lambda x: list(x[0, 0])),
+        ("unhashable", lambda x: {x}),
+    ],
+    ids=lambda _: "",
+)  # fmt: skip
+def test_operations_that_would_lose_the_history_are_refused(message, code):
+    refused(message, code)
+
+
+def test_a_function_without_a_derivative_is_refused_before_it_runs():
+    """np.put, np.copyto and the like would write into the value."""
+    for code in (lambda x: np.put(x, [0], 9), lambda x: np.copyto(x, 9), lambda x: np.fill_diagonal(x, 9)):
+        values = X.copy()
+        with pytest.raises(TypeError, match="has no derivative"):
+            grad(lambda x, f=code: f(x))(values)
+        np.testing.assert_array_equal(values, X)
+
+
+@pytest.mark.parametrize(
+    ("message", "function", "params"),
+    [
+        (r"of a scalar, but the function returned shape \(2, 2\): sum or average it", lambda x: x, X),
+        (r"returned shape \(1,\)", lambda x: x[0, :1], X),
+        ("of a scalar, but the function returned list", lambda x: [np.sum(x)], X),
+        ("of a scalar, but the function returned tuple", lambda x: (np.sum(x), 1), X),
+        ("of a scalar, but the function returned NoneType", lambda x: None, X),
+        ("floating-point arrays, got int64", np.sum, np.arange(3)),
+        ("floating-point arrays, got bool", np.sum, X > 0),
+        ("floating-point arrays, got complex128", np.sum, X + 1j),
+        ("floating-point arrays, got int64 at a.1", lambda p: 1.0, {"a": [X, 3]}),
+        ("floating-point arrays, got object at layer.bias", lambda p: 1.0, {"layer": {"bias": None}}),
+        ("floating-point arrays, got <U4", np.sum, "text"),
+    ],
+    ids=lambda _: "",
+)
+def test_unsuitable_results_and_parameters_are_refused(message, function, params):
+    with pytest.raises(TypeError, match=message):
+        grad(function)(params)
+
+
+def test_has_aux_needs_a_pair():
+    for result in (1.0, [1.0, 2], (1.0, 2, 3)):
+        with pytest.raises(TypeError, match=r"returns a pair \(loss, aux\), but it returned"):
+            value_and_grad(lambda x, r=result: r, has_aux=True)(X)
+
+
+def test_a_tensor_that_leaked_from_a_gradient_is_refused():
+    leaked = []
+    grad(lambda x: np.sum(leaked.append(x * 2) or leaked[0]))(X)
+    with pytest.raises(ValueError, match="from an earlier gradient computation.*has_aux=True"):
+        grad(lambda x: np.sum(x * leaked[0]))(X)
+    with pytest.raises(ValueError, match="a parameter is a Tensor of another gradient computation.*pass its .value"):
+        grad(lambda x: np.sum(x))(leaked[0])
+    np.testing.assert_array_equal(leaked[0].value, 2 * X)
+
+
+def test_a_broken_gradient_leaves_the_thread_as_it_was():
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            grad(lambda x: grad(lambda y: 1 / 0)(x))(X)
+    assert type(grad(np.sum)(X)) is np.ndarray
+
+
+# ------------------------------------------------------------------------------------------- all of NumPy, one by one
+
+_SKIP = {  # they print, write files, change settings, or make no arrays
+    "save", "savez", "savez_compressed", "savetxt", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "info",
+    "test", "show_config", "show_runtime", "seterr", "seterrcall", "setbufsize", "set_printoptions", "printoptions",
+    "bmat", "errstate", "get_include", "getbufsize", "geterr", "geterrcall", "get_printoptions",
+}  # fmt: skip
+_NO_FLOATS = set(
+    "apply_over_axes binary_repr bitwise_left_shift bitwise_right_shift broadcast_shapes busday_count "
+    "busday_offset can_cast datetime_as_string datetime_data dsplit eye frombuffer fromfunction frompyfunc fromregex "
+    "fromstring gcd identity is_busday isdtype isnat issubdtype lcm left_shift mask_indices nested_iters packbits "
+    "promote_types ravel_multi_index right_shift typename unpackbits unravel_index".split()
+)
+_DESCRIBING = {"shape", "fix", "array_repr", "array_str", "array2string", "iterable", "isscalar", "isfortran"}
+
+
+def _functions():
+    for prefix, module in (("np", np), ("np.linalg", np.linalg), ("np.fft", np.fft)):
+        for name in sorted(module.__all__):
+            function = getattr(module, name)
+            if callable(function) and not isinstance(function, type) and name not in _SKIP:
+                yield pytest.param(function, id=f"{prefix}.{name}")
+
+
+def _attempts(x):
+    """Simple arguments: a matrix, vectors, a scalar, lists of them, beside numbers and plain arrays."""
+    v, s = x[0], x[0, 0]
+    plain, indices, condition = X + 1, np.array([[0, 1], [1, 0]]), X > 0
+    yield from (
+        (x,),
+        (v,),
+        (s,),
+        (x, x),
+        (v, v),
+        (x, plain),
+        (plain, x),
+        (x, 1),
+        (1, x),
+        (2.0, s),
+        (x, (1, 0)),
+    )
+    yield from (([x, x],), ((v, v),), ([[x, x]],), ([v, plain],), (x, 0, 1), (x, x, x), (v, 0.0, 1.0), (s, 5))
+    yield from (
+        (condition, x, 0),
+        (condition, x),
+        (x, indices),
+        (x, indices, 1),
+        (x, (2, 2)),
+        ("ij,jk->ik", x, x),
+    )
+    yield from (
+        (0, s, 3),
+        ((2, 2), s),
+        (x, 0, plain),
+        ([condition], [x]),
+        (lambda a: a * 2, 0, x),
+        (x, [1.0]),
+    )
+    yield from ((plain, condition, v), (plain, 0, s), (plain, indices, x, 1))
+    three = np.arange(3.0)
+    yield from (
+        (three * s, three),
+        (x @ np.swapaxes(x, 0, 1),),
+        (v, np.array([0.0, 1.0]), v),
+        (x, np.float32),
+    )
+    yield from (
+        (three, three * s, 1),
+        (np.arange(2), v),
+        (x, np.ones((2, 2), bool)),
+        ([1, 2], x, 0),
+        (x > 0, condition),
+    )
+
+
+def _arrays(result):
+    if isinstance(result, (tuple, list)):
+        for part in result:
+            yield from _arrays(part)
+    else:
+        yield result
+
+
+@pytest.mark.parametrize("function", list(_functions()))
+def test_numpy_works_on_tensors_or_raises_type_error(function):
+    """Where NumPy accepts plain arrays, Tensors work or raise TypeError; no history is lost in silence."""
+    constant = function in CONSTANT or function.__name__ in _DESCRIBING
+    tried = 0
+    for number in range(len(list(_attempts(X)))):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            attempt = lambda x: function(*list(_attempts(x))[number])  # noqa: E731
+            try:
+                expected, elsewhere = attempt(X.copy()), attempt(X + 0.37)
+            except Exception:  # not a call that NumPy knows
+                continue
+            tried += 1
+            values, found = X.copy(), []
+            try:
+                grad(lambda x: found.append(attempt(x)) or np.sum(x))(values)
+            except TypeError as error:
+                assert len(str(error)) > 20
+            except AttributeError as error:
+                assert "'Tensor' object has no attribute" in str(error)
+        np.testing.assert_array_equal(values, X, err_msg=f"attempt {number} wrote into a Tensor")
+        for part, right, other in zip(_arrays(found), _arrays([expected]), _arrays([elsewhere]), strict=False):
+            value = part.value if type(part) is Tensor else part
+            if type(value) is np.ndarray and function is not np.empty_like:
+                assert value.dtype == right.dtype, f"attempt {number}"
+                if value.dtype.kind in "biuf":
+                    np.testing.assert_allclose(value, right, rtol=1e-14, err_msg=f"attempt {number}")
+            if type(part) is not Tensor and not constant and getattr(right, "dtype", np.array(right).dtype).kind == "f":
+                lost = f"attempt {number} lost its history"
+                np.testing.assert_array_equal(right, other, err_msg=lost)  # it depends on x
+    assert tried or function.__name__ in _NO_FLOATS

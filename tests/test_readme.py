@@ -1,0 +1,22 @@
+"""What the README states about the techniques is what the source holds."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_technique_is_said_to_work_exactly_when_its_module_and_its_tests_are_there():
+    rows = re.findall(r"^\| (\d\d) \| `(\w+)` \| (yes|not yet) \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert [number for number, _, _ in rows] == [f"{n:02}" for n in range(1, 26)]
+    working = {slug for _, slug, state in rows if state == "yes"}
+    modules = {path.stem for path in (ROOT / "src/bertcraft/techniques").glob("[a-z]*.py")}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/techniques").glob("test_*.py")}
+    assert working == modules == tests
+
+
+def test_the_two_commands_are_printed_as_they_are_meant_to_be_run():
+    blocks = re.findall(r"^```\n(.+?)\n```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+    assert "pip install -e . && bertcraft run 01" in blocks
+    assert "pip install -r requirements/test.txt && pytest" in blocks
+    assert re.search(r"^pytest$", (ROOT / ".ci/run").read_text("utf-8"), re.M)
