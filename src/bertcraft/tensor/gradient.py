@@ -115,7 +115,7 @@ def _backpropagate(root: Node, seed, leaves: list[Node], record: bool) -> list:
 
 def _track(name: str, leaf, level: int) -> Tensor:
     """A parameter as the leaf of a graph, joined to its history when it comes from an outer computation."""
-    tensor = leaf if type(leaf) is Tensor else Tensor(leaf if is_jax(leaf) else np.asarray(leaf))
+    tensor = leaf if type(leaf) is Tensor else Tensor(leaf if is_jax(leaf) else np.asanyarray(leaf))
     if not _is_float(tensor.dtype):
         got = f"{tensor.dtype} at {name}" if name else str(tensor.dtype)
         raise TypeError(f"gradients are taken with respect to floating-point arrays, got {got}")

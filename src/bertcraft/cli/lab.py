@@ -1,0 +1,102 @@
+"""``bertcraft run`` and ``bertcraft results``: what the lab measures and has measured."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertcraft.errors import InputError
+
+TECHNIQUE = typer.Argument(metavar="TECHNIQUE", help="Its number (01) or its name (roberta_optimizations).")
+
+
+def run(
+    technique: Annotated[str, TECHNIQUE],
+    quick: Annotated[bool, typer.Option("--quick", help="A still shorter run, of some 20 seconds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The whole experiment: every arm, every seed, stored.")] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for all that is written (default: runs/..., with --full results/)."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --full: how many seeds (default: the experiment's).")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="With --full: runs at a time, in processes.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="With --full: a Dask scheduler, tcp://host:port.")
+    ] = None,
+) -> None:
+    """Try a technique against its baseline on real text.
+
+    Fetches the text on first use, trains one seed of each arm in about a
+    minute, and prints what each learnt. Writes plots and figures. Stopped by
+    Ctrl-C, the same command goes on where it was.
+
+    --full runs every arm, its controls included, at several seeds, and stores
+    each run in results/ as it finishes; it may take an hour or more and can
+    be stopped and started at will.
+
+    [bold]Examples[/]
+
+      bertcraft run 01 --quick
+      bertcraft run roberta_optimizations --seed 1 --out my_run
+      bertcraft run 06 --full --jobs 2
+    """
+    from bertcraft.lab import show
+    from bertcraft.lab.experiments import experiment
+
+    chosen = experiment(technique)
+    if not full:
+        for option, value in (("--seeds", seeds), ("--scheduler", scheduler), ("--jobs", None if jobs == 1 else jobs)):
+            if value is not None:
+                raise InputError(f"{option} belongs to the whole experiment: add --full")
+        show.run_one(chosen, quick=quick, seed=seed, out=out, threads=threads)
+        return
+    if quick:
+        raise InputError("--full is the whole experiment and --quick a short one: choose one of them")
+    command = shlex.join(["bertcraft", *sys.argv[1:]])
+    show.run_full(chosen, command=command, seeds=seeds, jobs=jobs, scheduler=scheduler, folder=out)
+
+
+def results(
+    technique: Annotated[str | None, TECHNIQUE] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say which results are stale; exit status 1 if any is.")
+    ] = False,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the technique's plots into this folder.")
+    ] = None,
+) -> None:
+    """Print what has been measured: claim, paper, effect, verdict.
+
+    Without a technique: the ledger of all. With one: every arm, comparison,
+    control and limit of its experiment.
+
+    [bold]Examples[/]
+
+      bertcraft results
+      bertcraft results 06 --plots plots/
+      bertcraft results --check
+    """
+    from bertcraft.lab import show
+    from bertcraft.lab.experiments import everything, experiment
+
+    if plots and not technique:
+        raise InputError("--plots draws the plots of one technique: name it")
+    chosen = [experiment(technique)] if technique else everything()
+    if check:
+        if show.check(chosen):
+            raise typer.Exit(1)
+    elif technique:
+        show.results_of(chosen[0], plots)
+    else:
+        show.ledger(chosen)

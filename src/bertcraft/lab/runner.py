@@ -1,0 +1,164 @@
+"""Running an experiment: one seed to look at, or every arm at every seed, in processes, stored as each run finishes."""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from bertcraft.bench.machine import peak_memory
+from bertcraft.errors import InputError
+from bertcraft.lab import fingerprint
+from bertcraft.lab.experiment import Arm, Context, Experiment
+from bertcraft.lab.results import Results, environment
+
+Told = Callable[[str, int, float, str], None]  # arm, seed, share done (0 to 1), text
+
+_PROGRESS = "progress.json"
+
+
+def run_arm(experiment: Experiment, arm: Arm, seed: int, context: Context) -> dict:
+    """One run: "figures", "seconds" and "peak_mb" (of the process, so a bound where it ran others before).
+
+    Raises InputError when the figures are not those that the experiment declares.
+    """
+    from bertcraft.tensor.parallel import one_blas_thread
+
+    start = time.perf_counter()
+    with one_blas_thread():  # a matrix product may round differently on several
+        figures = experiment.run(arm, seed, context)
+    figures = json.loads(json.dumps(figures, allow_nan=False))
+    if not any(metric in figures for metric in experiment.metrics):
+        raise InputError(f"{experiment.slug}/{arm.name} returned {sorted(figures)}: none of the metrics it declares")
+    seconds = time.perf_counter() - start
+    return {"figures": figures, "seconds": round(seconds, 1), "peak_mb": round(peak_memory())}
+
+
+def run_all(
+    results: Results,
+    *,
+    command: str,
+    jobs: int = 1,
+    seeds: int | None = None,
+    scheduler: str | None = None,
+    scratch: Path = Path("runs"),
+    told: Told = lambda *_: None,
+    stored: Callable[[str, int, dict], None] = lambda *_: None,
+) -> int:
+    """Run what the full experiment still lacks and store each run as it finishes; returns how many were run.
+
+    ``jobs`` processes at a time on this machine, or on the workers of a Dask ``scheduler`` ("tcp://host:port"). States to
+    resume from are kept in ``scratch``. ``told`` is called about once a second while runs are under way; ``stored`` after
+    each. Killed at any moment, the same call goes on: no run that was stored is run again. Results do not depend on jobs.
+    """
+    from joblib import Parallel, delayed
+
+    experiment = results.experiment
+    module = experiment.run.__module__  # where a worker finds it
+    todo = results.missing(seeds or experiment.seeds)
+    if not todo:
+        return 0
+    here = environment(command)
+    folder = Path(scratch).absolute() / "full" / experiment.name
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(folder, told, finished), daemon=True)
+    watcher.start()
+    try:
+        with _backend(scheduler, jobs) as options:
+            work = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", **options)
+            calls = (delayed(_in_worker)(module, arm.name, seed, str(folder), bool(scheduler)) for arm, seed in todo)
+            for arm_name, seed, measured in work(calls):
+                results.add(experiment.arm(arm_name), seed, measured, here)
+                shutil.rmtree(_run_folder(folder, arm_name, seed), ignore_errors=True)
+                stored(arm_name, seed, measured)
+    finally:
+        finished.set()
+        watcher.join()
+    shutil.rmtree(folder, ignore_errors=True)
+    return len(todo)
+
+
+def _backend(scheduler: str | None, jobs: int) -> AbstractContextManager[dict]:
+    """A context that gives joblib's options: processes of this machine, or a Dask cluster."""
+
+    @contextmanager
+    def local() -> Iterator[dict]:
+        yield {"n_jobs": jobs, "backend": "loky"}
+
+    @contextmanager
+    def cluster() -> Iterator[dict]:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise InputError("--scheduler needs Dask: pip install distributed") from None
+        from joblib import parallel_config
+
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise InputError(f"no Dask scheduler answers at {scheduler}: {error}") from None
+        with client, parallel_config(backend="dask", wait_for_workers_timeout=30):
+            yield {"n_jobs": -1}
+
+    return cluster() if scheduler else local()
+
+
+def _run_folder(folder: Path, arm: str, seed: int) -> Path:
+    """Where a run keeps its state; the digest keeps apart runs of different code (see ``_in_worker``)."""
+    return folder / f"{arm}_seed{seed}"
+
+
+def _in_worker(module: str, arm_name: str, seed: int, folder: str, remote: bool) -> tuple[str, int, dict]:
+    """One run in a process of its own."""
+    if not remote:
+        _end_with_parent()
+    experiment: Experiment = importlib.import_module(module).EXPERIMENT
+    arm = experiment.arm(arm_name)
+    own = _run_folder(Path(folder), arm_name, seed)
+    version = hashlib.sha256(json.dumps([fingerprint.of(experiment), arm.settings]).encode()).hexdigest()
+    if own.exists() and not (own / version).exists():  # the state of other code
+        shutil.rmtree(own)
+    (own / version).mkdir(parents=True, exist_ok=True)
+    last = 0.0
+
+    def report(done: float, total: float, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            line = {"arm": arm_name, "seed": seed, "share": done / max(total, 1e-9), "text": text}
+            temporary = own / f"{_PROGRESS}-new"
+            temporary.write_text(json.dumps(line), encoding="utf-8")
+            os.replace(temporary, own / _PROGRESS)
+
+    return arm_name, seed, run_arm(experiment, arm, seed, Context(folder=own / version, report=report))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has been killed: its result could go nowhere, and its state would be
+    written by two."""
+    if getattr(_end_with_parent, "watching", False):
+        return
+    _end_with_parent.watching, parent = True, os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch(folder: Path, told: Told, finished: threading.Event) -> None:
+    """Tell what the runs under way last reported, once a second."""
+    while not finished.wait(1):
+        for path in sorted(folder.glob(f"*/{_PROGRESS}")):
+            try:
+                line = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            told(line["arm"], line["seed"], line["share"], line["text"])
