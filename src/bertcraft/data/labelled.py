@@ -1,0 +1,203 @@
+"""From a user's table to labelled texts, and to repeated splits that share no text."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bertcraft.data.tables import Malformed, Table, Unusable, counted, listed, shortened
+from bertcraft.data.text import signature
+from bertcraft.errors import DataError
+
+TEXT_NAMES = frozenset(
+    "text texts review reviews sentence sentences content message messages body utterance comment comments question query "
+    "tweet post document description review_text".split()
+)
+LABEL_NAMES = frozenset(
+    "label labels class classes category categories target sentiment intent topic rating ratings star stars y".split()
+)
+MOST_ROWS = 50_000  # more than an encoder reads in the time that a comparison takes
+LONGEST_TEXT = 10_000  # characters: several times what an encoder can read
+FEWEST = 5  # different texts of a class: it must be in training, development and test data
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with classes. ``numbers`` are int64 indices into ``labels``; ``groups`` say which texts are the same but for case
+    and punctuation. ``notes`` are for the user: what was left out or noticed, counted."""
+
+    texts: list[str]
+    labels: list[str]
+    numbers: np.ndarray
+    groups: np.ndarray
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class Split(NamedTuple):
+    """Row numbers, int64, disjoint, in ascending order."""
+
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+
+
+def choose_columns(table: Table, text: str | None, label: str | None) -> tuple[str, str, list[str]]:
+    """The columns of texts and of labels, and notes on those that were not named but obvious.
+
+    Raises DataError when the table has no such column, when both are one, or when the choice is not obvious.
+    """
+    chosen = {"--text": text and table.column(text), "--label": label and table.column(label)}
+    if text is not None and text == label:
+        raise DataError(f"{table.path}: --text and --label both name {text!r}; the columns are {listed(table.columns)}")
+    likely = {"--text": TEXT_NAMES, "--label": LABEL_NAMES}
+    missing = [option for option, name in chosen.items() if name is None]
+    for option in missing:
+        chosen[option] = _only(c for c in table.columns if c.casefold() in likely[option] and c not in chosen.values())
+    if len(table.columns) == 2:  # what is not the one is the other
+        for option, other in (("--text", "--label"), ("--label", "--text")):
+            if chosen[option] is None and chosen[other] is not None:
+                chosen[option] = _only(c for c in table.columns if c != chosen[other])
+    if unknown := [option for option, name in chosen.items() if name is None]:
+        raise DataError(
+            f"{table.path}: which column holds the {unknown[0][2:]}s? Name it with {unknown[0]}; "
+            f"the columns are {listed(table.columns)}"
+        )
+    notes = [f"{option} was not given: taken for the {option[2:]}s, {table.column(chosen[option])!r}" for option in missing]
+    return chosen["--text"], chosen["--label"], notes
+
+
+def choose_text(table: Table, text: str | None) -> tuple[str, list[str]]:
+    """The column of texts alone, as choose_columns does it."""
+    if text is not None:
+        return table.column(text), []
+    names = [c for c in table.columns if c.casefold() in TEXT_NAMES] if len(table.columns) > 1 else table.columns
+    if (name := _only(names)) is None:
+        columns = listed(table.columns)
+        raise DataError(f"{table.path}: which column holds the texts? Name it with --text; the columns are {columns}")
+    return name, [f"--text was not given: taken for the texts, {name!r}"] if len(table.columns) > 1 else []
+
+
+def _only(names: Iterable[str]) -> str | None:
+    names = list(names)
+    return names[0] if len(names) == 1 else None
+
+
+def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) -> Labelled:
+    """The texts and classes of a table: at most ``most`` rows of it, taken at random, the same ones each time.
+
+    Left out and counted: rows that are malformed or lack a text or a label, classes with fewer than FEWEST different texts.
+    Raises DataError when fewer than two classes are left.
+    """
+    taken = np.ones(table.count, bool)
+    if table.count > most:
+        taken[:] = False
+        taken[np.random.default_rng(0).choice(table.count, most, replace=False)] = True
+    texts, names, unusable, counts = [], [], Unusable(), Counter()
+    for row in (row for row, wanted in zip(table.rows(text, label), taken, strict=True) if wanted):
+        if isinstance(row, Malformed):
+            unusable.add(row)
+            continue
+        own, name = row[0].strip(), " ".join(row[1].split())
+        if not own or not name:
+            counts["text" if not own else "label"] += 1
+            continue
+        counts["long"] += len(own) > LONGEST_TEXT
+        texts.append(own[:LONGEST_TEXT])
+        names.append(name)
+    notes = []
+    if table.count > most:
+        notes.append(f"{table.count:,} rows: {most:,} of them, taken at random, are used")
+    notes += [f"left out: {note}" for note in unusable.notes()]
+    notes += [f"left out: {counted(counts[part], 'row')} without a {part}" for part in ("text", "label") if counts[part]]
+    if counts["long"]:
+        notes.append(f"{counted(counts['long'], 'text')} cut to {LONGEST_TEXT:,} characters")
+    return _classes(table, label, texts, names, notes)
+
+
+def _classes(table: Table, label: str, texts: list[str], names: list[str], notes: list[str]) -> Labelled:
+    """Groups of equal texts, and the classes that have enough of them."""
+    where = f"{table.path}: the column {label!r}"
+    marks = [signature(text) or text for text in texts]
+    different, owner = {name: set() for name in names}, {}
+    for mark, name in zip(marks, names, strict=True):
+        if owner.setdefault(mark, name) == name:  # a text counts for one class, as in split
+            different[name].add(mark)
+    small = {name: len(group) for name, group in different.items() if len(group) < FEWEST}
+    if len(different) < 2:
+        got = f"only the value {next(iter(different))!r}" if different else "no value beside a text"
+        raise DataError(f"{where} has {got}; expected at least two classes")
+    if len(different) - len(small) < 2:
+        raise DataError(
+            f"{where} has {counted(len(different), 'value')} in {counted(len(texts), 'row')} with a text, and fewer than two of "
+            f"them with {FEWEST} different texts; expected at least two such classes. Is it the column of the labels? "
+            f"The columns are {listed(table.columns)}"
+        )
+    if small:
+        kept = [i for i, name in enumerate(names) if name not in small]
+        shown = ", ".join(f"{shortened(name, 30)!r} ({number})" for name, number in sorted(small.items())[:5])
+        more = f" and {len(small) - 5:,} more" if len(small) > 5 else ""
+        notes.append(
+            f"left out: {counted(len(small), 'class', 'classes')} with fewer than {FEWEST} different texts, "
+            f"{counted(len(texts) - len(kept), 'row')}: {shown}{more}"
+        )
+        texts, names, marks = ([each[i] for i in kept] for each in (texts, names, marks))
+    labels = _in_order(set(names))
+    alike = Counter(map(_value, labels))
+    if twins := [name for name in labels if alike[_value(name)] > 1]:
+        notes.append(f"classes that differ only in how they are written are kept apart: {listed(twins, 6)}")
+    number, place = {name: i for i, name in enumerate(labels)}, {}
+    groups = np.array([place.setdefault(mark, len(place)) for mark in marks], np.int64)
+    numbers = np.array([number[name] for name in names], np.int64)
+    return Labelled(texts, labels, numbers, groups, notes + _repeats(groups, numbers))
+
+
+def _value(name: str) -> float | str:
+    """What two labels have in common that differ only in capitals, or in the zeros of a number."""
+    try:
+        return float(name)
+    except ValueError:
+        return name.casefold()
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """By value where all are numbers, else by alphabet."""
+    values = {name: _value(name) for name in sorted(names)}
+    numeric = all(isinstance(value, float) for value in values.values())
+    return sorted(values, key=values.get) if numeric else list(values)
+
+
+def _repeats(groups: np.ndarray, numbers: np.ndarray) -> list[str]:
+    """Notes on texts that stand there more than once."""
+    sizes = np.bincount(groups)
+    repeated = sizes[sizes > 1]
+    if not len(repeated):
+        return []
+    pairs = np.unique(np.stack([groups, numbers], axis=1), axis=0)[:, 0]
+    contradictory = np.flatnonzero(np.bincount(pairs) > 1)
+    notes = [
+        f"{counted(len(repeated), 'text stands', 'texts stand')} there more than once ({repeated.sum():,} rows): each is kept on "
+        "one side of every split"
+    ]
+    if len(contradictory):
+        rows = int(sizes[contradictory].sum())
+        notes.append(f"{len(contradictory):,} of them with different labels ({rows:,} rows): nothing can get all of those right")
+    return notes
+
+
+def split(data: Labelled, seed: int, test: float = 0.2, dev: float = 0.1) -> Split:
+    """A random split that gives each class its share, at least one text, on every side; equal texts stay together."""
+    rng = np.random.default_rng((seed, 1))
+    order = np.argsort(data.groups, kind="stable")
+    first = order[np.unique(data.groups[order], return_index=True)[1]]  # a group's class is that of its first row
+    side = np.zeros(len(first), np.int8)
+    for number in range(len(data.labels)):
+        own = rng.permutation(np.flatnonzero(data.numbers[first] == number))
+        tests, devs = (max(1, round(share * len(own))) for share in (test, dev))
+        side[own[:tests]], side[own[tests : tests + devs]] = 2, 1
+    sides = side[data.groups]
+    return Split(*(np.flatnonzero(sides == place) for place in range(3)))

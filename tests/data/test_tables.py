@@ -1,0 +1,452 @@
+"""Every way a user's file can be wrong ends in a message that names the place, or in a counted note."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertcraft.data import labelled, task
+from bertcraft.data.labelled import choose_columns, choose_text, read_labelled, split
+from bertcraft.data.tables import LONGEST, Malformed, read_table
+from bertcraft.data.text import signature
+from bertcraft.errors import DataError
+
+GOOD = "text,label\ngood film,pos\nbad film,neg\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: str | bytes, name: str = "reviews.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def rows(path, *names):
+    return list(read_table(path).rows(*names))
+
+
+def refused(path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+# ---- what is read
+
+
+TABLE = pl.DataFrame({
+    "id": [1, 2, 3, 4],
+    "text": ["plain", 'with "quotes", a comma\tand a tab', "two\nlines", "Zürich 東京 👍"],
+    "stars": [5.0, 4.0, 1.5, None],
+    "good": [True, True, False, None],
+})  # fmt: skip
+EXPECTED = [
+    ("plain", "5", "true"), ('with "quotes", a comma\tand a tab', "4", "true"), ("two\nlines", "1.5", "false"),
+    ("Zürich 東京 👍", "", ""),
+]  # fmt: skip
+
+
+def test_all_four_formats_hold_the_same_table(tmp_path):
+    TABLE.write_ndjson(tmp_path / "t.jsonl")
+    TABLE.write_parquet(tmp_path / "t.parquet")
+    TABLE.write_csv(tmp_path / "t.csv")
+    TABLE.write_csv(tmp_path / "t.tsv", separator="\t")
+    for name in ("t.jsonl", "t.parquet", "t.csv", "t.tsv"):
+        table = read_table(tmp_path / name)
+        assert (table.columns, table.count, table.notes) == (["id", "text", "stars", "good"], 4, [])
+        got = list(table.rows("text", "stars", "good"))
+        if name in ("t.csv", "t.tsv"):  # there a number is what is written
+            got = [(text, stars.removesuffix(".0"), good) for text, stars, good in got]
+        assert got == EXPECTED
+        assert [row[0] for row in table.rows("id")] == ["1", "2", "3", "4"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), min_size=1, max_size=6))
+def test_whatever_csv_and_json_can_write_is_read_back(tmp_path_factory, texts):
+    import csv
+
+    folder = tmp_path_factory.mktemp("any")
+    with open(folder / "t.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerows([["text", "n"], *([text, i] for i, text in enumerate(texts))])
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert [text for (text,) in rows(folder / "t.csv", "text")] == texts
+    assert [text for (text,) in rows(folder / "t.jsonl", "text")] == texts
+
+
+@pytest.mark.parametrize("separator, name", [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_separator_is_found_and_said(write, separator, name):
+    table = read_table(write(f"text{separator}label\na, b{separator}pos\n"))
+    assert table.notes == [f"columns are separated by {name}"]
+    assert list(table.rows("text", "label")) == [("a, b", "pos")]
+
+
+def test_line_ends_of_all_systems_and_blank_lines(write):
+    for end in ("\n", "\r\n", "\r"):
+        assert rows(write(GOOD.replace("\n", end)), "label") == [("pos",), ("neg",)]
+    assert rows(write("\n\ntext,label\na,pos\n\nb,neg"), "text") == [("a",), ("",), ("b",)]
+
+
+def test_an_index_column_without_a_name_gets_one(write):
+    assert read_table(write(",text,label\n0,a,pos\n")).columns == ["column 1", "text", "label"]
+
+
+# ---- encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_encodings_are_found_and_said(write, encoding, name):
+    text = "Crème brûlée, 東京"
+    content = f'text,label\n"{text}",good\n' if name == "t.csv" else json.dumps({"text": text}, ensure_ascii=False) + "\n"
+    path = write((content if name == "t.csv" else content * 3).encode(encoding), name)
+    assert rows(path, "text")[0] == (text,)
+    assert read_table(path).notes == [f"encoding: {encoding}"]
+
+
+def test_windows_1252_is_read_as_such_and_said(write):
+    path = write("text,label\nplain,a\ncafé – “naïve” €5,b\n".encode("cp1252"))
+    assert rows(path, "text") == [("plain",), ("café – “naïve” €5",)]
+    (note,) = read_table(path).notes
+    assert note.startswith("1 line is not UTF-8 (the first: line 3), read as Windows-1252")
+
+
+def test_latin_1_bytes_that_windows_lacks_are_kept(write):
+    assert rows(write(b"text,label\nx\x81\xe9y,a\n"), "text") == [("x\x81éy",)]
+
+
+def test_a_file_that_mixes_encodings_loses_nothing_and_names_the_lines(write):
+    path = write("text,label\ncafé,a\n".encode() + "thé,b\n".encode("cp1252") + "maté,a\n".encode())
+    assert rows(path, "text") == [("café",), ("thé",), ("maté",)]
+    mixed = "the file mixes encodings: 1 line is not UTF-8 (the first: line 3), read as Windows-1252; "
+    assert read_table(path).notes == [mixed + "2 others are (the first: line 2)"]
+
+
+def test_a_file_cut_inside_a_character(write):
+    assert "line 3 is not UTF-16" in refused(write(GOOD.encode("utf-16")[:-1]))
+
+
+# ---- files that are refused
+
+
+def test_no_file_a_folder_a_pipe_an_unknown_name(tmp_path, write):
+    assert refused(tmp_path / "none.csv").startswith("FILE: there is no such file")
+    assert refused(tmp_path).startswith("FILE: is a folder")
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert refused(tmp_path / "pipe.csv").startswith("FILE: is not a file")
+    assert "ends in '.xlsx', expected one of .csv, .tsv" in refused(write(GOOD, "t.xlsx"))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file(write, name, content):
+    assert "the file is empty" in refused(write(content, name))
+
+
+def test_a_header_without_rows(write):
+    assert "no row below the names of the columns 'text', 'label'" in refused(write("text,label\n"))
+
+
+def test_other_formats_are_told_by_their_first_bytes(write, tmp_path):
+    workbook = io.BytesIO()
+    with zipfile.ZipFile(workbook, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<x/>")
+    assert "Excel workbook" in refused(write(workbook.getvalue()))
+    assert "gzip" in refused(write(gzip.compress(GOOD.encode())))
+    TABLE.write_parquet(tmp_path / "t.csv")
+    assert "name it .parquet" in refused(tmp_path / "t.csv")
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch UNPICKLED",)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+def test_a_pickle_is_refused_and_not_run(write, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    refused(write(pickle.dumps(Bomb()) * 3, name))
+    assert not (tmp_path / "UNPICKLED").exists()
+
+
+def test_nul_bytes_name_the_line(write):
+    assert "line 3 holds a NUL byte" in refused(write(GOOD.replace("bad", "b\0d")))
+    assert "line 2 holds a NUL byte" in refused(write('{"text": "a"}\n{"text": "b\0"}\n', "t.jsonl"))
+
+
+@pytest.mark.parametrize("rest", ["", 'c,neg\n"d, e",pos\n', 'c,neg\n"",pos\nd,neg\n"x",y\n'])
+def test_a_quote_left_open_names_the_line_where_it_opens(write, rest):
+    message = refused(write('text,label\n"fine, this one",pos\n"two\nlines",neg\n"left open,pos\nb,neg\n' + rest))
+    assert "line 5: a quote is opened and not closed" in message
+
+
+def test_a_quote_inside_a_quoted_text_names_its_line(write):
+    assert "line 3: a quote stands inside" in refused(write('text,label\na,b\n"He said "hi" to me",pos\n'))
+
+
+def test_backslashes_before_quotes_are_understood_where_all_then_fits(write):
+    table = read_table(write('text,label\nab,c\n"He said \\"hi, you\\"",pos\n'))
+    assert list(table.rows("text", "label")) == [("ab", "c"), ('He said "hi, you"', "pos")]
+    assert "a backslash is taken to stand before quotes" in table.notes[0] and "line 3" in table.notes[0]
+
+
+def test_quotes_of_a_tsv_without_quoting_are_ordinary_characters(write):
+    table = read_table(write('text\tlabel\n"Oh, he said\tpos\nb\tneg\n', "t.tsv"))
+    assert list(table.rows("text")) == [('"Oh, he said',), ("b",)]
+    assert "quotes are taken as ordinary characters" in table.notes[0] and "line 2" in table.notes[0]
+
+
+def test_a_quote_left_open_in_a_tsv_with_quoting(write):
+    content = '"text"\t"label"\n"a\tb"\t"pos"\n"c\t"neg"\n'
+    assert "line 3: a quote" in refused(write(content, "t.tsv"))
+
+
+def test_a_quote_left_open_in_a_large_file_is_found_early(write):
+    path = write('text,label\n"open,pos\n' + "a very ordinary line,neg\n" * (LONGEST // 20))
+    assert "line 2: a quote is opened" in refused(path)
+
+
+def test_a_line_without_end(write):
+    assert "line 2 is longer than" in refused(write("text,label\n" + "x" * (LONGEST + 1)))
+
+
+def test_rows_with_too_many_or_too_few_fields_are_counted(write):
+    path = write("text,label\na,pos\nb, well,neg\nc\nd,neg,,\ne,pos\nf,neg\n")
+    table = read_table(path)
+    assert [type(row) for row in table.rows("text")].count(Malformed) == 2
+    assert list(table.rows("text", "label"))[3] == ("d", "neg")
+    message = refused(write("text,label\nb, well,neg\nc, oh,pos\nd,neg\n"))
+    assert "2 rows cannot be used (the first: line 2, 3 fields where the first line names 2 columns) of 3" in message
+
+
+@pytest.mark.parametrize("bad", ['{"text": "a"', "[1]", "12", "nonsense", "[" * 100_000, '{"n": ' + "1" * 5000 + "}"])
+def test_a_line_of_jsonl_that_is_no_object(write, bad):
+    path = write('{"text": "a", "label": 1}\n' + bad + '\n\n{"text": "b", "label": 2}\n', "t.jsonl")
+    got = rows(path, "text", "label")
+    assert got[0] == ("a", "1") and got[2:] == [("", ""), ("b", "2")]
+    assert isinstance(got[1], Malformed) and got[1].where == "line 2"
+    assert "the first: line 1" in refused(write(bad + "\n", "u.jsonl"))
+
+
+def test_a_list_in_jsonl_and_half_a_character(write):
+    path = write('{"text": ["a"]}\n{"text": "\\ud83d"}\n{"text": {"a": 1}}\n', "t.jsonl")
+    first, second, third = rows(path, "text")
+    assert first == Malformed("line 1", "a list where a text or a label is expected")
+    assert second == ("\ufffd",) and isinstance(third, Malformed)
+
+
+def test_keys_that_the_first_object_lacks_are_columns_too(write):
+    assert read_table(write('{"text": "a"}\n{"label": 1, "text": "b"}\n', "t.jsonl")).columns == ["text", "label"]
+
+
+def test_parquet_that_is_none_or_is_cut_or_damaged(write, tmp_path):
+    assert "is no Parquet file" in refused(write(GOOD, "t.parquet"))
+    TABLE.write_parquet(tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    assert "is cut off" in refused(write(whole[:-20], "t.parquet"))
+    assert "cannot be read" in refused(write(b"PAR1" + b"\xff" * 500 + b"PAR1", "t.parquet"))
+    damaged = read_table(write(whole[:4] + b"\xee" * 300 + whole[304:], "t.parquet"))
+    with pytest.raises(DataError, match="cannot be read"):
+        list(damaged.rows("text"))
+
+
+def test_parquet_of_categories_bytes_and_lists(tmp_path):
+    pl.DataFrame({
+        "text": [b"caf\xc3\xa9", b"th\xe9"], "label": pl.Series(["a", "b"], dtype=pl.Categorical), "list": [[1], [2]],
+    }).write_parquet(tmp_path / "t[1].parquet")  # fmt: skip
+    assert rows(tmp_path / "t[1].parquet", "text", "label") == [("café", "a"), ("thé", "b")]
+    assert all(isinstance(row, Malformed) for row in rows(tmp_path / "t[1].parquet", "list"))
+
+
+# ---- columns
+
+
+def test_a_wrong_column_lists_all_and_suggests_the_nearest(write):
+    table = read_table(write("Review,stars\na,1\n"))
+    with pytest.raises(DataError, match=r"no column 'review'; its columns are 'Review', 'stars'; did you mean 'Review'\?"):
+        table.rows("review")
+    with pytest.raises(DataError, match="did you mean 'stars'"):
+        choose_columns(table, "Review", "star")
+    with pytest.raises(DataError, match="'stars'$"):
+        table.column("zzz")
+
+
+def test_two_columns_of_one_name(write):
+    table = read_table(write("text,text,label\na,b,1\n"))
+    with pytest.raises(DataError, match="2 columns are called 'text'"):
+        table.rows("text")
+    assert list(table.rows("label")) == [("1",)]
+
+
+@pytest.mark.parametrize(
+    "header, text, label, expected",
+    [
+        ("text,label", None, None, ("text", "label")),
+        ("id,Review,Stars", None, None, ("Review", "Stars")),
+        ("a,b", "b", None, ("b", "a")),
+        ("verdict,review", None, None, ("review", "verdict")),
+        ("a,b,label", "b", None, ("b", "label")),
+    ],
+)
+def test_obvious_columns_are_guessed_and_said(write, header, text, label, expected):
+    *chosen, notes = choose_columns(read_table(write(header + "\n1,2,3\n"[: 2 * header.count(",") + 3])), text, label)
+    assert tuple(chosen) == expected
+    assert len(notes) == [text, label].count(None) and all("was not given: taken for" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "header, text, label, missing",
+    [
+        ("a,b", None, None, "--text"),
+        ("text,review,label", None, None, "--text"),
+        ("text,label,class", None, None, "--label"),
+        ("a,b,c", "a", None, "--label"),
+    ],
+)
+def test_columns_that_are_not_obvious_are_asked_for(write, header, text, label, missing):
+    table = read_table(write(header + "\n" + header + "\n"))
+    with pytest.raises(DataError, match=f"Name it with {missing}; the columns are '{header.split(',')[0]}'"):
+        choose_columns(table, text, label)
+
+
+def test_text_and_label_in_one_column(write):
+    with pytest.raises(DataError, match="both name 'text'"):
+        choose_columns(read_table(write(GOOD)), "text", "text")
+
+
+def test_the_column_to_predict(write):
+    assert choose_text(read_table(write("anything\na\n")), None) == ("anything", [])
+    name, notes = choose_text(read_table(write("id,text\n1,a\n")), None)
+    assert name == "text" and "was not given" in notes[0]
+    with pytest.raises(DataError, match="Name it with --text"):
+        choose_text(read_table(write("id,x\n1,a\n")), None)
+
+
+# ---- labelled texts
+
+
+def labelled_rows(write, pairs, name="t.jsonl", **options):
+    path = write("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs), name)
+    return read_labelled(read_table(path), "text", "label", **options)
+
+
+def pairs(**classes):
+    return [(f"{name} text {word}", name) for name, count in classes.items() for word in map(chr, range(97, 97 + count))]
+
+
+def test_numbers_as_labels_stand_in_order_of_size(write):
+    data = labelled_rows(write, [(f"{n} {word}", n) for n in (10, 9, 1.0) for word in "abcde"])
+    assert data.labels == ["1", "9", "10"]
+    assert [data.labels[number] for number in data.numbers[[0, 5, 10]]] == ["10", "9", "1"]
+
+
+def test_rows_left_out_are_counted(write):
+    rows = pairs(a=6, b=6, c=2, d=1) + [("", "a"), ("  \n", "a"), ("x", ""), ("y", None), (["list"], "a")]
+    data = labelled_rows(write, rows)
+    assert len(data) == 12 and data.labels == ["a", "b"]
+    assert data.notes == [
+        "left out: 1 row cannot be used (the first: line 20, a list where a text or a label is expected)",
+        "left out: 2 rows without a text",
+        "left out: 2 rows without a label",
+        "left out: 2 classes with fewer than 5 different texts, 3 rows: 'c' (2), 'd' (1)",
+    ]
+
+
+def test_one_class_no_class_and_a_column_of_numbers(write):
+    with pytest.raises(DataError, match="only the value 'a'; expected at least two classes"):
+        labelled_rows(write, pairs(a=9))
+    with pytest.raises(DataError, match="no value beside a text"):
+        labelled_rows(write, [("a", None)])
+    with pytest.raises(DataError, match=r"has 50 values in 50 rows .* Is it the column of the labels\?"):
+        labelled_rows(write, [(f"text {n}", n / 7) for n in range(50)])
+
+
+def test_repeated_texts_and_contradictions_are_counted_and_kept(write):
+    data = labelled_rows(write, pairs(a=6, b=6) + [("A text a!", "a"), ("a TEXT, a", "b"), ("b text b", "b")])
+    assert len(data) == 15
+    assert data.notes == [
+        "2 texts stand there more than once (5 rows): each is kept on one side of every split",
+        "1 of them with different labels (3 rows): nothing can get all of those right",
+    ]
+
+
+def test_classes_that_differ_in_capitals_only_are_kept_apart_and_said(write):
+    data = labelled_rows(write, pairs(Pos=5) + [(f"another {text}", label) for text, label in pairs(pos=5)])
+    assert data.labels == ["Pos", "pos"] and data.notes[0].startswith("classes that differ only in how they are written")
+
+
+def test_a_large_table_is_sampled_the_same_way_each_time(write, monkeypatch):
+    monkeypatch.setattr(labelled, "LONGEST_TEXT", 9)
+    rows = [(text + " and more", label) for text, label in pairs(a=26, b=26) * 4]
+    first, second = (labelled_rows(write, rows, most=60) for _ in range(2))
+    assert len(first) == 60 and first.texts == second.texts and max(map(len, first.texts)) == 9
+    assert first.notes[:2] == ["208 rows: 60 of them, taken at random, are used", "60 texts cut to 9 characters"]
+
+
+# ---- splits
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(5, 30), min_size=2, max_size=5), st.integers(0, 100), st.integers(1, 4))
+def test_splits_are_disjoint_stratified_and_share_no_text(sizes, seed, copies):
+    texts = [f"text {c} {i}" for c, size in enumerate(sizes) for i in range(size)] * copies
+    numbers = np.array([c for c, size in enumerate(sizes) for _ in range(size)] * copies)
+    groups = np.tile(np.arange(sum(sizes)), copies)
+    data = labelled.Labelled(texts, [str(c) for c in range(len(sizes))], numbers, groups, [])
+    parts = split(data, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(texts)))
+    marks = [{signature(texts[i]) for i in part} for part in parts]
+    assert not (marks[0] & marks[1] or marks[0] & marks[2] or marks[1] & marks[2])
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        got = np.bincount(numbers[part], minlength=len(sizes)) / copies
+        assert (got >= 1).all() and (abs(got - share * np.array(sizes)) <= 1.5).all()
+    again = split(data, seed)
+    assert all((a == b).all() for a, b in zip(parts, again, strict=True))
+
+
+def test_splits_differ_by_seed_and_cover_real_data(write):
+    source = task("banking77").train
+    data = labelled_rows(write, [(text, int(label)) for text, label in zip(source.texts, source.labels, strict=True)])
+    assert len(data.labels) == 77 and len(data) == len(source)
+    first, second = split(data, 0), split(data, 1)
+    assert not np.array_equal(first.test, second.test)
+    assert 0.19 < len(first.test) / len(data) < 0.21 and 0.09 < len(first.dev) / len(data) < 0.11
+
+
+# ---- size
+
+
+def test_a_large_file_is_read_within_little_memory(tmp_path):
+    path = tmp_path / "large.csv"
+    line = "a review of some length, " * 8
+    with open(path, "w") as file:
+        file.write("text,label\n")
+        for i in range(300):
+            file.write("".join(f'"{line}{i} {j}",{j % 3}\n' for j in range(1000)))
+    assert path.stat().st_size > 60e6
+    code = (
+        "import resource, sys\nfrom bertcraft.data.tables import read_table\n"
+        "from bertcraft.data.labelled import read_labelled\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = read_labelled(read_table(sys.argv[1]), 'text', 'label', most=2000)\n"
+        "print(len(data), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    rows, kilobytes = map(int, done.stdout.split())
+    assert rows == 2000 and kilobytes < 15_000
