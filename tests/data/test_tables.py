@@ -213,8 +213,8 @@ def test_quotes_of_a_tsv_without_quoting_are_ordinary_characters(write):
 
 
 def test_a_quote_left_open_in_a_tsv_with_quoting(write):
-    content = '"text"\t"label"\n"a\tb"\t"pos"\n"c\t"neg"\n'
-    assert "line 3: a quote" in refused(write(content, "t.tsv"))
+    assert "line 3: a quote" in refused(write('"text"\t"label"\n"a\tb"\t"pos"\n"c\t"neg"\n', "t.tsv"))
+    assert "line 4: a quote" in refused(write('text\tlabel\n"two\nlines"\tpos\n"c\tneg\nd\tpos\ne\tneg\n', "t.tsv"))
 
 
 def test_a_quote_left_open_in_a_large_file_is_found_early(write):
@@ -302,6 +302,7 @@ def test_two_columns_of_one_name(write):
         ("a,b", "b", None, ("b", "a")),
         ("verdict,review", None, None, ("review", "verdict")),
         ("a,b,label", "b", None, ("b", "label")),
+        ("label,class,c", "label", None, ("label", "class")),
     ],
 )
 def test_obvious_columns_are_guessed_and_said(write, header, text, label, expected):
@@ -408,6 +409,8 @@ def test_splits_are_disjoint_stratified_and_share_no_text(sizes, seed, copies):
     texts = [f"text {c} {i}" for c, size in enumerate(sizes) for i in range(size)] * copies
     numbers = np.array([c for c, size in enumerate(sizes) for _ in range(size)] * copies)
     groups = np.tile(np.arange(sum(sizes)), copies)
+    order = np.random.default_rng(seed).permutation(len(texts))
+    texts, numbers, groups = [texts[i] for i in order], numbers[order], groups[order]
     data = labelled.Labelled(texts, [str(c) for c in range(len(sizes))], numbers, groups, [])
     parts = split(data, seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(texts)))
