@@ -58,6 +58,7 @@ def case(name, seed, dtype, leading, length, width, heads):
         "embedding": [
             ({"w": draw(3, 5, width)}, lambda p: F.embedding(p["w"], ids)),
             ({"w": draw(3, 5, width)}, lambda p: F.embedding(p["w"], ids, padding_id=2)),
+            ({"w": draw(3, 5, 300)}, lambda p: F.embedding(p["w"], ids, padding_id=2)),  # wide rows are added otherwise
         ],
         "attention": [
             ({"q": three, "k": context, "v": draw(7, *context.shape)},
