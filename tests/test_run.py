@@ -13,6 +13,7 @@ import torch
 
 import bertcraft as bc
 from bertcraft import runs
+from bertcraft.lab import pretraining
 
 
 def start(out, *more):
@@ -81,16 +82,14 @@ def test_the_model_opens_in_transformers_with_the_same_logits(run):
     assert len(model.fill("set an [MASK]", top=3)[0]) == 3
 
 
-def test_texts_are_read_evenly_and_only_dynamic_masks_change(monkeypatch):
-    from rich.console import Console
-
+def test_texts_are_read_evenly_and_only_dynamic_masks_change():
     plan = runs.QUICK
-    texts = runs.prepare(plan, Console(quiet=True))
+    texts = pretraining.prepare(plan)
     assert plan.steps * plan.batch / len(texts.train) == 2.0
-    assert runs.Plan().steps * runs.Plan().batch / runs.Plan().texts == 4.0
+    assert runs.PLAN.steps * runs.PLAN.batch / runs.PLAN.texts == 4.0
     per_epoch = len(texts.train) // plan.batch
     for arm, copies in runs.ARMS.items():
-        make_batch = runs.batch_maker(plan, texts, copies, 0)
+        make_batch = pretraining.batch_maker(plan, texts, 0, copies)
         seen = [{}, {}]
         for reading in (0, 1):
             for step in range(per_epoch):
