@@ -291,6 +291,14 @@ def test_float32_stays_and_dropout_repeats(socket):
     assert loss(params, None) == loss(params, None) != value
 
 
+def test_bigbird_sees_other_blocks_with_another_seed():
+    config, params = ours(make("bert", "base", 3), "bert", "base")
+    ids = np.random.default_rng(0).integers(3, config.vocab_size, (1, 23))
+    seeds = [encoder.Sockets(attention=technique.bigbird(2, random=1, seed=seed)) for seed in (0, 0, 1)]
+    first, again, other = (encoder.encode(params, config, ids, sockets=sockets) for sockets in seeds)
+    assert np.array_equal(first, again) and not np.allclose(first, other)
+
+
 def test_jax_compiles_it_to_the_same_numbers():
     jax = pytest.importorskip("jax")
     values, weights, _ = draw(2, 13, 8, dtype=np.float32)
