@@ -7,6 +7,7 @@ import numpy as np
 
 from bertcraft.tensor import tree
 from bertcraft.tensor.kernels import kernels_disabled
+from bertcraft.tensor.tensor import Tensor
 
 
 class Counted(np.ndarray):
@@ -21,6 +22,8 @@ class Counted(np.ndarray):
         self.tally = getattr(source, "tally", None)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if any(type(x) is Tensor for x in inputs):
+            return NotImplemented  # it comes back here with the Tensor's value
         tally = next(x.tally for x in (*inputs, *(out or ())) if isinstance(x, Counted))
         inputs = [x.view(np.ndarray) if isinstance(x, Counted) else x for x in inputs]
         if out is not None:

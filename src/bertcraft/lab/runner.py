@@ -71,7 +71,7 @@ def run_all(
     try:
         with _backend(scheduler, jobs) as options:
             work = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", **options)
-            calls = (delayed(_in_worker)(module, arm.name, seed, str(folder), bool(scheduler)) for arm, seed in todo)
+            calls = (delayed(_in_worker)(module, arm.name, seed, str(folder)) for arm, seed in todo)
             for arm_name, seed, measured in work(calls):
                 results.add(experiment.arm(arm_name), seed, measured, here)
                 shutil.rmtree(_run_folder(folder, arm_name, seed), ignore_errors=True)
@@ -88,7 +88,7 @@ def _backend(scheduler: str | None, jobs: int) -> AbstractContextManager[dict]:
 
     @contextmanager
     def local() -> Iterator[dict]:
-        yield {"n_jobs": jobs, "backend": "loky"}
+        yield {"n_jobs": jobs, "backend": "loky", "initializer": _end_with_parent, "initargs": (os.getpid(),)}
 
     @contextmanager
     def cluster() -> Iterator[dict]:
@@ -113,10 +113,8 @@ def _run_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm}_seed{seed}"
 
 
-def _in_worker(module: str, arm_name: str, seed: int, folder: str, remote: bool) -> tuple[str, int, dict]:
+def _in_worker(module: str, arm_name: str, seed: int, folder: str) -> tuple[str, int, dict]:
     """One run in a process of its own."""
-    if not remote:
-        _end_with_parent()
     experiment: Experiment = importlib.import_module(module).EXPERIMENT
     arm = experiment.arm(arm_name)
     own = _run_folder(Path(folder), arm_name, seed)
@@ -138,16 +136,13 @@ def _in_worker(module: str, arm_name: str, seed: int, folder: str, remote: bool)
     return arm_name, seed, run_arm(experiment, arm, seed, Context(folder=own / version, report=report))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """End this process when the one that started it has been killed: its result could go nowhere, and its state would be
     written by two."""
-    if getattr(_end_with_parent, "watching", False):
-        return
-    _end_with_parent.watching, parent = True, os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.5)
+            time.sleep(0.3)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
