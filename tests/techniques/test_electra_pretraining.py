@@ -14,6 +14,7 @@ from scipy import stats
 from bertcraft.bert import Config, Model, encode, heads, load
 from bertcraft.errors import InputError
 from bertcraft.techniques import electra_pretraining as technique
+from bertcraft.techniques.roberta_optimizations import mask_tokens
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.check import check_grads
@@ -38,8 +39,9 @@ def make_batch(rows=6, seed=0, vocab_size=40, length=LENGTH, rate=0.3):
     ids = rng.integers(5, vocab_size, (rows, length))
     ids[:, 0] = 2
     mask = (np.arange(length) < rng.integers(4, length + 1, (rows, 1))).astype(np.int64)
-    masking = {"mask_id": 4, "vocab_size": vocab_size, "first_word_id": 5, "rate": rate}
-    return ids * mask, technique.electra_batch(ids * mask, mask, rng.random((rows, 4 * length)), **masking)
+    ids = ids * mask
+    masked = mask_tokens(ids, rng.random((rows, 3 * length)), mask_id=4, vocab_size=vocab_size, first_word_id=5, rate=rate)
+    return ids, technique.electra_batch({**masked._asdict(), "attention_mask": mask}, rng.random((rows, length)))
 
 
 def params_of(sharing="shared", seed=3, dtype=np.float64):
@@ -292,6 +294,7 @@ def test_the_generator_is_narrower_and_as_deep():
         (lambda: technique.generator_config(Config(family="bert")), "'electra'"),
         (lambda: technique.initial_params(GENERATOR, DISCRIMINATOR, 0, "half"), "shared, disentangled, separate"),
         (lambda: technique.losses({}, {}, None, **BOTH, detect="none"), "all, masked"),
+        (lambda: technique.electra_batch({"at": np.zeros((2, 3))}, np.zeros((2, 2))), "expected a number for each"),
         (
             lambda: technique.initial_params(replace(GENERATOR, embedding_size=8), DISCRIMINATOR, 0),
             "size 8 and 12 cannot be shared",

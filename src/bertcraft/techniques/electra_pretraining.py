@@ -20,7 +20,7 @@ from bertcraft.bert import encoder, heads
 from bertcraft.bert.config import Config
 from bertcraft.bert.initialise import initial_params as initial_model
 from bertcraft.errors import InputError
-from bertcraft.techniques.roberta_optimizations import mask_tokens
+from bertcraft.techniques.roberta_optimizations import predicted
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import stop_gradient, tree
 
@@ -98,22 +98,22 @@ def models(params: dict, sharing: str = "shared") -> tuple[dict, dict]:
 # ------------------------------------------------------------------------------------------------- what is replaced
 
 
-def electra_batch(input_ids: np.ndarray, attention_mask: np.ndarray, random: np.ndarray, **masking: Any) -> dict:
+def electra_batch(masked: dict, draw: np.ndarray) -> dict:
     """A batch for :func:`losses`, every array with N rows.
 
-    input_ids and attention_mask integers (N, L); random (N, 4 L), uniform in [0, 1); masking as for
-    :func:`~bertcraft.techniques.roberta_optimizations.mask_tokens`. It carries what the whole batch counts, tokens to
-    predict and tokens at all, so that a shard of it knows its share of the two means.
+    masked: input_ids and attention_mask (N, L), at and labels (N, M), as
+    :func:`~bertcraft.techniques.roberta_optimizations.mask_tokens` makes them; draw (N, M or more), uniform in [0, 1), decides
+    the samples. Added is what the whole batch counts, tokens to predict and tokens at all, so that a shard of it knows its
+    share of the two means. Raises InputError when there are fewer numbers than positions.
     """
-    length = input_ids.shape[1]
-    masked = mask_tokens(input_ids, random[:, : 3 * length], **masking)
-    rows, most = masked.at.shape
+    rows, most = masked["at"].shape
+    if draw.shape[0] != rows or draw.shape[1] < most:
+        raise InputError(f"draw: got the shape {draw.shape}, expected a number for each masked position, ({rows}, {most})")
     return {
-        **masked._asdict(),
-        "attention_mask": attention_mask,
-        "draw": random[:, 3 * length : 3 * length + most],
-        "predicted": np.full(rows, np.sum(masked.labels != F.IGNORED)),
-        "tokens": np.full(rows, attention_mask.sum()),
+        **masked,
+        "draw": draw[:, :most],
+        "predicted": np.full(rows, predicted(masked)),
+        "tokens": np.full(rows, masked["attention_mask"].sum()),
     }
 
 
@@ -138,9 +138,9 @@ class Replaced(NamedTuple):
 def replace_tokens(batch: dict, samples) -> Replaced:
     """Put the samples (N, M) where the batch was masked (section 3, equation of x-corrupt)."""
     length = batch["input_ids"].shape[1]
-    predicted = batch["labels"] != F.IGNORED
+    counted = batch["labels"] != F.IGNORED
     # (N, L, M): position l of a row is the m-th masked one
-    here = (np.arange(length)[:, None] == batch["at"][:, None, :]) & predicted[:, None, :]
+    here = (np.arange(length)[:, None] == batch["at"][:, None, :]) & counted[:, None, :]
     masked = np.any(here, axis=2)
     put = np.sum(np.where(here, samples[:, None, :], 0), axis=2)
     fake = np.any(here & (samples != batch["labels"])[:, None, :], axis=2)
