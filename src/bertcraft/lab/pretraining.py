@@ -132,7 +132,7 @@ def log_frequency(rows: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def config_of(setting: Setting, vocab_size: int, **changes) -> Config:
-    """The small BERT that is trained, without dropout: it never sees enough to overfit by it."""
+    """The small BERT that is trained, without dropout: in some minutes it does not overfit."""
     options = {
         "family": "bert", "head": "masked_lm", "vocab_size": vocab_size, "hidden_size": setting.hidden,
         "num_hidden_layers": setting.layers, "num_attention_heads": max(1, setting.hidden // 64),
@@ -216,8 +216,11 @@ def train(
     signature: dict,
     evaluate: Callable[[dict], dict] | None = None,
     weight: Callable[[dict], float] = masking.predicted,
+    steps: int | None = None,
 ):
     """Train for ``setting.steps`` steps, or go on where the run in ``context.folder`` was stopped; a ``FitResult``.
+
+    ``steps``: stop after so many; learning rates are those of the whole run. (An experiment's replay takes the first few.)
 
     ``loss(params, batch, rng)`` is a mean over the ``weight(batch)`` items of its batch; ``rng`` is the shard's own generator.
     ``evaluate(params)``, JSON, is called ``setting.evaluations`` times, the last time at the end. ``signature``: whatever else
@@ -232,7 +235,7 @@ def train(
     rate = warmup_linear(setting.rate, setting.warmup, setting.steps)
     rule = chain(clip_by_global_norm(1.0), adamw(rate, b2=0.98, eps=1e-6, weight_decay=0.01))  # RoBERTa, section 3.1
     return fit(
-        step, params, rule, make_batch, setting.steps, seed=seed, folder=context.folder, save_every_seconds=10,
+        step, params, rule, make_batch, steps or setting.steps, seed=seed, folder=context.folder, save_every_seconds=10,
         signature={**signature, **asdict(setting)}, evaluate=evaluate,
         evaluate_every=max(1, setting.steps // setting.evaluations), report=_reporting(context), pool=pool(context.threads),
     )  # fmt: skip
