@@ -12,14 +12,17 @@ import pytest
 import torch
 
 import bertcraft as bc
-from bertcraft import runs
-from bertcraft.lab import pretraining
+from bertcraft.lab.experiments.roberta_optimizations import EXPERIMENT
 
 
 def start(out, *more):
     command = [sys.executable, "-m", "bertcraft.cli", "run", "01", "--quick", "--out", str(out), *more]
     environment = os.environ | {"COLUMNS": "80"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def figures(out):
+    return {run["arm"]: run["figures"] for run in json.loads((out / "result.json").read_text())["runs"]}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +45,15 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(run):
     out, (status, _, stderr), (again, stdout, _) = run
     assert status == 130 and "Traceback" not in stderr and len(stderr.strip().splitlines()) <= 3
     assert again == 0
-    assert json.loads((out / "result.json").read_text())["arms"]["dynamic"]["evaluations"][-1][0] == runs.QUICK.steps
+    settings = EXPERIMENT.quick.quick.arm("dynamic").settings
+    assert figures(out)["dynamic"]["rows_read"][-1] == settings["steps"] * settings["batch"]
 
 
 def test_an_interrupted_run_ends_like_one_left_alone(run, tmp_path):
     out = run[0]
     alone = start(tmp_path / "alone")
     alone.communicate(timeout=240)
-    a, b = (bc.load(folder / "model").params["bert"]["encoder"] for folder in (out, tmp_path / "alone"))
+    a, b = (bc.load(folder / "dynamic" / "model").params["bert"]["encoder"] for folder in (out, tmp_path / "alone"))
     from bertcraft.tensor import tree
 
     assert all(np.array_equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
@@ -57,19 +61,18 @@ def test_an_interrupted_run_ends_like_one_left_alone(run, tmp_path):
 
 def test_it_prints_a_table_filled_sentences_and_where_things_are(run):
     out, _, (_, stdout, _) = run
-    for expected in ("static", "dynamic", "below unigram", "[MASK]", "->", str(out / "model"), "held_out_loss.png"):
+    for expected in ("static", "dynamic", "held-out loss", "[MASK]", "->", str(out / "dynamic" / "model"), "held_out_loss.png"):
         assert expected in stdout.replace("\n", ""), expected
     assert all(len(line) <= 80 for line in stdout.splitlines() if str(out) not in line)
-    record = json.loads((out / "result.json").read_text())
-    static, dynamic = (record["arms"][arm]["evaluations"][-1][1]["loss"] for arm in ("static", "dynamic"))
-    assert static != dynamic and dynamic < record["unigram"]
+    static, dynamic = (figures(out)[arm] for arm in ("static", "dynamic"))
+    assert static["loss"] != dynamic["loss"] and dynamic["loss"] < dynamic["unigram"] == static["unigram"]
     assert (out / "held_out_loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_model_opens_in_transformers_with_the_same_logits(run):
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    folder = run[0] / "model"
+    folder = run[0] / "dynamic" / "model"
     network, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(["how do i activate my [MASK] card?", "set an alarm"], padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -80,24 +83,3 @@ def test_the_model_opens_in_transformers_with_the_same_logits(run):
     np.testing.assert_allclose(got[real], expected[real], atol=1e-4)
     assert model.tokenizer.encode("how do i activate my [MASK] card?").ids == batch["input_ids"][0].tolist()
     assert len(model.fill("set an [MASK]", top=3)[0]) == 3
-
-
-def test_texts_are_read_evenly_and_only_dynamic_masks_change():
-    plan = runs.QUICK
-    texts = pretraining.prepare(plan)
-    assert plan.steps * plan.batch / len(texts.train) == 2.0
-    assert runs.PLAN.steps * runs.PLAN.batch / runs.PLAN.texts == 4.0
-    per_epoch = len(texts.train) // plan.batch
-    for arm, copies in runs.ARMS.items():
-        make_batch = pretraining.batch_maker(plan, texts, 0, copies)
-        seen = [{}, {}]
-        for reading in (0, 1):
-            for step in range(per_epoch):
-                batch = make_batch(reading * per_epoch + step)
-                for row, at, labels in zip(batch["input_ids"], batch["at"], batch["labels"], strict=True):
-                    restored = row.copy()
-                    restored[at[labels >= 0]] = labels[labels >= 0]
-                    seen[reading][restored.tobytes()] = row.tobytes()
-        same = np.mean([seen[0][text] == seen[1][text] for text in seen[0]])
-        assert len(seen[0]) >= len(texts.train) * 0.999
-        assert same == 1 if arm == "static" else same < 0.1

@@ -46,7 +46,7 @@ def run_one(
     for note in short.notes:
         console.print(note, highlight=False)
     for line in (line for run in runs for line in run["figures"].get("told", [])):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     (folder / "result.json").write_text(json.dumps({"seed": seed, "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for path in short.show(folder, runs, short):
         console.print(f"plot   {path}", highlight=False, soft_wrap=True)
