@@ -176,12 +176,19 @@ def random_blocks(blocks: int, number: int, heads: int, seed: int) -> np.ndarray
     """
     rng = np.random.default_rng(seed)
     inner = np.arange(1, blocks - 1)
-    rank = rng.random((heads, len(inner), blocks))
-    rank[:, np.abs(inner[:, None] - np.arange(blocks)) <= 1] = 2  # later than any that may be drawn
-    rank[..., [0, -1]] = 2
-    chosen = np.argsort(rank, axis=2)[..., :number]
-    chosen = np.where(np.take_along_axis(rank, chosen, axis=2) < 2, chosen, -1)
-    return np.concatenate([chosen, np.full((heads, len(inner), number - chosen.shape[2]), -1)], axis=2)
+    before, after = np.where(inner > 1, inner - 1, blocks), np.where(inner < blocks - 2, inner + 1, blocks)
+    known = np.stack([np.zeros_like(inner), before, inner, after, np.full_like(inner, blocks - 1)], axis=1)
+    taken = np.sort(np.broadcast_to(known, (heads, *known.shape)))  # ascending; "blocks" stands for none
+    drawn = [taken[..., :0]]
+    for _ in range(number):
+        free = blocks - np.sum(taken < blocks, axis=2, keepdims=True)
+        pick = (rng.random(free.shape) * free).astype(np.int64)  # the pick-th of those that are not taken:
+        for place in range(taken.shape[2]):
+            pick = pick + (pick >= taken[..., place : place + 1])
+        pick = np.where(free > 0, pick, blocks)
+        taken = np.sort(np.concatenate([taken, pick], axis=2))
+        drawn.append(np.where(free > 0, pick, -1))
+    return np.concatenate(drawn, axis=2)
 
 
 def bigbird_attention(query, key, value, mask, block: int, random, *, heads=1, rate=0.0, rng=None):
