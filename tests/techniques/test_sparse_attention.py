@@ -347,18 +347,26 @@ PATTERNS = {
 }
 
 
+def peak(function, *args):
+    tracemalloc.start()
+    function(*args)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_memory_grows_with_the_length_and_no_array_has_its_square(pattern):
     eye = {name: {"weight": np.eye(8, dtype=np.float32)} for name in ("query", "key", "value")}
 
-    def peak(length):
+    def forward_and_backward(length):
         x = draw(1, length, 8, dtype=np.float32)[0]
-        tracemalloc.start()
         value_and_grad(lambda x: np.sum(np.square(PATTERNS[pattern](eye, x, length))))(x)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
 
-    half, whole = peak(4096), peak(8192)
+    half, whole = peak(forward_and_backward, 4096), peak(forward_and_backward, 8192)
     assert whole < 2.3 * half
     assert whole < 8192 * 8192, "not even booleans of L x L"
+
+
+def test_drawing_random_blocks_takes_memory_in_proportion_too():
+    assert peak(technique.random_blocks, 4096, 3, 2, 0) < 2.3 * peak(technique.random_blocks, 2048, 3, 2, 0)
