@@ -19,7 +19,7 @@ from bertcraft.lab.pretraining import FIRST_WORD, Setting, Texts, documents, tok
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # C of scikit-learn: the inverse of the penalty's weight
 LABELS = 10  # of each intent
-TITLES = {"bigram_shift": "bigram shift", "replaced_word": "replaced word", "intents": "intents, 10 labels each"}
+TITLES = {"bigram_shift": "bigram shift", "replaced_word": "replaced word", "intents": "intents"}
 
 
 class Probes:

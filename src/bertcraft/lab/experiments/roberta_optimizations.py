@@ -2,7 +2,8 @@
 
 Two settings, and every comparison stays within one. *Requests*: short texts, a row each, from which a small encoder learns
 most in a minute; here masks, batch and masking rate are compared. *Conversations*: documents of many messages, as the input
-formats (segment pairs, full sentences) need them. Learning rates were chosen on ``dev`` with one seed, see ``RATES``.
+formats (segment pairs, full sentences) need them. Learning rates were chosen on ``dev`` with one seed; what was
+tried stands beside them.
 """
 
 from collections.abc import Callable
@@ -214,7 +215,7 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment, panels: di
                 ax.plot(rows, np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(arm).title)
             ax.axhline(own[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.set(title=title, xlabel="rows read (thousands)", ylabel="held-out loss (nats a masked token)")
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=8, loc="lower left")  # losses fall: nothing is there
     return path
 
 
@@ -236,15 +237,17 @@ def show_differences(path: Path, runs: list[dict], experiment: Experiment, metri
                 ax.plot(interval.mean, y, "o", color=style.COLOURS[style.TECHNIQUE])
             ax.axvline(0, color="0.3", lw=1)
             shown = experiment.metrics[metric]
-            ax.set(xlabel=f"difference ({shown.unit})", title=shown.title, ylim=(0.6 - len(names), 0.6))
-            ax.set_yticks(-np.arange(len(names)), names if number == 0 else [])
+            unit = "points" if shown.unit == "%" else shown.unit
+            ax.set(xlabel=f"difference ({unit})", title=shown.title, ylim=(0.6 - len(names), 0.6))
+            ax.set_yticks(-np.arange(len(names)), names if number == 0 else [""] * len(names))
+            ax.tick_params(axis="y", length=0)
     return path
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     """The learning curves and the paired differences."""
     curves = show_curves(folder / "held_out_loss.png", runs, experiment, PANELS)
-    metrics = ("loss", "bigram_shift", "replaced_word", "intents")
+    metrics = ("loss", "bigram_shift", "intents")
     return [curves, show_differences(folder / "differences.png", runs, experiment, metrics)]
 
 
@@ -256,18 +259,20 @@ def show_short(folder: Path, runs: list[dict], experiment: Experiment) -> list[P
 
 PANELS = {
     "requests, each read 40 times": ("static10", "dynamic", "static1"),
-    "requests, each read 3 times": ("base", "batch256", "mask40"),
+    "all requests, read 2.2 times": ("base", "batch256", "mask40"),
     "conversations": ("pairs_nsp", "full", "pairs"),
 }
 
 # -------------------------------------------------------------------------------------------------------- declaration
 
-REQUESTS = {"corpus": "utterances", "length": 32, "vocab_size": 4096, "batch": 64, "steps": 2400, "rate": 2e-3, "warmup": 100}
-FEW = REQUESTS | {"texts": 3840}  # 2,400 x 64 / 3,840 = 40 readings, as often as BERT read its text
-BATCH = REQUESTS | {"batch": 256, "steps": 600, "rate": 4e-3, "warmup": 25}
+# Tried on ``dev``, one seed, loss after 76,800 rows. Batch of 64: rate 1e-3 5.32, 2e-3 5.25 (83,200 rows), 4e-3 6.31; batch of
+# 256: 1e-3 5.81, 2e-3 5.51, 4e-3 5.61, 8e-3 6.37. Conversations, 25,600 rows: 1e-3 5.85, 2e-3 5.84.
+REQUESTS = {"corpus": "utterances", "length": 32, "vocab_size": 4096, "batch": 64, "steps": 1600, "rate": 2e-3, "warmup": 80}
+FEW = REQUESTS | {"texts": 2560}  # 1,600 x 64 / 2,560 = 40 readings, as often as BERT read its text
+BATCH = REQUESTS | {"batch": 256, "steps": 400, "warmup": 20}
 CONVERSATIONS = {
     "corpus": "chitchat", "packed": True, "length": 31, "vocab_size": 2048, "held_out": 1700, "batch": 32, "shard": 32,
-    "steps": 3000, "rate": 2e-3, "warmup": 100,
+    "steps": 2400, "rate": 2e-3, "warmup": 100,
 }  # fmt: skip
 
 METRICS = {
@@ -288,8 +293,8 @@ def _comparisons() -> tuple[Comparison, ...]:
         ("NSP dropped, segment pairs kept", "pairs", "pairs_nsp", ("bigram_shift", "intents")),
         ("full sentences against segment pairs, both without NSP", "full", "pairs", ()),
         ("batch of 256 against 64, equal tokens", "batch256", "base", ("bigram_shift",)),
-        ("40 % masked against 15 %", "mask40", "base", ("bigram_shift", "replaced_word", "intents")),
-        ("12 times as much text, equal compute", "base", "dynamic", ("bigram_shift", "intents")),
+        ("40 % masked against 15 %", "mask40", "base", ("bigram_shift", "intents")),
+        ("18 times as much text, equal compute", "base", "dynamic", ("bigram_shift", "intents")),
     )
     found = [Comparison(name, treatment, baseline, "loss", -1) for name, treatment, baseline, _ in asked]
     for name, treatment, baseline, metrics in asked:
@@ -334,7 +339,7 @@ EXPERIMENT = Experiment(
             control="Ten masks may be as good as new ones: what repeating masks costs must show where there is only one.",
         ),
         Arm(
-            "base", "batch of 64, 15 % masked", REQUESTS,
+            "base", "all requests, batch 64, 15 %", REQUESTS,
             control="The same steps on all the text: more text against more readings, at equal compute.",
         ),
         Arm("batch256", "batch of 256", BATCH),
@@ -346,18 +351,18 @@ EXPERIMENT = Experiment(
             control="The paper changes objective and input format at once; here the objective goes and the pairs stay.",
         ),
     ),
-    metrics=METRICS | {
-        "loss_other_format": Metric("loss, other format", "nats"),
+    metrics={
+        "loss": METRICS["loss"],
+        "loss_other_format": Metric("in the other format", "nats"),
         "bigram_shift": Metric(probes.TITLES["bigram_shift"], "%", 1),
         "replaced_word": Metric(probes.TITLES["replaced_word"], "%", 1),
         "intents": Metric(probes.TITLES["intents"], "%", 1),
-        "next_sentence": Metric("next sentence", "%", 1),
     },
     comparisons=_comparisons(),
     run=run,
     replay=replay,
     show=show,
-    minutes=60,
+    minutes=55,
     code=(pretraining, probes),
     quick=_short(
         SHORT, "Are masks drawn anew at each reading (dynamic) better than one mask for all four readings (static)?",
