@@ -5,13 +5,20 @@ from ("shots", the support) and others to be judged on (the query). It depends o
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from bertcraft.data import tasks
 from bertcraft.data.splits import Row, distinct
-from bertcraft.data.tasks import Task
 from bertcraft.errors import InputError
+from bertcraft.techniques.meta_learning import Task
+from bertcraft.tensor import functions as F
+from bertcraft.tensor.parallel import one_blas_thread
+
+LENGTH = 64  # tokens; longer texts are cut
+DEPTHS = (3, 6)  # numbers of MiniLM's layers after which vectors are taken
 
 _VALIDATION_DRAW, _ORDER = 0, 1  # seeds of what is drawn once and for all: the validation classes, and a class's texts
 
@@ -39,7 +46,7 @@ class Episode(NamedTuple):
     query: np.ndarray  # (ways, queries), none of them in the support
 
 
-def pool(task: Task, most: int) -> Pool:
+def pool(task: tasks.Task, most: int) -> Pool:
     """Up to ``most`` texts of each class, drawn from all three parts of the task.
 
     An episode's classes are new to whoever is tested on it, so it does not matter which part their texts come from.
@@ -88,3 +95,79 @@ def episode(
     chosen = rng.permutation(np.asarray(classes))[:ways]
     drawn = np.stack([rng.permutation(sizes[c])[: shots + queries] for c in chosen])
     return Episode(chosen, drawn[:, :shots], drawn[:, shots:])
+
+
+# ------------------------------------------------------------------------------------- episodes of frozen sentence vectors
+
+
+@cache
+def pool_of(data_set: str, most: int) -> Pool:
+    return pool(tasks.task(data_set), most)
+
+
+@cache
+def _encoder():
+    from bertcraft.bert.model import load
+    from bertcraft.data import weights
+
+    return load(weights("minilm"))
+
+
+@cache
+def vectors(data_set: str, most: int, number: int) -> dict[int, np.ndarray]:
+    """MiniLM's vectors of a class's texts by number of layers: unit means over the tokens, float32 (texts, 384).
+
+    A class is encoded by itself, so its vectors do not depend, to the last bit, on what else has been asked for.
+    """
+    from bertcraft.bert import encoder, families, sentences
+
+    model = _encoder()
+    token_ids = sentences.tokenize(model, pool_of(data_set, most).texts[number], LENGTH)
+    order = np.argsort([-len(ids) for ids in token_ids], kind="stable")
+    lengths = [len(token_ids[i]) for i in order]
+    ids = np.concatenate([token_ids[i] for i in order])[None]
+    positions = np.concatenate([np.arange(n) for n in lengths])[None]
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    sockets = encoder.Sockets(attention=sentences.packed_attention(lengths))
+    result = {}
+    with one_blas_thread():
+        x = encoder.embed(model.params, model.config, ids, position_ids=positions)
+        for depth, layer in enumerate(families.layers(model.params, model.config), 1):
+            x = sockets.wiring(layer, x, x, None, model.config, sockets)
+            if depth in DEPTHS:
+                means = np.add.reduceat(x[0], starts) / np.array(lengths, np.float32)[:, None]
+                result[depth] = np.empty_like(means)
+                result[depth][order] = F.normalize(means)
+    return result
+
+
+class Source:
+    """Episodes of some classes of a data set (all, by default), as batches of the vectors after some layers."""
+
+    def __init__(self, data_set: str, most: int, depth: int, classes: Sequence[int] | None = None):
+        self.data_set, self.most, self.depth = data_set, most, depth
+        self.sizes = [len(texts) for texts in pool_of(data_set, most).texts]
+        self.classes = np.arange(len(self.sizes)) if classes is None else np.asarray(classes)
+
+    def task(self, ways: int, shots: int, queries: int, seed: int, stream: int, number: int) -> Task:
+        """Batches {"x" (n, 384), "labels" (n,) from 0 to ways - 1, "classes" (n,) places in this source's classes}."""
+        drawn = episode(self.sizes, self.classes, ways, shots, queries, seed, stream, number)
+        rows = [vectors(self.data_set, self.most, int(c))[self.depth] for c in drawn.classes]
+        places = np.array([int(np.flatnonzero(self.classes == c)[0]) for c in drawn.classes])
+
+        def batch(numbers):
+            labels = np.repeat(np.arange(ways), numbers.shape[1])
+            x = np.concatenate([own[n] for own, n in zip(rows, numbers, strict=True)])
+            return {"x": x, "labels": labels, "classes": places[labels]}
+
+        return Task(batch(drawn.support), batch(drawn.query))
+
+
+def cut(task: Task, count: int) -> list[Task]:
+    """One task of many classes as ``count`` tasks of a few classes each, labelled from 0."""
+
+    def part(batch: dict, i: int) -> dict:
+        own = {name: np.split(array, count)[i] for name, array in batch.items()}
+        return {**own, "labels": own["labels"] - own["labels"][0]}
+
+    return [Task(part(task.support, i), part(task.query, i)) for i in range(count)]
