@@ -295,6 +295,7 @@ def show_patterns(path: Path, experiment: Experiment) -> Path:
             ax.set(title=arm.title, xlabel="key", xticks=[], yticks=[])
             ax.title.set_fontsize(8.5)
             ax.grid(False)
+            ax.spines[["top", "right"]].set_visible(True)
         np.atleast_1d(axes)[0].set_ylabel("query")
     return path
 
@@ -311,21 +312,23 @@ def show_scaling(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                 if not own:
                     continue
                 lengths = np.array(own[0]["lengths"])
-                shown = lengths >= (lengths[0] if name == "ms" else 512)  # below it is less than what the process grows by anyway
-                means = [statistics.mean(values) for values in np.array([each[name] for each in own])[:, shown].T]
-                middle = np.array([each.mean for each in means])
+                shown = lengths >= (lengths[0] if name == "ms" else 512)  # below, a process grows by as much for other reasons
+                logs = [statistics.mean(values) for values in np.log([each[name] for each in own])[:, shown].T]
                 grown = statistics.mean([each[power] for each in own])
                 spread = "" if grown.low is None else f" ± {grown.high - grown.mean:.2f}"
                 look = style.line(place)
+                middle = np.exp([each.mean for each in logs])
                 ax.plot(lengths[shown], middle, **look, label=f"{arm.title}: $L^{{{grown.mean:.2f}}}${spread}")
-                if means[0].low is not None:
-                    ends = np.array([[max(each.low, 0.2 * each.mean), each.high] for each in means]).T
+                if grown.low is not None:
+                    ends = np.exp([(each.low, each.high) for each in logs]).T
                     ax.fill_between(lengths[shown], *ends, color=look["color"], alpha=0.2, lw=0)
             ax.set(xscale="log", yscale="log", xlabel="length L (tokens)", ylabel=label)
             ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+                axis.set_minor_formatter(lambda value, _: "")
             ax.tick_params(axis="x", labelrotation=45)
-            ax.legend(fontsize=7.5, loc="upper left")
+            ax.legend(fontsize=7.5, loc="lower right")
         _show_break_even(axes[0], runs, experiment)
     return path
 
@@ -342,29 +345,32 @@ def _show_break_even(ax, runs: list[dict], experiment: Experiment) -> None:
     if interval.low is not None:
         ax.axvspan(interval.low, interval.high, color="0.85", lw=0)
     ax.axvline(interval.mean, color="0.3", lw=1, ls=(0, (1, 2)))
-    text = f"{experiment.arm(arm).title}\nfaster from {interval.mean:.0f} tokens on"
-    ax.annotate(text, (interval.mean * 1.1, ax.get_ylim()[0] * 1.25), fontsize=7.5, va="bottom")
+    text = f"{experiment.arm(arm).title} is\nfaster from {interval.mean:.0f} tokens on"
+    ax.text((interval.low or interval.mean) / 1.05, ax.get_ylim()[1], text, fontsize=7.5, va="top", ha="right", rotation=90)
 
 
 def show_quality(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Held-out loss and accuracy of each arm: the mean over seeds with its 95 % interval; small dots are seeds."""
+    """Held-out loss, accuracy and time of a training step: the mean over seeds with its 95 % interval; small dots are seeds."""
     from bertcraft.lab import statistics
 
     arms = [arm for arm in experiment.arms if any(run["arm"] == arm.name for run in runs)]
-    with style.figure(path, columns=2, width=8.0, height=1.1 + 0.36 * len(arms)) as axes:
-        for number, (ax, metric) in enumerate(zip(axes, ("loss", "accuracy"), strict=True)):
+    periods = experiment.arms[0].settings["periods"]
+    panels = {
+        "loss": ("held-out loss (nats)\ndotted: chance", np.log(periods)),
+        "accuracy": ("period found (%)\ndotted: chance", 100 / periods),
+        "ms_step": ("time of a training step (ms)", 0),
+    }
+    with style.figure(path, columns=len(panels), width=9.0, height=1.2 + 0.36 * len(arms)) as axes:
+        for number, (ax, (name, (label, chance))) in enumerate(zip(axes, panels.items(), strict=True)):
             for place, arm in enumerate(arms):
-                values = [run["figures"][metric] for run in runs if run["arm"] == arm.name]
-                interval = statistics.mean(values)
-                color = style.COLOURS[style.BASELINE if arm.name == "dense" else style.TECHNIQUE]
+                values = [run["figures"][name] for run in runs if run["arm"] == arm.name]
+                interval, look = statistics.mean(values), style.line(0 if arm.name == "dense" else 1)
                 if interval.low is not None:
-                    ax.plot((interval.low, interval.high), (-place, -place), color=color, lw=2)
+                    ax.plot((interval.low, interval.high), (-place, -place), color=look["color"], lw=2)
                     ax.plot(values, np.full(len(values), -place - 0.25), ".", color="0.6", ms=3)
-                ax.plot(interval.mean, -place, style.MARKERS[0 if arm.name == "dense" else 1], color=color, ms=6)
-            shown, periods = experiment.metrics[metric], experiment.arms[0].settings["periods"]
-            chance = np.log(periods) if metric == "loss" else 100 / periods
+                ax.plot(interval.mean, -place, look["marker"], color=look["color"], ms=6)
             ax.axvline(chance, color="0.3", lw=1, ls=(0, (1, 2)))
-            ax.set(xlabel=f"{shown.title} ({shown.unit}); dotted: chance", ylim=(0.6 - len(arms), 0.6))
+            ax.set(xlabel=label, ylim=(0.6 - len(arms), 0.6))
             ax.set_yticks(-np.arange(len(arms)), [arm.title for arm in arms] if number == 0 else [""] * len(arms))
             ax.tick_params(axis="y", length=0)
     return path
@@ -429,13 +435,12 @@ EXPERIMENT = Experiment(
     metrics={
         "loss": Metric("held-out loss", "nats"),
         "accuracy": Metric("period found", "%", 1),
-        "ms_step": Metric("training step", "ms", 0),
-        "time_exponent": Metric("time: power of length", "", 2),
-        "memory_exponent": Metric("memory: power of length", "", 2),
-        "ms_512": Metric("512 tokens", "ms", 2),
-        "ms_8192": Metric("8,192 tokens", "ms", 0),
-        "mb_8192": Metric("8,192 tokens", "MB", 0),
-        "break_even": Metric("faster than dense from", "tokens", 0),
+        "time_exponent": Metric("time ~ L^p", "p", 2),
+        "memory_exponent": Metric("memory ~ L^p", "p", 2),
+        "ms_512": Metric("L = 512", "ms", 1),
+        "ms_8192": Metric("L = 8192", "ms", 0),
+        "mb_8192": Metric("L = 8192", "MB", 0),
+        "break_even": Metric("faster from", "L", 0),
     },
     comparisons=(
         Comparison("growth of time, window + global against dense", "global", "dense", "time_exponent", -1),
@@ -472,6 +477,7 @@ EXPERIMENT = replace(
     quick=shorter(
         EXPERIMENT, ("dense", "global", "window"), {"length": 256, "reads": 256, "steps": 100, "held_out": 120, "evaluations": 2},
         {"lengths": LENGTHS[1:6], "beside": LENGTHS[1:4], "reported": [512]}, minutes=1.2,
+        notes=("Short form: passages of 256 tokens, few steps, lengths up to 4,096 tokens. Growth shows, quality hardly.",),
     ),
 )  # fmt: skip
 
