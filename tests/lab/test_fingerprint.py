@@ -34,7 +34,9 @@ def test_how_it_reads_and_how_it_is_shown_do_not_count(tmp_path, old, new):
     assert of(tmp_path, SOURCE.replace(old, new)) == of(tmp_path, SOURCE)
 
 
-@pytest.mark.parametrize(("old", "new"), [("shared / 10", "shared / 11"), (".normal()", ".random()"), ("arm.name}", "arm.title}")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("shared / 10", "shared / 11"), (".normal()", ".random()"), ("arm.name}", "arm.title}")]
+)
 def test_what_is_computed_counts(tmp_path, old, new):
     assert old in SOURCE
     assert of(tmp_path, SOURCE.replace(old, new)) != of(tmp_path, SOURCE)
