@@ -10,7 +10,7 @@ import pytest
 from bertcraft.bench import machine
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import gradient_accumulation as lab
-from bertcraft.lab.runner import run_arm
+from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.tensor import tree, value_and_grad
 
@@ -88,7 +88,7 @@ def test_a_replay_is_the_beginning_of_the_run(name):
         changes["cuts"] = ()
     small = arm(name, **changes)
     figures = run_arm(lab.EXPERIMENT, small, 3, Context())["figures"]
-    replayed = lab.replay(small, 3, Context(threads=2))
+    replayed = replay_arm(lab.EXPERIMENT, small, 3, Context(threads=2))
     assert len(figures["first_losses"]) == lab.REPLAYED
     assert all(figures[key] == value for key, value in replayed.items()), "to the last bit, on other threads"
     if name == "lamb":
@@ -100,7 +100,7 @@ def test_contrastive_gradients_are_exact_with_the_cache_only():
     for name in ("pairs_cached", "pairs_accumulated"):
         small = arm(name, batch=16, micro=4, cuts=(1, 4, 8))
         figures = run_arm(lab.EXPERIMENT, small, 0, Context())["figures"]
-        assert lab.replay(small, 0, Context())["first_losses"] == figures["first_losses"]
+        assert replay_arm(lab.EXPERIMENT, small, 0, Context())["first_losses"] == figures["first_losses"]
         assert 0 <= figures["retrieval"] <= 100
         cosines[name] = dict(figures["cosines"])
     assert all(abs(value - 1) < 1e-6 for value in cosines["pairs_cached"].values())

@@ -8,6 +8,7 @@ import pytest
 from bertcraft.lab import episodes, flops
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import meta_learning as module
+from bertcraft.lab.runner import replay_arm
 from bertcraft.techniques import meta_learning as technique
 from bertcraft.tensor.parallel import one_blas_thread
 
@@ -99,7 +100,7 @@ def test_every_method_runs_repeats_and_is_replayed():
     for name in METHODS:
         arm = tiny(name)
         figures[name] = run(arm)
-        again = module.replay(arm, 0, Context())
+        again = replay_arm(EXPERIMENT, arm, 0, Context())
         assert again and {key: figures[name][key] for key in again} == again
         for metric in ("clinc_1", "clinc_5"):
             assert 20 <= figures[name][metric] <= 100

@@ -7,6 +7,7 @@ import pytest
 
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import roberta_optimizations as module
+from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree
 
 EXPERIMENT = module.EXPERIMENT
@@ -124,14 +125,14 @@ def test_held_out_stretches_are_none_of_those_trained_on(tasks):
 def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning(monkeypatch):
     monkeypatch.setattr(module.probes.Probes.__init__, "__defaults__", (200,))  # sentences: fewer than 2,000
     arm = small("pairs_nsp")
-    found = module.run(arm, 1, Context())
+    found = run_arm(EXPERIMENT, arm, 1, Context())["figures"]
     assert found["loss"] < found["curve"][0] and len(found["curve"]) == len(found["rows_read"]) == 2
     assert found["gain"] == pytest.approx(found["unigram"] - found["loss"])
     assert set(EXPERIMENT.metrics) <= set(found)
     assert all(0 <= found[metric] <= 100 for metric in EXPERIMENT.metrics)
     assert 40 < found["next_sentence"] < 60, "44 steps teach nothing of it"
-    assert found["first_losses"] == module.replay(arm, 1, Context())["first_losses"]
-    assert found["first_losses"] != module.replay(arm, 2, Context())["first_losses"]
+    assert found["first_losses"] == replay_arm(EXPERIMENT, arm, 1, Context())["first_losses"]
+    assert found["first_losses"] != replay_arm(EXPERIMENT, arm, 2, Context())["first_losses"]
 
 
 def test_plots_are_drawn_for_any_number_of_seeds(tmp_path):

@@ -9,6 +9,7 @@ from bertcraft.bert import initial_params
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import sparse_attention as module
 from bertcraft.lab.results import compare
+from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree
 
 EXPERIMENT = module.EXPERIMENT
@@ -70,13 +71,13 @@ def test_a_run_gives_its_figures_and_a_replay_its_first_losses(tmp_path):
     runs = []
     for name in ("dense", "global"):
         arm, folder = small(name), tmp_path / name
-        figures = module.run(arm, 0, Context(folder=folder))
+        figures = run_arm(EXPERIMENT, arm, 0, Context(folder=folder))["figures"]
         assert figures["passages_read"] == [12, 24, 36] and len(figures["curve"]) == 3
         assert 1.5 < figures["loss"] < 3 and 0 <= figures["accuracy"] <= 100
         assert len(figures["ms"]) == len(figures["mb"]) == 2 and min(figures["ms"]) > 0 and min(figures["mb"]) > 0
         assert all(both > alone for both, alone in zip(figures["ms"], figures["ms_forward"], strict=True))
         assert figures["ms_64"] == figures["ms"][1]
-        assert module.replay(arm, 0, Context())["first_losses"] == figures["first_losses"]
+        assert replay_arm(EXPERIMENT, arm, 0, Context())["first_losses"] == figures["first_losses"]
         runs.append({"arm": name, "seed": 0, "figures": figures})
     assert len(runs[1]["figures"]["dense_beside"]) == 1
     assert compare(EXPERIMENT.comparisons[0], runs)[1] == "one seed"

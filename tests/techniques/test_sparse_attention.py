@@ -19,7 +19,7 @@ from bertcraft.bert import encoder
 from bertcraft.errors import InputError
 from bertcraft.techniques import sparse_attention as technique
 from bertcraft.tensor import functions as F
-from bertcraft.tensor import tree, value_and_grad
+from bertcraft.tensor import tree, value_and_grad, workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bert"))
 from transformers_models import inputs, make, ours
@@ -348,6 +348,7 @@ PATTERNS = {
 
 
 def peak(function, *args):
+    workspace.release()  # memory kept from before would be used again and not be seen
     tracemalloc.start()
     function(*args)
     most = tracemalloc.get_traced_memory()[1]

@@ -39,6 +39,14 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, context: Context) -> di
     return {"figures": figures, "seconds": round(seconds, 1), "peak_mb": round(peak_memory())}
 
 
+def replay_arm(experiment: Experiment, arm: Arm, seed: int, context: Context) -> dict:
+    """Some of a run's figures again, in seconds, as :func:`run_arm` computes them: to be held to the stored ones."""
+    from bertcraft.tensor.parallel import one_blas_thread
+
+    with one_blas_thread():
+        return json.loads(json.dumps(experiment.replay(arm, seed, context), allow_nan=False))
+
+
 def run_all(
     results: Results,
     *,
