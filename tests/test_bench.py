@@ -332,9 +332,7 @@ def is_running(pid: int) -> bool:
 
 def test_the_last_error_line_is_the_one_that_names_an_exception():
     named = "torch._inductor.exc.InductorError: no g++"
-    assert (
-        contest.last_error(f"Traceback (most recent call last):\n  x\n{named}\n\nSet X=1 for more\n") == named
-    )
+    assert contest.last_error(f"Traceback (most recent call last):\n  x\n{named}\n\nSet X=1 for more\n") == named
 
 
 def test_children_have_no_settings_of_blas_and_no_module_of_the_current_folder(tmp_path, monkeypatch):

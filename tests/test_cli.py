@@ -20,7 +20,7 @@ from bertcraft.data.tokenizer import load_tokenizer
 
 WORDS = "the a cat dog sat ran on mat to home big small red blue house bank money card".split()
 COMMANDS = [
-    (), ("run",), ("encode",), ("fill",), ("data",), ("data", "list"), ("data", "fetch"), ("data", "verify"),
+    (), ("run",), ("results",), ("encode",), ("fill",), ("data",), ("data", "list"), ("data", "fetch"), ("data", "verify"),
     ("bench",), ("bench", "train"), ("bench", "encode"),
 ]  # fmt: skip
 
@@ -78,9 +78,7 @@ def test_help_explains_and_shows_an_example_in_80_columns(command):
     assert (status, errors) == (0, "")
     assert max(map(len, output.splitlines())) <= 80
     if command not in [("data",), ("bench",)]:
-        example = re.search(r"Examples?\s+\n\s+bertcraft ", output) or re.search(
-            r"Example\s+bertcraft", output
-        )
+        example = re.search(r"Examples?\s+\n\s+bertcraft ", output) or re.search(r"Example\s+bertcraft", output)
         assert example, output
         assert f"bertcraft {' '.join(command)}" in output.split("Example")[1]
     assert "[bold]" not in output and "\\" not in output.replace("model \\", "")
@@ -129,9 +127,7 @@ def test_help_does_not_import_numpy():
 def test_import_bertcraft_takes_less_than_150_milliseconds():
     seconds = []
     for _ in range(5):
-        result = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import bertcraft"], capture_output=True, text=True
-        )
+        result = subprocess.run([sys.executable, "-X", "importtime", "-c", "import bertcraft"], capture_output=True, text=True)
         (line,) = (line for line in result.stderr.splitlines() if line.endswith("| bertcraft"))
         seconds.append(int(line.split("|")[1]) / 1e6)
     assert statistics.median(seconds) < 0.15
@@ -142,9 +138,7 @@ def test_import_bertcraft_takes_less_than_150_milliseconds():
 
 def test_encode_writes_what_the_python_call_gives(model_folder, texts, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
-    status, output, errors = bertcraft_command(
-        "encode", model_folder, tmp_path / "texts.txt", "-o", tmp_path / "out"
-    )
+    status, output, errors = bertcraft_command("encode", model_folder, tmp_path / "texts.txt", "-o", tmp_path / "out")
     assert (status, errors) == (0, "")
     vectors = np.load(tmp_path / "out")
     assert vectors.dtype == np.float32
@@ -154,9 +148,7 @@ def test_encode_writes_what_the_python_call_gives(model_folder, texts, tmp_path)
 
 
 def test_encode_reads_standard_input_with_windows_line_ends_and_a_byte_order_mark(model_folder, tmp_path):
-    status, _, _ = bertcraft_command(
-        "encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="\ufeffthe cat\r\nthe dog ran"
-    )
+    status, _, _ = bertcraft_command("encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="\ufeffthe cat\r\nthe dog ran")
     assert status == 0
     expected = bertcraft.load(model_folder).encode(["the cat", "the dog ran"])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
@@ -164,9 +156,7 @@ def test_encode_reads_standard_input_with_windows_line_ends_and_a_byte_order_mar
 
 def test_more_texts_than_a_chunk_come_back_in_order(model_folder, tmp_path):
     lines = [" ".join(WORDS[i % 7 : i % 7 + 1 + i % 5]) for i in range(4500)]
-    status, _, _ = bertcraft_command(
-        "encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="\n".join(lines)
-    )
+    status, _, _ = bertcraft_command("encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="\n".join(lines))
     assert status == 0
     vectors = np.load(tmp_path / "v.npy")
     assert len(vectors) == len(lines)
@@ -181,9 +171,7 @@ def test_a_disk_without_room_leaves_the_old_vectors_and_nothing_else(model_folde
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    message = refused(
-        "encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="cat\n" * 100, preexec_fn=small_files
-    )
+    message = refused("encode", model_folder, "-", "-o", tmp_path / "v.npy", stdin="cat\n" * 100, preexec_fn=small_files)
     assert "v.npy" in message and "None" not in message
     assert (tmp_path / "v.npy").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
@@ -288,9 +276,7 @@ def test_a_bug_stays_a_traceback(tmp_path):
 
 def test_ctrl_c_ends_with_one_line_and_status_130_and_no_process_stays():
     size = ["--layers", 1, "--hidden", 32, "--batch", 4, "--length", 16, "--vocabulary", 100]
-    with start(
-        "bench", "train", *size, "--rounds", 1000, "--steps", 12345, start_new_session=True
-    ) as process:
+    with start("bench", "train", *size, "--rounds", 1000, "--steps", 12345, start_new_session=True) as process:
         deadline = time.monotonic() + 60
         while not (children := measuring(12345)) and time.monotonic() < deadline:
             time.sleep(0.1)

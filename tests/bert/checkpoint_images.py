@@ -99,14 +99,10 @@ def _sound(family: str, head: str, form: str = "") -> Image:
         places = {name: shard for shard, part in shards.items() for name in part}
         return image | {INDEX: json.dumps({"metadata": {"total_size": 1}, "weight_map": places}).encode()}
     if form in ("F16", "F64"):
-        tensors = {
-            name: value.astype({"F16": np.float16, "F64": np.float64}[form])
-            for name, value in tensors.items()
-        }
+        tensors = {name: value.astype({"F16": np.float16, "F64": np.float64}[form]) for name, value in tensors.items()}
     if form == "BF16":
         halves = {
-            name: np.frombuffer(value.tobytes(), np.uint16)[1::2].reshape(value.shape).copy()
-            for name, value in tensors.items()
+            name: np.frombuffer(value.tobytes(), np.uint16)[1::2].reshape(value.shape).copy() for name, value in tensors.items()
         }
         header, data = split(save(halves))
         header = {name: entry | {"dtype": "BF16"} for name, entry in header.items()}

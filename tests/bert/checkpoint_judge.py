@@ -72,11 +72,7 @@ def _verify_config(raw: dict, config: Config, stored: dict) -> None:
     assert config.family == family
     if raw.get("architectures"):
         assert raw["architectures"] == [ARCHITECTURES[family][config.head]]
-    left = {
-        key: value
-        for key, value in raw.items()
-        if key not in ("model_type", "architectures", "dtype", "torch_dtype")
-    }
+    left = {key: value for key, value in raw.items() if key not in ("model_type", "architectures", "dtype", "torch_dtype")}
     for name in FIELDS[family]:
         keys = [
             KEYS.get(family, {}).get(name, name),
@@ -85,9 +81,7 @@ def _verify_config(raw: dict, config: Config, stored: dict) -> None:
         given = [left.pop(key) for key in dict.fromkeys(keys) if key in left]
         got = getattr(config, name)
         expected = given or [getattr(default, keys[0], "absolute")]
-        assert all(got == value and isinstance(got, bool) == isinstance(value, bool) for value in expected), (
-            name
-        )
+        assert all(got == value and isinstance(got, bool) == isinstance(value, bool) for value in expected), name
     labels, count, ids = left.pop("id2label", None), left.pop("num_labels", None), left.pop("label2id", None)
     if labels is None:
         assert config.num_labels == (2 if count is None else count)
@@ -146,9 +140,7 @@ def _spellings(name: str, family: str) -> list[str]:
     """A parameter's name as files have it: with or without prefix, layer norms under their old names too."""
     names = [name, name.removeprefix(f"{family}.")] if name.startswith(f"{family}.") else [name]
     if name.rpartition(".")[0].endswith(("LayerNorm", "layer_norm")):
-        names += [each.replace("weight", "gamma") for each in names] + [
-            each.replace("bias", "beta") for each in names
-        ]
+        names += [each.replace("weight", "gamma") for each in names] + [each.replace("bias", "beta") for each in names]
     return [*dict.fromkeys(names)]
 
 

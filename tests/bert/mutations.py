@@ -80,9 +80,7 @@ def _weights(image: Image, rng) -> str:
 
 
 def _any_file(image: Image, rng) -> str:
-    return _choose(
-        rng, sorted(name for name in image if isinstance(image[name], bytes) and name != "vocab.txt")
-    )
+    return _choose(rng, sorted(name for name in image if isinstance(image[name], bytes) and name != "vocab.txt"))
 
 
 def _flip(image, rng, trap):
@@ -165,9 +163,7 @@ def _pickle(image, rng, trap):
             return os.mkdir, (str(trap),)
 
     code = pickle.dumps(Trap(), protocol=int(rng.integers(6)))
-    name = _choose(
-        rng, [CONFIG, WEIGHTS, INDEX, "pytorch_model.bin", "tokenizer.json", "model-1.safetensors"]
-    )
+    name = _choose(rng, [CONFIG, WEIGHTS, INDEX, "pytorch_model.bin", "tokenizer.json", "model-1.safetensors"])
     if name == "pytorch_model.bin" or rng.random() < 0.3:
         image.pop(WEIGHTS, None)
     image[name] = code + rng.bytes(int(rng.integers(50)))
@@ -265,13 +261,9 @@ def _header_names(image, rng, trap):
     elif kind == "value":
         header[name] = _choose(rng, [None, 1, "x", [], {}, {"dtype": "F32"}])
     elif kind == "meta":
-        header["__metadata__"] = _choose(
-            rng, [None, {}, {"format": "tf"}, {"a": 1}, [], "x", {"a": {"b": "c"}}]
-        )
+        header["__metadata__"] = _choose(rng, [None, {}, {"format": "tf"}, {"a": 1}, [], "x", {"a": {"b": "c"}}])
     else:
-        body = json.dumps(
-            {name: header[other] if rng.random() < 0.5 else entry | {"shape": entry["shape"][::-1]}}
-        )
+        body = json.dumps({name: header[other] if rng.random() < 0.5 else entry | {"shape": entry["shape"][::-1]}})
         text = json.dumps(header)[:-1] + ", " + body[1:]
     image[file] = joined((text or json.dumps(header)).encode(), data)
     return f"{file}: {kind} {name} {other}"
@@ -302,9 +294,7 @@ def _data_value(image, rng, trap):
     dtype = {"F32": np.float32, "F64": np.float64, "F16": np.float16}[header[name]["dtype"]]
     begin, end = header[name]["data_offsets"]
     values = np.frombuffer(data[begin:end], dtype).copy()
-    value = _choose(
-        rng, [np.nan, np.inf, -np.inf, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, -0.0]
-    )
+    value = _choose(rng, [np.nan, np.inf, -np.inf, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, -0.0])
     values[rng.integers(values.size)] = value
     image[file] = image[file][: -len(data)] + data[:begin] + values.tobytes() + data[end:]
     return f"{file}: {name} gets {value}"
@@ -323,9 +313,7 @@ def _config_near(image, rng, trap):
     key = _choose(rng, sorted(content))
     value = content.pop(key)
     if isinstance(value, int) and rng.random() < 0.8:
-        content[key] = _choose(
-            rng, [value + 1, value - 1, value * 2, -value, float(value), str(value), [value]]
-        )
+        content[key] = _choose(rng, [value + 1, value - 1, value * 2, -value, float(value), str(value), [value]])
     image[CONFIG] = json.dumps(content).encode()
     return f"{key}: {value} to {content.get(key)!r:.30}"
 

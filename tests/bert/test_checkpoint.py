@@ -48,9 +48,7 @@ def _quiet():
 @pytest.mark.parametrize(("family", "head"), PAIRS)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**16), tied=st.booleans())
-def test_what_transformers_saves_is_read_and_what_is_written_it_opens(
-    family, head, tmp_path_factory, seed, tied
-):
+def test_what_transformers_saves_is_read_and_what_is_written_it_opens(family, head, tmp_path_factory, seed, tied):
     model = make(family, head, seed, torch.float32, tie_word_embeddings=tied)
     theirs, ours = tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("ours") / "new" / "folder"
     model.save_pretrained(theirs)
@@ -115,9 +113,7 @@ def test_float64_and_float16_are_written_as_they_are(tmp_path, dtype):
 def test_a_sharded_checkpoint_is_read(tmp_path):
     model = make("electra", "masked_lm", 4, torch.float32)
     model.save_pretrained(tmp_path, max_shard_size="4KB")
-    assert (
-        len(list(tmp_path.glob("model-*.safetensors"))) > 2 and not (tmp_path / "model.safetensors").exists()
-    )
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2 and not (tmp_path / "model.safetensors").exists()
     config, params = checkpoint.read(tmp_path)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     assert_same(params, {name: state[name] for name in parameter_shapes(config)})
@@ -172,9 +168,7 @@ def test_a_base_model_without_pooler_is_read_and_written(tmp_path):
     refused(tmp_path, "missing 'bert.pooler.dense.weight'")
 
 
-@pytest.mark.parametrize(
-    ("family", "head"), [pair for pair in PAIRS if pair[1] in ("masked_lm", "pretraining")]
-)
+@pytest.mark.parametrize(("family", "head"), [pair for pair in PAIRS if pair[1] in ("masked_lm", "pretraining")])
 def test_a_tied_tensor_may_be_there_twice_if_equal_and_under_either_name(tmp_path, family, head):
     config, tensors = saved(tmp_path, family, head)
     file, tied = tmp_path / "model.safetensors", tied_parameters(config)
@@ -295,16 +289,12 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     )
     rng = np.random.default_rng(0)
     for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.02, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        values = {
-            value.item(index) for value in tree.leaves(checkpoint.read(tmp_path)[1]) for index in (0, -1)
-        }
+        values = {value.item(index) for value in tree.leaves(checkpoint.read(tmp_path)[1]) for index in (0, -1)}
         assert len(values) == 1
 
 

@@ -53,9 +53,7 @@ def test_a_hub_id_is_found_in_the_local_cache_without_network(tmp_path):
     assert Path(found).samefile(snapshot)
     assert checkpoint.read(found)[0] == config
     absent = resolve("some-one/other", tmp_path)
-    assert absent.startswith(
-        "refused: some-one/other: no such folder, and the hub gave no model of that name ("
-    )
+    assert absent.startswith("refused: some-one/other: no such folder, and the hub gave no model of that name (")
     (tmp_path / "some-one" / "tiny.bert").mkdir(parents=True)
     assert resolve("some-one/tiny.bert", tmp_path) == "some-one/tiny.bert"  # a folder comes first
 
@@ -63,10 +61,7 @@ def test_a_hub_id_is_found_in_the_local_cache_without_network(tmp_path):
 def test_without_the_hub_library_the_command_to_install_it_is_given(tmp_path):
     program = "import sys\nsys.modules['huggingface_hub'] = None\n" + RESOLVE  # as if it were not installed
     text = resolve("bert-base-uncased", tmp_path, program)
-    assert (
-        text.startswith("refused: bert-base-uncased: no such folder")
-        and "pip install huggingface_hub" in text
-    )
+    assert text.startswith("refused: bert-base-uncased: no such folder") and "pip install huggingface_hub" in text
 
 
 def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(tmp_path):

@@ -157,9 +157,7 @@ def test_a_base_model_saved_without_its_pooler_is_seen():
 
 def test_labels_are_kept_and_default_ones_follow_their_number():
     labels = {"0": "no", "1": "maybe", "2": "yes"}
-    config = Config.from_dict(
-        {"model_type": "bert", "id2label": labels, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
-    )
+    config = Config.from_dict({"model_type": "bert", "id2label": labels, "label2id": {"no": 0, "maybe": 1, "yes": 2}})
     assert (config.num_labels, config.labels, config.label2id) == (3, ("no", "maybe", "yes"), None)
     assert config.to_dict()["id2label"] == labels and config.to_dict()["label2id"] == {
         "no": 0,
@@ -179,13 +177,9 @@ def test_a_config_cannot_be_changed_and_a_copy_is_validated():
     assert (config.embedding_size, config.head_size) == (12, 4)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hidden_size = 24
-    with pytest.raises(
-        InputError, match=r"num_attention_heads: got 5, expected a divisor of hidden_size.* 12"
-    ):
+    with pytest.raises(InputError, match=r"num_attention_heads: got 5, expected a divisor of hidden_size.* 12"):
         dataclasses.replace(config, num_attention_heads=5)
-    with pytest.raises(
-        InputError, match="embedding_size: got 12, expected 24: bert does not have this setting"
-    ):
+    with pytest.raises(InputError, match="embedding_size: got 12, expected 24: bert does not have this setting"):
         dataclasses.replace(config, hidden_size=24)
 
 
@@ -285,9 +279,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("family", "change", "message"), REFUSED, ids=[str(change)[:60] for _, change, _ in REFUSED]
-)
+@pytest.mark.parametrize(("family", "change", "message"), REFUSED, ids=[str(change)[:60] for _, change, _ in REFUSED])
 def test_a_bad_setting_is_refused_in_one_line(family, change, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         Config.from_dict({"model_type": family} | change)

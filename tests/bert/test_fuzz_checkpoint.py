@@ -50,9 +50,7 @@ def test_sound_folders_are_loaded_and_the_judge_agrees(tmp_path):
 
 def test_randomly_mutated_folders(tmp_path):
     trap = tmp_path / "trap"
-    results = [
-        opened(what, image, tmp_path / "model") for what, image in mutated(seed=1, count=3000, trap=trap)
-    ]
+    results = [opened(what, image, tmp_path / "model") for what, image in mutated(seed=1, count=3000, trap=trap)]
     assert not trap.exists()  # no pickle was opened
     assert 300 < sum(results) < 1500  # the mutations are neither all fatal nor all harmless
 

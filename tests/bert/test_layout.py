@@ -38,10 +38,7 @@ def full(name: str, config: Config) -> str:
 def test_names_and_shapes_are_those_of_transformers(family, head, data):
     wanted = data.draw(odd_settings(family))
     config = Config(family=family, head=head, **wanted)
-    state = {
-        full(name, config): tuple(value.shape)
-        for name, value in their_model(config, wanted).state_dict().items()
-    }
+    state = {full(name, config): tuple(value.shape) for name, value in their_model(config, wanted).state_dict().items()}
     shapes, tied = parameter_shapes(config), tied_parameters(config)
     assert shapes | {name: shapes[parameter] for name, parameter in tied.items()} == state
     assert not shapes.keys() & tied.keys()
@@ -159,9 +156,7 @@ PUBLISHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("count", "arguments"), [row[1:] for row in PUBLISHED], ids=[row[0] for row in PUBLISHED]
-)
+@pytest.mark.parametrize(("count", "arguments"), [row[1:] for row in PUBLISHED], ids=[row[0] for row in PUBLISHED])
 def test_the_published_models_have_their_number_of_parameters(count, arguments):
     assert sum(math.prod(shape) for shape in parameter_shapes(Config(**arguments)).values()) == count
 
@@ -181,10 +176,7 @@ def test_initial_values_are_those_of_transformers_or_drawn_with_the_deviation(fa
     config = Config(family=family, head=head, **wanted)
     params = dict(tree.items(initial_params(config, seed=5, deviation=config.initializer_range)))
     assert {name: value.shape for name, value in params.items()} == parameter_shapes(config)
-    state = {
-        full(name, config): value.numpy()
-        for name, value in their_model(config, wanted, "cpu").state_dict().items()
-    }
+    state = {full(name, config): value.numpy() for name, value in their_model(config, wanted, "cpu").state_dict().items()}
     for name, values in params.items():
         assert values.dtype == np.float32
         if values.ndim == 1:
@@ -242,9 +234,7 @@ def test_the_deviation_is_one_over_the_root_of_the_hidden_size():
     assert abs(weight.std() * 8 - 1) < 0.01
 
 
-@pytest.mark.parametrize(
-    ("seed", "deviation"), [(-1, None), (1.5, None), (True, None), (None, None), (0, 0), (0, np.nan)]
-)
+@pytest.mark.parametrize(("seed", "deviation"), [(-1, None), (1.5, None), (True, None), (None, None), (0, 0), (0, np.nan)])
 def test_a_bad_seed_or_deviation_is_refused(seed, deviation):
     with pytest.raises(InputError):
         initial_params(Config(family="bert", vocab_size=5), seed, deviation=deviation)

@@ -11,9 +11,7 @@ from bertcraft.data.tokenizer import train_wordpiece
 from bertcraft.errors import DataError, InputError
 
 PAD, CLS, SEP = 0, 2, 3
-texts = st.lists(
-    st.lists(st.integers(5, 99), max_size=12).map(lambda ids: np.array(ids, np.int32)), max_size=12
-)
+texts = st.lists(st.lists(st.integers(5, 99), max_size=12).map(lambda ids: np.array(ids, np.int32)), max_size=12)
 seeds = st.integers(0, 2**63)
 
 

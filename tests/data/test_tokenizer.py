@@ -87,9 +87,7 @@ def test_a_tokenizer_is_trained_once(tmp_path, monkeypatch, utterances):
     assert train_wordpiece(utterances[:500], 400, "few").to_str() == first.to_str()
 
 
-@pytest.mark.parametrize(
-    ("texts", "size", "says"), [([], 500, "got none"), ([" "], 500, "got none"), (["a"], 9, "200")]
-)
+@pytest.mark.parametrize(("texts", "size", "says"), [([], 500, "got none"), ([" "], 500, "got none"), (["a"], 9, "200")])
 def test_texts_and_sizes_that_make_no_tokenizer_are_refused(texts, size, says):
     with pytest.raises(DataError, match=says):
         train_wordpiece(texts, size, "none")
@@ -144,9 +142,7 @@ def test_tokenizers_of_other_families_are_saved_and_loaded(tmp_path, sentences):
 
     roberta = Tokenizer(models.BPE())
     roberta.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False)
     roberta.train_from_iterator(sentences, trainer)
     save_tokenizer(roberta, tmp_path)
     assert not (tmp_path / "vocab.txt").exists()

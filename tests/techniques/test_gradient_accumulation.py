@@ -333,9 +333,7 @@ def encode_pairs(config):
     """Two mean-pooled vectors a row, with dropout when there is a generator."""
 
     def encode(params, batch, rng):
-        return tuple(
-            np.mean(encoder.encode(params, config, batch[side], rng=rng), axis=1) for side in ("first", "second")
-        )
+        return tuple(np.mean(encoder.encode(params, config, batch[side], rng=rng), axis=1) for side in ("first", "second"))
 
     return encode
 

@@ -147,9 +147,7 @@ def test_nothing_as_large_as_a_leaf_is_allocated():
 @given(st.lists(st.integers(0, 100), max_size=30), st.integers(1, 40))
 def test_blocks_cover_every_element_once(sizes, block):
     blocks = list(cut(sizes, block))
-    covered = sorted(
-        (leaf, i) for pieces in blocks for leaf, start, stop in pieces for i in range(start, stop)
-    )
+    covered = sorted((leaf, i) for pieces in blocks for leaf, start, stop in pieces for i in range(start, stop))
     assert covered == [(leaf, i) for leaf, size in enumerate(sizes) for i in range(size)]
     assert all(0 < sum(stop - start for _, start, stop in pieces) <= block for pieces in blocks)
 

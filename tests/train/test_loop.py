@@ -46,9 +46,7 @@ def evaluate(params):
     return {"bias": float(params["bias"].sum()), "norm": params["weight"][0, 0]}
 
 
-def train(
-    step_function=step_function, params=PARAMS, rule=RULE, make_batch=make_batch, steps=STEPS, **options
-):
+def train(step_function=step_function, params=PARAMS, rule=RULE, make_batch=make_batch, steps=STEPS, **options):
     options = {"seed": 3, "evaluate": evaluate, "evaluate_every": 7, **options}
     return fit(step_function, params, rule, make_batch, steps, **options)
 

@@ -79,17 +79,13 @@ def problem(request):
     return draw(rng, dtype), gradients, dtype
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"b1": 0.8, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1}, {"b1": 0.0}]
-)
+@pytest.mark.parametrize("options", [{}, {"b1": 0.8, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1}, {"b1": 0.0}])
 def test_adamw_equals_torch(problem, options):
     params, gradients, dtype = problem
     o = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.01} | options
     ours, state = train(adamw(3e-3, **options), params, gradients)
     theirs, _ = train_torch(
-        lambda t: torch.optim.AdamW(
-            decay_groups(o["weight_decay"])(t), lr=3e-3, betas=(o["b1"], o["b2"]), eps=o["eps"]
-        ),
+        lambda t: torch.optim.AdamW(decay_groups(o["weight_decay"])(t), lr=3e-3, betas=(o["b1"], o["b2"]), eps=o["eps"]),
         params,
         gradients,
     )
@@ -133,9 +129,7 @@ def test_clipping_equals_torch(problem):
 def test_sgd_equals_torch(problem, momentum, nesterov):
     params, gradients, dtype = problem
     ours, _ = train(sgd(0.01, momentum, nesterov), params, gradients)
-    theirs, _ = train_torch(
-        lambda t: torch.optim.SGD(t, lr=0.01, momentum=momentum, nesterov=nesterov), params, gradients
-    )
+    theirs, _ = train_torch(lambda t: torch.optim.SGD(t, lr=0.01, momentum=momentum, nesterov=nesterov), params, gradients)
     assert_close(ours, theirs, dtype)
 
 

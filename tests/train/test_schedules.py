@@ -28,9 +28,7 @@ def spans(draw):
 @given(spans(), st.floats(1e-6, 10))
 def test_linear_equals_transformers(span, peak):
     warmup, total = span
-    expected = of_transformers(
-        "get_linear_schedule_with_warmup", num_warmup_steps=warmup, num_training_steps=total
-    )
+    expected = of_transformers("get_linear_schedule_with_warmup", num_warmup_steps=warmup, num_training_steps=total)
     schedule = warmup_linear(peak, warmup, total)
     for step in range(total + 5):
         assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-14, abs_tol=1e-16)
@@ -40,9 +38,7 @@ def test_linear_equals_transformers(span, peak):
 @given(spans(), st.floats(1e-6, 10))
 def test_cosine_equals_transformers_and_stays_at_zero(span, peak):
     warmup, total = span
-    expected = of_transformers(
-        "get_cosine_schedule_with_warmup", num_warmup_steps=warmup, num_training_steps=total
-    )
+    expected = of_transformers("get_cosine_schedule_with_warmup", num_warmup_steps=warmup, num_training_steps=total)
     schedule = warmup_cosine(peak, warmup, total)
     for step in range(total + 1):
         assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-13, abs_tol=1e-15 * peak)

@@ -92,9 +92,7 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path_factory, data):
     simple(folder)
     good = (folder / FILE).read_bytes()
     cut = good[: data.draw(st.integers(0, len(good) - 1))]
-    (folder / FILE).write_bytes(
-        data.draw(st.sampled_from([cut, cut + bytes(len(good) - len(cut) + 1), good + b"x"]))
-    )
+    (folder / FILE).write_bytes(data.draw(st.sampled_from([cut, cut + bytes(len(good) - len(cut) + 1), good + b"x"])))
     with pytest.raises(TrainingError, match="Remove"):
         load_state(folder)
 
@@ -128,9 +126,7 @@ def save_with_little_room(folder, limit, errors):
 def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path, limit):
     simple(tmp_path, size=100_000)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
-    process = multiprocessing.get_context("spawn").Process(
-        target=save_with_little_room, args=(tmp_path, limit, errors)
-    )
+    process = multiprocessing.get_context("spawn").Process(target=save_with_little_room, args=(tmp_path, limit, errors))
     process.start()
     process.join()
     assert process.exitcode == 0

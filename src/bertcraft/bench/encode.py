@@ -24,8 +24,7 @@ TITLES = {
 NOTES = (
     "All: the same float32 weights, mean over a sentence's tokens, unit length, all CPUs. The time includes "
     "tokenization, not loading.",
-    "sentence-transformers and onnxruntime sort by length and take batches of 32; sentences are cut at "
-    f"{MAX_LENGTH} tokens.",
+    f"sentence-transformers and onnxruntime sort by length and take batches of 32; sentences are cut at {MAX_LENGTH} tokens.",
 )
 
 
@@ -50,11 +49,7 @@ def run(folder: Path, texts: list[str], rounds: int, report: Callable[[int, Cont
             for each, (title, packages) in TITLES.items()
         ]
         outcomes = _contest(contenders, folder, scratch, rounds, report)
-        vectors = {
-            each: np.load(scratch / f"{each}.npy")
-            for each, outcome in outcomes.items()
-            if outcome.status == "ok"
-        }
+        vectors = {each: np.load(scratch / f"{each}.npy") for each, outcome in outcomes.items() if outcome.status == "ok"}
     entries = [_entry(contender, outcomes[contender.name], len(texts)) for contender in contenders]
     ours = entries[0]
     for entry in entries:
@@ -66,9 +61,7 @@ def run(folder: Path, texts: list[str], rounds: int, report: Callable[[int, Cont
         "benchmark": "encode",
         "bertcraft": bertcraft.__version__,
         "machine": machine.description() | {"load_before": load},
-        "versions": machine.versions(
-            ["numpy", "tokenizers", "sentence-transformers", "torch", "onnxruntime"]
-        ),
+        "versions": machine.versions(["numpy", "tokenizers", "sentence-transformers", "torch", "onnxruntime"]),
         "model": str(folder),
         "sentences": len(texts),
         "rounds": rounds,

@@ -39,9 +39,7 @@ def sentence_transformers(folder: Path, scratch: Path) -> Encode:
 
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = MAX_LENGTH
-    return lambda texts: model.encode(
-        texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
-    )
+    return lambda texts: model.encode(texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
 
 
 def onnxruntime(folder: Path, scratch: Path) -> Encode:
@@ -71,9 +69,7 @@ def onnxruntime(folder: Path, scratch: Path) -> Encode:
             for row, i in enumerate(rows):
                 padded[row, : len(ids[i])], mask[row, : len(ids[i])] = ids[i], 1
             hidden = graph.run(["hidden"], {"ids": padded, "mask": mask})[0]
-            mean = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(
-                1, keepdims=True, dtype=np.float32
-            )
+            mean = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(1, keepdims=True, dtype=np.float32)
             unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
             for i, vector in zip(rows, unit, strict=True):
                 vectors[i] = vector

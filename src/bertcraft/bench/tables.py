@@ -57,9 +57,7 @@ def show_encode(result: dict, console: Console) -> None:
             table.add_row(entry["title"], *_absent(entry))
             continue
         low, high = min(entry["rounds_sentences_per_second"]), max(entry["rounds_sentences_per_second"])
-        difference = (
-            "" if entry["name"] == "bertcraft" else f"{entry.get('largest_difference', float('nan')):.0e}"
-        )
+        difference = "" if entry["name"] == "bertcraft" else f"{entry.get('largest_difference', float('nan')):.0e}"
         table.add_row(
             entry["title"], _number(entry["sentences_per_second"]), f"{_number(low)}-{_number(high)}",
             _number(entry["peak_mb"]), _times(entry["speed_ratio"]), difference,
@@ -67,8 +65,7 @@ def show_encode(result: dict, console: Console) -> None:
     console.print(table)
     _show_problems(result, console)
     explanation = (
-        "speed: how many times faster bertcraft is; difference: the largest of any number in the vectors, "
-        "from bertcraft's."
+        "speed: how many times faster bertcraft is; difference: the largest of any number in the vectors, from bertcraft's."
     )
     _show_notes(result, explanation, console)
 

@@ -79,9 +79,7 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     elif (folder / INDEX).exists():
         found = _sharded(folder)
     else:
-        pickles = sorted(
-            path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind)
-        )
+        pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
         got = f"only {_listed(pickles)}, which can run any code and is never opened" if pickles else "none"
         raise CheckpointError(
             f"{folder}: expected {WEIGHTS} (or {INDEX}), got {got}; load the model with transformers where "
@@ -106,14 +104,10 @@ def _sharded(folder: Path) -> list[tuple[str, StoredTensor]]:
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(places.values())):
         if not re.fullmatch(r"[\w.-]+\.safetensors", shard, re.ASCII):  # no path that leads out of the folder
-            raise CheckpointError(
-                f"{folder / INDEX}: got the file {shard!r:.80}, expected 'name.safetensors'"
-            )
+            raise CheckpointError(f"{folder / INDEX}: got the file {shard!r:.80}, expected 'name.safetensors'")
         for name, tensor in read_header(folder / shard).items():
             if places.get(name) != shard:
-                raise CheckpointError(
-                    f"{folder / shard}: holds {name!r:.80}, which {INDEX} does not place there"
-                )
+                raise CheckpointError(f"{folder / shard}: holds {name!r:.80}, which {INDEX} does not place there")
             found[name] = tensor
     if missing := [name for name in places if name not in found]:
         raise CheckpointError(f"{folder / INDEX}: the files do not hold {_listed(missing)}")
@@ -161,9 +155,7 @@ def _parameters(folder: Path, config: Config, stored: Mapping[str, StoredTensor]
 def _check_stored(name: str, tensor: StoredTensor, dims: Dims, config: Config) -> None:
     if tensor.dtype not in FLOATS:
         expected = ", ".join(FLOATS)
-        raise CheckpointError(
-            f"{tensor.path}: {name}: got the dtype {tensor.dtype}, expected one of {expected}"
-        )
+        raise CheckpointError(f"{tensor.path}: {name}: got the dtype {tensor.dtype}, expected one of {expected}")
     shape = tuple(getattr(config, dim) if isinstance(dim, str) else dim for dim in dims)
     if tensor.shape != shape:
         wrong = [dim for dim, size, got in zip(dims, shape, tensor.shape, strict=False) if size != got]
@@ -185,9 +177,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(f"{name!r:.100}" for name in names[:5]) + more
 
 
-def write(
-    folder: str | Path, config: Config, params: dict, tokenizer_files: Mapping[str, bytes] | None = None
-) -> None:
+def write(folder: str | Path, config: Config, params: dict, tokenizer_files: Mapping[str, bytes] | None = None) -> None:
     """Write a checkpoint that transformers opens: config.json, model.safetensors and tokenizer files by name.
 
     `params` is the nested tree of `parameter_shapes(config)`, of float32, float64 or float16. The folder is
@@ -203,9 +193,7 @@ def write(
     try:
         content = json.dumps(config.to_dict() | {"dtype": dtype}, indent=2, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"config.extra: expected what JSON can hold, got a value it cannot ({error})"
-        ) from None
+        raise InputError(f"config.extra: expected what JSON can hold, got a value it cannot ({error})") from None
     if len(content) > MAX_JSON_BYTES:
         raise InputError(f"config: got {len(content):,} bytes of JSON, expected at most {MAX_JSON_BYTES:,}")
     if strange := sorted((tokenizer_files or {}).keys() - set(TOKENIZER_FILES)):
@@ -258,15 +246,12 @@ def resolve(folder_or_hub_id: str | Path) -> Path:
     if name and path.is_dir():
         return path
     if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII):
-        raise CheckpointError(
-            f"{name!r}: no such folder; expected one with {CONFIG} or the id of a hub model"
-        )
+        raise CheckpointError(f"{name!r}: no such folder; expected one with {CONFIG} or the id of a hub model")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise CheckpointError(
-            f"{name}: no such folder; to fetch a model of that name from the Hugging Face hub, run: "
-            "pip install huggingface_hub"
+            f"{name}: no such folder; to fetch a model of that name from the Hugging Face hub, run: pip install huggingface_hub"
         ) from None
     try:
         wanted = [CONFIG, "*.safetensors", INDEX, *TOKENIZER_FILES]
@@ -274,6 +259,5 @@ def resolve(folder_or_hub_id: str | Path) -> Path:
     except Exception as error:  # no network, no such model, not in the cache: the library has a dozen kinds
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{name}: no such folder, and the hub gave no model of that name ({reason:.300}); check"
-            " the id and the network"
+            f"{name}: no such folder, and the hub gave no model of that name ({reason:.300}); check the id and the network"
         ) from None

@@ -44,9 +44,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
             raise CheckpointError(f"{path}: got a file of {size:,} bytes, expected at most {limit:,}")
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
-        ) from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -63,9 +61,7 @@ def parse_object(raw: bytes, source: str) -> dict[str, Any]:
             depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
             if depth > MAX_JSON_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
-        content = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
-        )
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:  # also wrong UTF-8
         raise CheckpointError(f"{source}: not valid JSON ({str(error):.200}); fetch the file again") from None
     if not isinstance(content, dict):
@@ -118,13 +114,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         with safe_open(path, framework="np"):
             pass
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
-        ) from None
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not valid safetensors ({str(error)!r:.300}); fetch it again"
-        ) from None
+        raise CheckpointError(f"{path}: not valid safetensors ({str(error)!r:.300}); fetch it again") from None
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
@@ -148,9 +140,7 @@ def read_array(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
     except MemoryError:
         raise CheckpointError(f"{source} has {count:,} numbers, more than fit into memory") from None
     if values.size != count:
-        raise CheckpointError(
-            f"{source} is no longer whole: the file changed while being read; load it again"
-        )
+        raise CheckpointError(f"{source} is no longer whole: the file changed while being read; load it again")
     if tensor.dtype == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     values = values.astype(dtype, copy=False).reshape(tensor.shape)

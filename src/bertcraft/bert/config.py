@@ -249,9 +249,7 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> di
     for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
         left.pop(key, None)
     if tensor_names is not None and head == "base" and family in ("bert", "roberta", "albert"):
-        arguments["add_pooling_layer"] = any(
-            name.startswith(("pooler.", f"{family}.pooler.")) for name in tensor_names
-        )
+        arguments["add_pooling_layer"] = any(name.startswith(("pooler.", f"{family}.pooler.")) for name in tensor_names)
     return arguments
 
 

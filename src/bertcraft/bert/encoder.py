@@ -39,9 +39,7 @@ def feed_forward(layer: dict, x, config: Config):
 
 def norm(p: dict, x, added, config: Config, rng=None):
     """layer_norm(x + dropout(added)) with the weight and bias in p."""
-    return F.add_layer_norm(
-        x, added, p["weight"], p["bias"], eps=config.layer_norm_eps, rate=config.hidden_dropout_prob, rng=rng
-    )
+    return F.add_layer_norm(x, added, p["weight"], p["bias"], eps=config.layer_norm_eps, rate=config.hidden_dropout_prob, rng=rng)
 
 
 def post_layer_norm(layer: dict, x, source, bias, config: Config, sockets: "Sockets", rng=None):

@@ -149,9 +149,7 @@ def loss(params: dict, config: Config, batch: dict, rng=None, sockets: encoder.S
     (B,), or (B, num_labels), for classification.
     """
     mask = batch.get("attention_mask")
-    hidden = encoder.encode(
-        params, config, batch["input_ids"], mask, batch.get("token_type_ids"), rng=rng, sockets=sockets
-    )
+    hidden = encoder.encode(params, config, batch["input_ids"], mask, batch.get("token_type_ids"), rng=rng, sockets=sockets)
     labels = batch["labels"]
     if config.head == "sequence_classification":
         return classification_loss(classification_logits(params, config, hidden, rng), labels, config)

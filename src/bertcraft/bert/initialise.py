@@ -10,9 +10,7 @@ from bertcraft.errors import InputError
 from bertcraft.tensor import tree
 
 
-def initial_params(
-    config: Config, seed: int, dtype: type = np.float32, *, deviation: float | None = None
-) -> dict:
+def initial_params(config: Config, seed: int, dtype: type = np.float32, *, deviation: float | None = None) -> dict:
     """The nested tree of all parameters: normal weights, zero biases, layer norms of weight 1 and bias 0.
 
     The embedding of the padding token starts at zero. `deviation` None is 1/sqrt(hidden_size): BERT-base's

@@ -43,9 +43,7 @@ class Model:
         """
         ids, mask, segments = check_inputs(self.config, input_ids, attention_mask, token_type_ids)
         hidden = encoder.encode(self.params, self.config, ids, mask, segments)
-        return Output(
-            hidden, heads.pooled(self.params, self.config, hidden), heads.logits(self.params, self.config, hidden)
-        )
+        return Output(hidden, heads.pooled(self.params, self.config, hidden), heads.logits(self.params, self.config, hidden))
 
     @property
     def tokenizer(self):

@@ -1,17 +1,16 @@
-"""The command ``bertcraft``: its options, ``run``, and how it ends when something goes wrong.
+"""The command ``bertcraft``: its commands, and how it ends when something goes wrong.
 
 Everything but typer is imported inside the commands, so that ``--help`` is quick.
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, data, models
+from bertcraft.cli import bench, data, lab, models
 from bertcraft.errors import BertcraftError
 
 
@@ -75,41 +74,8 @@ def _bertcraft(
     """
 
 
-@app.command()
-def run(
-    technique: Annotated[
-        str, typer.Argument(metavar="TECHNIQUE", help="Its number (01) or its name (roberta_optimizations).")
-    ],
-    quick: Annotated[bool, typer.Option("--quick", help="A short run of some 20 seconds.")] = False,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits."),
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for all that is written (default: one in runs/)."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result."),
-    ] = None,
-) -> None:
-    """Try a technique against its baseline on real text.
-
-    Fetches the text on first use, trains both arms, and prints what each
-    learnt. Writes a plot, the figures and a model folder that bertcraft and
-    transformers open. Stopped by Ctrl-C, the same command goes on where it was.
-
-    [bold]Examples[/]
-
-      bertcraft run 01 --quick
-      bertcraft run roberta_optimizations --seed 1 --out my_run
-    """
-    from bertcraft.runs import run as run_technique
-
-    run_technique(technique, quick=quick, seed=seed, out=out, threads=threads)
-
-
+app.command()(lab.run)
+app.command()(lab.results)
 app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")

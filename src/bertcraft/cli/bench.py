@@ -49,9 +49,7 @@ def bench_train(
 
 @app.command("encode")
 def bench_encode(
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A folder, a hub id or a name, as for 'encode'.")
-    ] = "minilm",
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A folder, a hub id or a name, as for 'encode'.")] = "minilm",
     texts: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="A text a line (default: 1,024 questions of BANKING77)."),

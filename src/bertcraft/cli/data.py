@@ -46,9 +46,7 @@ def data_list() -> None:
     console = Console()
     console.print(table)
     total = sum(wheel.bytes for wheel in {wheel for card in data.cards() for wheel in card.wheels}) / 1e6
-    console.print(
-        Text(f"\nMB are those of the packages, which sets share: {total:.0f} MB in all.", style="dim")
-    )
+    console.print(Text(f"\nMB are those of the packages, which sets share: {total:.0f} MB in all.", style="dim"))
     console.print(
         Text(f"They are kept in {cache.folder()} (set BERTCRAFT_CACHE to change it).", style="dim"),
         soft_wrap=True,
@@ -87,9 +85,7 @@ def data_fetch(
 
 @app.command("verify")
 def data_verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Names from 'data list' (default: all).")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names from 'data list' (default: all).")] = None,
 ) -> None:
     """Compare the fetched files with their SHA-256.
 
@@ -119,15 +115,10 @@ def data_verify(
         size = f"{wheel.bytes / 1e6:.1f}"
         table.add_row(wheel.package, wheel.version, size, Text(report.state, style=style), carries)
     Console().print(table)
-    wrong = [
-        report
-        for report in reports.values()
-        if report.state == "damaged" or (names and report.state == "missing")
-    ]
+    wrong = [report for report in reports.values() if report.state == "damaged" or (names and report.state == "missing")]
     if wrong:
         found = "; ".join(
-            f"{report.path} is {report.state}" + (f" (SHA-256 {report.found})" if report.found else "")
-            for report in wrong
+            f"{report.path} is {report.state}" + (f" (SHA-256 {report.found})" if report.found else "") for report in wrong
         )
         again = " ".join(dict.fromkeys(report.wheel.package for report in wrong))
         raise DataError(f"{found}; run: bertcraft data fetch {again}")

@@ -16,9 +16,7 @@ def run(
     technique: Annotated[str, TECHNIQUE],
     quick: Annotated[bool, typer.Option("--quick", help="A still shorter run, of some 20 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The whole experiment: every arm, every seed, stored.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for all that is written (default: runs/..., with --full results/)."),
@@ -69,12 +67,8 @@ def run(
 
 def results(
     technique: Annotated[str | None, TECHNIQUE] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Say which results are stale; exit status 1 if any is.")
-    ] = False,
-    plots: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the technique's plots into this folder.")
-    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say which results are stale; exit status 1 if any is.")] = False,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the technique's plots into this folder.")] = None,
 ) -> None:
     """Print what has been measured: claim, paper, effect, verdict.
 

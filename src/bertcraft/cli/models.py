@@ -11,9 +11,7 @@ from bertcraft.errors import InputError
 
 CHUNK = 4096  # texts encoded at a time: enough to be sorted well by length, few enough to show progress
 
-MODEL = typer.Argument(
-    metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm)."
-)
+MODEL = typer.Argument(metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm).")
 
 
 def folder_of(model: str) -> Path:
@@ -44,9 +42,7 @@ def read_texts(name: str) -> list[str]:
     empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
     if empty:
         lines = ", ".join(map(str, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        raise InputError(
-            f"{shown}: expected a text on each line, got none on line {lines}; remove the empty lines"
-        )
+        raise InputError(f"{shown}: expected a text on each line, got none on line {lines}; remove the empty lines")
     return [text.removesuffix("\r") for text in texts]
 
 
@@ -54,9 +50,7 @@ def encode(
     model: Annotated[str, MODEL],
     texts: Annotated[
         str,
-        typer.Argument(
-            metavar="TEXTS", help="A UTF-8 file with a text on each line, or - for standard input."
-        ),
+        typer.Argument(metavar="TEXTS", help="A UTF-8 file with a text on each line, or - for standard input."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE.npy")],
 ) -> None:
@@ -76,7 +70,7 @@ def encode(
 
     lines = read_texts(texts)
     target = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
-    _check_output(target)
+    check_output(target)
     from bertcraft import load
 
     opened = load(folder_of(model))
@@ -97,9 +91,7 @@ def _encode_all(model, texts: list[str]):
 
     columns = TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=len(texts) <= CHUNK or not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=len(texts) <= CHUNK or not console.is_terminal) as bar:
         task = bar.add_task("", total=len(texts))
         parts = []
         for first in range(0, len(texts), CHUNK):
@@ -108,14 +100,12 @@ def _encode_all(model, texts: list[str]):
     return np.concatenate(parts)
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Refuse a file that could not be written in the end, before the work is done."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is a folder or a device: expected the name of a file to write")
     if not path.parent.is_dir():
-        raise InputError(
-            f"{path.parent}: no such folder, so {path.name} cannot be written there; make it first"
-        )
+        raise InputError(f"{path.parent}: no such folder, so {path.name} cannot be written there; make it first")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path.parent}: no permission to write there; choose another folder")
 
@@ -134,16 +124,12 @@ def _save(path: Path, vectors) -> None:
         replace_files(path.parent, {path.name: write})
     except OSError as error:
         size = vectors.nbytes / 1e6
-        raise InputError(
-            f"{path} ({size:,.1f} MB) could not be written: {error.strerror or error}; free space there"
-        ) from None
+        raise InputError(f"{path} ({size:,.1f} MB) could not be written: {error.strerror or error}; free space there") from None
 
 
 def fill(
     model: Annotated[str, MODEL],
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help=r"A text with one or more \[MASK] where words are missing.")
-    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help=r"A text with one or more \[MASK] where words are missing.")],
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many words to show for each mask.")] = 5,
 ) -> None:
     r"""Guess the missing words of a text.

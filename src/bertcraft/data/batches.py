@@ -55,18 +55,14 @@ def pack(token_lists: Iterable[np.ndarray], length: int, cls_id: int, sep_id: in
         total += len(tokens)
     count = total // room
     if count == 0:
-        raise DataError(
-            f"the texts hold {total} tokens, a row of length {length} takes {room}: give more text"
-        )
+        raise DataError(f"the texts hold {total} tokens, a row of length {length} takes {room}: give more text")
     rows = np.empty((count, length), np.int32)
     rows[:, 0], rows[:, -1] = cls_id, sep_id
     rows[:, 1:-1] = np.concatenate(stream)[: count * room].reshape(count, room)
     return rows
 
 
-def frame(
-    token_lists: Iterable[np.ndarray], cls_id: int, sep_id: int, length: int | None = None
-) -> list[np.ndarray]:
+def frame(token_lists: Iterable[np.ndarray], cls_id: int, sep_id: int, length: int | None = None) -> list[np.ndarray]:
     """Each text as [CLS] tokens [SEP], int32; with ``length``, tokens are cut so that none is longer."""
     if length is not None and length < 2:
         raise InputError(f"length is {length}: expected at least 2, room for [CLS] and [SEP]")
@@ -74,9 +70,7 @@ def frame(
     return [np.concatenate(([cls_id], tokens[:room], [sep_id])).astype(np.int32) for tokens in token_lists]
 
 
-def pad(
-    token_lists: Sequence[np.ndarray], pad_id: int, length: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def pad(token_lists: Sequence[np.ndarray], pad_id: int, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Texts of different lengths as one array: (input_ids, attention_mask), int32 of shape (texts, length).
 
     The mask is 1 on tokens and 0 on padding, which stands on the right. Without ``length`` the longest text

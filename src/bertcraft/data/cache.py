@@ -32,8 +32,7 @@ def folder(*parts: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"cannot create the cache folder {path}: {error.strerror}; "
-            "set BERTCRAFT_CACHE to a folder that can be written"
+            f"cannot create the cache folder {path}: {error.strerror}; set BERTCRAFT_CACHE to a folder that can be written"
         ) from None
     return path
 

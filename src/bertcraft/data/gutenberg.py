@@ -13,20 +13,14 @@ import statistics
 from bertcraft.data.text import plain
 
 _SENTENCE_END = re.compile(r"""[.!?:;,—-]["')\]]*$""")
-_HEADING = re.compile(
-    r"(chapter|book|letter|part|section|volume|scene|act|canto|plate|fig|no)\b.{0,12}$", re.I
-)
-_NOTE = re.compile(
-    r"\[?\*|\[\s|\[(\d+|[a-z]|note|footnote|endnote|illustration|transcriber)\b|\(\d+\)|\d+[.)]", re.I
-)
+_HEADING = re.compile(r"(chapter|book|letter|part|section|volume|scene|act|canto|plate|fig|no)\b.{0,12}$", re.I)
+_NOTE = re.compile(r"\[?\*|\[\s|\[(\d+|[a-z]|note|footnote|endnote|illustration|transcriber)\b|\(\d+\)|\d+[.)]", re.I)
 _BOILERPLATE = (
     "gutenberg", " etext", " e-text", "distributed proofread", "transcriber", "pgdp.net", "html version",
     "this ebook", "all rights reserved", "copyright", "http:", "https:", "www.", "public domain",
     "spelling and punctuation", "{greek}",
 )  # fmt: skip
-_BRACKETED = re.compile(
-    r"\[(?:Illustration|Footnote|Endnote|Sidenote|Note|Transcriber)\b[^\[\]]*\]", re.IGNORECASE
-)
+_BRACKETED = re.compile(r"\[(?:Illustration|Footnote|Endnote|Sidenote|Note|Transcriber)\b[^\[\]]*\]", re.IGNORECASE)
 # The licence, wherever it stands (in one file between two chapters), and what follows the end of the book.
 _LICENCE = re.compile(
     r"\**The Project Gutenberg E(?:text|book) of.*?END\W*THE SMALL PRINT[^\n]*"

@@ -44,9 +44,7 @@ def _less(rows: list[Row], taken: set[str], here: str, there: str, notes: list[s
     return kept
 
 
-def distinct(
-    rows: list[Row], notes: list[str], key: Callable[[str], str] = signature, where: str = "all"
-) -> list[Row]:
+def distinct(rows: list[Row], notes: list[str], key: Callable[[str], str] = signature, where: str = "all") -> list[Row]:
     """The rows with each text once; a text that stands there with two labels is dropped altogether."""
     labels: dict[str, set[str]] = {}
     for row in rows:

@@ -96,9 +96,7 @@ def _published(folder: str) -> Callable[[list[str]], Parts]:
 def _dbpedia(notes: list[str]) -> Parts:
     """Quotes stand there with a backslash before them."""
     parts = _bolt("DBPedia")
-    parts = {
-        p: [row._replace(text=row.text.replace('\\"', '"')) for row in rows] for p, rows in parts.items()
-    }
+    parts = {p: [row._replace(text=row.text.replace('\\"', '"')) for row in rows] for p, rows in parts.items()}
     return separate(parts, notes)
 
 
@@ -132,9 +130,7 @@ def _without_header(row: Row) -> str:
 
     This copy has no line breaks: the subject and the first line run together.
     """
-    text = row.text.removeprefix("Newsgroup:").replace(
-        row.label, " "
-    )  # also in "In sci.space, N. N. writes:"
+    text = row.text.removeprefix("Newsgroup:").replace(row.label, " ")  # also in "In sci.space, N. N. writes:"
     text = re.sub(r"^\s*document_id:\s*\d+\s*", "", text.lstrip(), flags=re.I)
     text = re.sub(r"^From:.{0,300}?(?=Subject:)", "", text, flags=re.S)
     text = re.sub(r"^(Subject:.{0,300}?)From:\s*[^\s()]+(\s*\([^()]{0,200}\))?", r"\1 ", text, flags=re.S)

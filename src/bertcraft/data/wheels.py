@@ -211,9 +211,7 @@ def read_many(wheel: Wheel, names: list[str], progress: Progress | None = None) 
             except KeyError:
                 raise DataError(f"{wheel} holds no file {name}") from None
             if size > LARGEST_MEMBER:
-                raise DataError(
-                    f"{name} in {wheel} would unpack to {size:,} bytes: more than {LARGEST_MEMBER:,}"
-                )
+                raise DataError(f"{name} in {wheel} would unpack to {size:,} bytes: more than {LARGEST_MEMBER:,}")
             contents.append(archive.read(name))
         return contents
 

@@ -52,9 +52,7 @@ def pool(task: tasks.Task, most: int) -> Pool:
     An episode's classes are new to whoever is tested on it, so it does not matter which part their texts come from.
     """
     parts = (task.train, task.dev, task.test)
-    rows = [
-        Row(text, task.labels[label]) for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)
-    ]
+    rows = [Row(text, task.labels[label]) for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)]
     texts: dict[str, list[str]] = {name: [] for name in task.labels}
     for row in distinct(rows, []):
         texts[row.label].append(row.text)

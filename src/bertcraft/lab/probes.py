@@ -34,9 +34,7 @@ class Probes:
         for number, part in enumerate(("dev", "held_out")):
             lines = [line for document in parts[part] for line in document.split("\n")]
             rng = np.random.default_rng((1, number))
-            self.sentences[part] = altered(
-                self._rows(lines, sentences * 20), whole, texts.log_frequency, sentences, rng
-            )
+            self.sentences[part] = altered(self._rows(lines, sentences * 20), whole, texts.log_frequency, sentences, rng)
         self.intents = self._intents()
 
     def __call__(self, params: dict, config: Config) -> dict[str, float]:
@@ -81,9 +79,7 @@ def whole_words(tokenizer) -> np.ndarray:
     return np.array([i >= FIRST_WORD and token.isalpha() for i, token in enumerate(tokens)])
 
 
-def altered(
-    rows: np.ndarray, whole: np.ndarray, log_frequency: np.ndarray, most: int, rng: np.random.Generator
-) -> dict:
+def altered(rows: np.ndarray, whole: np.ndarray, log_frequency: np.ndarray, most: int, rng: np.random.Generator) -> dict:
     """Sentences in three versions: "rows" {"plain", "swapped", "replaced"}, each (n, L), and "at" (n, 2).
 
     At each row's two places stand neighbouring words of one token each, chosen at random: the two that "swapped" exchanges and

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +23,8 @@ def interval_text(interval: statistics.Interval, digits: int, signed: bool = Tru
 
 def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None = None) -> Table:
     """A row an arm, a column a metric: the mean over seeds (differences between arms are in the comparisons)."""
-    table = Table(title=title)
-    table.add_column("arm")
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", min_width=min(16, max(len(arm.title) for arm in experiment.arms)))
     metrics = {name: m for name, m in experiment.metrics.items() if any(name in run["figures"] for run in runs)}
     for metric in metrics.values():
         table.add_column(f"{metric.title}, {metric.unit}" if metric.unit else metric.title, justify="right")
@@ -42,7 +43,7 @@ def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None =
 
 def comparisons_table(experiment: Experiment, runs: Sequence[dict]) -> Table:
     """A row a comparison: the mean paired difference with its 95 % interval, the claimed sign and the verdict."""
-    table = Table(title="Paired over seeds, 95 % intervals")
+    table = Table(title="Paired over seeds, 95 % intervals", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("comparison", "difference", "claimed", "seeds", "verdict"):
         table.add_column(column, justify="right" if column in ("difference", "seeds") else "left")
     for comparison in experiment.comparisons:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from bertcraft.errors import InputError
 from bertcraft.lab import report
@@ -47,6 +48,7 @@ def run_one(
         console.print(note, highlight=False)
     for line in (line for run in runs for line in run["figures"].get("told", [])):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    folder.mkdir(parents=True, exist_ok=True)  # an arm leaves a state in it only if it trains
     (folder / "result.json").write_text(json.dumps({"seed": seed, "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for path in short.show(folder, runs, short):
         console.print(f"plot   {path}", highlight=False, soft_wrap=True)
@@ -74,9 +76,7 @@ def run_full(
                 highlight=False,
             )
 
-        run_all(
-            results, command=command, jobs=jobs, seeds=seeds, scheduler=scheduler, told=told, stored=stored
-        )
+        run_all(results, command=command, jobs=jobs, seeds=seeds, scheduler=scheduler, told=told, stored=stored)
     results_of(experiment, None, folder)
 
 
@@ -96,26 +96,29 @@ def results_of(experiment: Experiment, plots: Path | None, folder: Path | None =
 
 
 def ledger(experiments: list[Experiment], folder: Path | None = None) -> None:
-    """A row a technique: what is claimed, what the paper says, what was measured here."""
-    table = Table(show_lines=True)
-    for column in ("technique", "claim", "paper", "measured (95 % interval)", "seeds", "min"):
-        table.add_column(column, justify="right" if column in ("seeds", "min") else "left")
+    """A block a technique: what is claimed, what the paper says, what was measured here, at what cost."""
+    console = Console()
     for experiment in experiments:
         runs = Results(experiment, folder or default_folder()).runs()
-        headline = experiment.comparisons[0]
-        outcome = compare(headline, runs)
-        measured, seeds = "not yet", ""
-        if outcome:
-            interval, verdict = outcome
-            metric = experiment.metrics[headline.metric]
-            digits = 2 if headline.ratio else metric.digits
-            effect = report.interval_text(interval, digits, not headline.ratio)
-            unit = "times" if headline.ratio else metric.unit
-            measured, seeds = f"{headline.name}: {effect} {unit}, {metric.title}: [bold]{verdict}[/]", str(interval.n)
-        minutes = f"{sum(run['seconds'] for run in runs) / 60:.0f}" if runs else ""
-        title = f"{experiment.number:02d} {experiment.title}"
-        table.add_row(title, experiment.claim.collection, experiment.claim.paper, measured, seeds, minutes)
-    Console().print(table)
+        block = Table.grid(padding=(0, 2))
+        block.add_row("  claimed", Text(experiment.claim.collection))
+        block.add_row("  paper", Text(experiment.claim.paper))
+        block.add_row("  measured", _measured(experiment, runs))
+        console.print(f"[bold]{experiment.number:02d} {experiment.title}[/]", highlight=False)
+        console.print(block, highlight=False)
+
+
+def _measured(experiment: Experiment, runs: list[dict]) -> str:
+    headline = experiment.comparisons[0]
+    outcome = compare(headline, runs)
+    if not outcome:
+        return "not yet"
+    interval, verdict = outcome
+    metric = experiment.metrics[headline.metric]
+    effect = report.interval_text(interval, 2 if headline.ratio else metric.digits, not headline.ratio)
+    unit = "times" if headline.ratio else metric.unit
+    cost = f"{interval.n} seed{'s' * (interval.n > 1)}, {sum(run['seconds'] for run in runs) / 60:.0f} minutes"
+    return f"{headline.name}, {metric.title}: {effect} {unit}: [bold]{verdict}[/] ({cost})"
 
 
 def check(experiments: list[Experiment], folder: Path | None = None) -> bool:

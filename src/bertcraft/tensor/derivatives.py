@@ -30,9 +30,7 @@ def elementwise(function: Callable, *derivatives: Callable | None) -> None:
     """Enter a function that works element by element; gradients are summed over broadcast axes."""
 
     def fitted(derivative, i):
-        return lambda g, z, *args, **options: unbroadcast(
-            derivative(g, z, *args, **options), np.shape(args[i])
-        )
+        return lambda g, z, *args, **options: unbroadcast(derivative(g, z, *args, **options), np.shape(args[i]))
 
     DERIVATIVES[function] = tuple(d and fitted(d, i) for i, d in enumerate(derivatives))
     SIGNATURES[function] = Signature(next(filter(None, derivatives)), skip=2)
@@ -101,9 +99,7 @@ elementwise(np.tan, lambda g, z, x: g * (1 + z * z))
 elementwise(np.arcsin, lambda g, z, x: g / np.sqrt(1 - x * x))
 elementwise(np.arccos, lambda g, z, x: -g / np.sqrt(1 - x * x))
 elementwise(np.arctan, lambda g, z, x: g / (1 + x * x))
-elementwise(
-    np.arctan2, lambda g, z, y, x: g * x / (x * x + y * y), lambda g, z, y, x: -g * y / (x * x + y * y)
-)
+elementwise(np.arctan2, lambda g, z, y, x: g * x / (x * x + y * y), lambda g, z, y, x: -g * y / (x * x + y * y))
 elementwise(np.hypot, lambda g, z, x, y: g * x / z, lambda g, z, x, y: g * y / z)
 for _name in ("deg2rad", "radians"):
     elementwise(getattr(np, _name), lambda g, z, x: g * (math.pi / 180))
@@ -133,9 +129,7 @@ elementwise(
     lambda g, z, x, low, high=None: np.where(np.equal(z, x) | np.not_equal(z, low), 0, g),
     lambda g, z, x, low, high: np.where(np.equal(z, x) | np.not_equal(z, high), 0, g),
 )
-elementwise(
-    np.nan_to_num, lambda g, z, x, *, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0)
-)
+elementwise(np.nan_to_num, lambda g, z, x, *, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 elementwise(identity, lambda g, z, x: g)
 elementwise(np.copy, lambda g, z, x: g)
 general(astype, lambda g, z, x, dtype: astype(g, x.dtype), None)
@@ -180,9 +174,7 @@ def _var_back(g, z, x, axis=None, *, ddof=0, keepdims=False):
 
 def _std_back(g, z, x, axis=None, *, ddof=0, keepdims=False):
     flat = np.equal(z, 0)  # no slope where there is no deviation
-    return _var_back(
-        np.where(flat, 0, g / (2 * np.where(flat, 1, z))), z, x, axis, ddof=ddof, keepdims=keepdims
-    )
+    return _var_back(np.where(flat, 0, g / (2 * np.where(flat, 1, z))), z, x, axis, ddof=ddof, keepdims=keepdims)
 
 
 def _extreme_back(g, z, x, axis=None, *, keepdims=False):
@@ -255,9 +247,7 @@ general(np.squeeze, lambda g, z, x, axis=None: np.reshape(g, x.shape))
 general(np.expand_dims, lambda g, z, x, axis: np.reshape(g, x.shape))
 for _name in ("atleast_1d", "atleast_2d", "atleast_3d"):
     general(getattr(np, _name), lambda g, z, x: np.reshape(g, x.shape))
-general(
-    np.transpose, lambda g, z, x, axes=None: np.transpose(g, None if axes is None else _inverse(axes, x.ndim))
-)
+general(np.transpose, lambda g, z, x, axes=None: np.transpose(g, None if axes is None else _inverse(axes, x.ndim)))
 general(np.swapaxes, lambda g, z, x, a, b: np.swapaxes(g, a, b))
 general(np.moveaxis, lambda g, z, x, source, target: np.moveaxis(g, target, source))
 general(np.broadcast_to, lambda g, z, x, shape: unbroadcast(g, x.shape))
@@ -270,9 +260,7 @@ general(scatter_add, lambda g, z, x, index, shape: getitem(g, index), None, None
 general(np.take, lambda g, z, x, indices, axis=None: _take_back(g, x, indices, axis), None)
 general(np.take_along_axis, lambda g, z, x, indices, axis=-1: _along_back(g, x, indices, axis), None, None)
 general(np.repeat, lambda g, z, x, repeats, axis=None: _repeat_back(g, x, repeats, axis), None)
-general(
-    np.pad, lambda g, z, x, width, mode="constant", *, constant_values=0: _pad_back(g, x, width, mode), None
-)
+general(np.pad, lambda g, z, x, width, mode="constant", *, constant_values=0: _pad_back(g, x, width, mode), None)
 general(np.diagonal, lambda g, z, x, offset=0: scatter_add(g, _diagonal_index(x, z, offset), x.shape))
 general(
     np.diag,
@@ -310,16 +298,12 @@ def _pad_back(g, x, width, mode):
     if mode != "constant":
         raise TypeError(f"np.pad has a derivative for mode='constant' only, got {mode!r}")
     pairs = np.broadcast_to(width, (x.ndim, 2))
-    return getitem(
-        g, tuple(slice(int(before), int(before) + n) for (before, _), n in zip(pairs, x.shape, strict=True))
-    )
+    return getitem(g, tuple(slice(int(before), int(before) + n) for (before, _), n in zip(pairs, x.shape, strict=True)))
 
 
 def _matrix_shape(x):
     if x.ndim != 2:
-        raise TypeError(
-            f"a diagonal has a derivative for matrices only, got {x.ndim} dimensions: use np.take_along_axis"
-        )
+        raise TypeError(f"a diagonal has a derivative for matrices only, got {x.ndim} dimensions: use np.take_along_axis")
     return x.shape
 
 

@@ -34,9 +34,7 @@ def _dot_back(i, g, x, y):
     if np.ndim(x) == 0 or np.ndim(y) == 0:
         return unbroadcast(g * (x, y)[1 - i], (x, y)[i].shape)
     if np.ndim(x) > 2 or np.ndim(y) > 2:
-        raise TypeError(
-            "np.dot has a derivative for vectors and matrices only: use np.matmul, @ or np.tensordot"
-        )
+        raise TypeError("np.dot has a derivative for vectors and matrices only: use np.matmul, @ or np.tensordot")
     return (_matmul_x, _matmul_y)[i](g, None, x, y)
 
 
@@ -54,12 +52,8 @@ def _explicit(pattern: str, arrays) -> tuple[list[str], str]:
     inputs, arrow, output = pattern.replace(" ", "").partition("->")
     terms = inputs.split(",")
     free = [letter for letter in string.ascii_letters if letter not in pattern]
-    widths = [
-        np.ndim(array) - len(term.replace("...", "")) for term, array in zip(terms, arrays, strict=True)
-    ]
-    dots = "".join(
-        free[: max((w for w, term in zip(widths, terms, strict=True) if "..." in term), default=0)]
-    )
+    widths = [np.ndim(array) - len(term.replace("...", "")) for term, array in zip(terms, arrays, strict=True)]
+    dots = "".join(free[: max((w for w, term in zip(widths, terms, strict=True) if "..." in term), default=0)])
     terms = [term.replace("...", dots[len(dots) - w :]) for w, term in zip(widths, terms, strict=True)]
     if arrow:
         return terms, output.replace("...", dots)
@@ -73,15 +67,11 @@ def _einsum_back(i, g, z, pattern, *arrays, optimize=False):
     mine, others, x = terms[i - 1], terms[: i - 1] + terms[i:], arrays[i - 1]
     if len(set(mine)) != len(mine):
         raise TypeError(f"np.einsum has no derivative for a repeated index in one operand, got {pattern!r}")
-    reachable = "".join(
-        letter for letter in mine if letter in output or any(letter in term for term in others)
-    )
+    reachable = "".join(letter for letter in mine if letter in output or any(letter in term for term in others))
     rest = arrays[: i - 1] + arrays[i:]
     part = np.einsum(",".join([output, *others]) + "->" + reachable, g, *rest, optimize=optimize)
     lone = tuple(k for k, letter in enumerate(mine) if letter not in reachable)
-    part = unbroadcast(
-        np.expand_dims(part, lone), tuple(1 if k in lone else n for k, n in enumerate(x.shape))
-    )
+    part = unbroadcast(np.expand_dims(part, lone), tuple(1 if k in lone else n for k, n in enumerate(x.shape)))
     return np.broadcast_to(part, x.shape)
 
 
@@ -94,9 +84,7 @@ def _norm_back(g, z, x, ord=None, axis=None, keepdims=False):
     """Of the 2-norm of all elements, or along axes; slope 0 where the norm is 0."""
     vector = isinstance(axis, int) or (axis is None and x.ndim == 1)
     if not (ord is None or (ord == 2 and vector) or (ord == "fro" and not vector)):
-        raise TypeError(
-            f"np.linalg.norm has a derivative for the 2-norm of the elements only, got ord={ord!r}"
-        )
+        raise TypeError(f"np.linalg.norm has a derivative for the 2-norm of the elements only, got ord={ord!r}")
     return spread(g / np.where(np.equal(z, 0), 1, z), x, axis, keepdims) * x
 
 

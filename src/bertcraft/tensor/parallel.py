@@ -82,9 +82,7 @@ def sharded_value_and_grad(
         rows = {len(leaf) for leaf in tree.leaves(batch)}
         if len(rows) != 1 or not (count := rows.pop()):
             raise ValueError(f"a batch needs at least one row, the same number in each array; got {sorted(rows) or 0}")
-        shards = [
-            tree.map(lambda leaf, s=start: leaf[s : s + shard_size], batch) for start in range(0, count, shard_size)
-        ]
+        shards = [tree.map(lambda leaf, s=start: leaf[s : s + shard_size], batch) for start in range(0, count, shard_size)]
         total_weight = weight(batch) if weight else 1
         jobs = []
         for i, shard in enumerate(shards):

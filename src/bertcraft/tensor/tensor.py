@@ -303,8 +303,7 @@ def _check_call(function, args, kwargs) -> None:
     if signature is not None and not signature.fits(args, kwargs):
         options = "".join(f", {name}=" for name in kwargs)
         raise TypeError(
-            f"{name_of(function)} on a Tensor takes {signature.text}, "
-            f"but got {len(args)} arguments by position{options}"
+            f"{name_of(function)} on a Tensor takes {signature.text}, but got {len(args)} arguments by position{options}"
         )
 
 

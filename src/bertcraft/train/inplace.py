@@ -41,12 +41,8 @@ def apply(rule: "Rule", gradients: Any, state: Any, params: Any, pool: Executor 
     ``ThreadPoolExecutor``, or None for this thread alone; the result is the same.
     """
     for (name, p), g in zip(tree.items(params), _leaves(gradients, params), strict=True):
-        if not (
-            isinstance(p, np.ndarray) and p.dtype.kind == "f" and p.flags.c_contiguous and p.flags.writeable
-        ):
-            raise InputError(
-                f"parameter {name}: expected a writeable, C-contiguous array of floats, got {_what(p)}"
-            )
+        if not (isinstance(p, np.ndarray) and p.dtype.kind == "f" and p.flags.c_contiguous and p.flags.writeable):
+            raise InputError(f"parameter {name}: expected a writeable, C-contiguous array of floats, got {_what(p)}")
         if not isinstance(g, (np.ndarray, np.generic)) or g.shape != p.shape or g.dtype != p.dtype:
             raise InputError(f"the gradient of {name} is {_what(g)}, but the parameter is {_what(p)}")
     if rule.inplace is not None:

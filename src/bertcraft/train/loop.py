@@ -53,9 +53,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C stopped a run after ``step`` steps; its state is in ``folder`` (None when the run had none)."""
 
     def __init__(self, folder: Path | None, step: int):
-        super().__init__(
-            f"interrupted after step {step}; " + (f"saved in {folder}" if folder else "not saved")
-        )
+        super().__init__(f"interrupted after step {step}; " + (f"saved in {folder}" if folder else "not saved"))
         self.folder, self.step = folder, step
 
 
@@ -96,9 +94,7 @@ class _Run:
         check_structure(folder, "parameter", params, self.params)
         check_structure(folder, "state of the update rule", rule_state["rule"], self.rule_state)
         if step > steps:
-            raise TrainingError(
-                f"the state in {folder} is after step {step}, but the run has only {steps} steps"
-            )
+            raise TrainingError(f"the state in {folder} is after step {step}, but the run has only {steps} steps")
         self.step, self.params, self.rule_state = step, params, rule_state["rule"]
         self.losses = rule_state["history"]["losses"].tolist()
         self.gradient_norms = rule_state["history"]["gradient_norms"].tolist()
@@ -144,9 +140,7 @@ def fit(
     and saved. A second Ctrl-C is an ordinary KeyboardInterrupt.
     """
     if steps < 0 or (evaluate_every is not None and evaluate_every < 1):
-        raise InputError(
-            f"steps must be 0 or more and evaluate_every 1 or more, got {steps} and {evaluate_every}"
-        )
+        raise InputError(f"steps must be 0 or more and evaluate_every 1 or more, got {steps} and {evaluate_every}")
     params = tree.map(lambda leaf: np.array(leaf, order="C"), params)
     run = _Run(0, params, rule.init(params))
     signature = {"seed": seed, **(signature or {})}

@@ -166,12 +166,8 @@ def adamw(
 
     def inplace(gradients, factor, state, params, pool):
         now, corrected, epsilon = map(float, numbers(state["step"]))
-        shrink = [
-            -now * weight_decay if d else 0.0 for d in tree.leaves(_decaying(decay, weight_decay, params))
-        ]
-        fast.adamw(
-            gradients, factor, state["m"], state["v"], params, b1, b2, -corrected, epsilon, shrink, pool
-        )
+        shrink = [-now * weight_decay if d else 0.0 for d in tree.leaves(_decaying(decay, weight_decay, params))]
+        fast.adamw(gradients, factor, state["m"], state["v"], params, b1, b2, -corrected, epsilon, shrink, pool)
         return {"step": state["step"] + 1, "m": state["m"], "v": state["v"]}
 
     return Rule(_init_moments, update, inplace=inplace)

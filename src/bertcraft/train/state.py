@@ -82,14 +82,10 @@ def load_state(folder: str | os.PathLike) -> tuple[int, Any, Any, dict] | None:
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"the saved state {path} cannot be read: {error}. {advice}") from error
     if header.get("format") != FORMAT:
-        raise TrainingError(
-            f"{path} is not the state of a run ({FORMAT!r}): it says {header.get('format')!r}. {advice}"
-        )
+        raise TrainingError(f"{path} is not the state of a run ({FORMAT!r}): it says {header.get('format')!r}. {advice}")
     text = header.get("run", "")
     if _digest(text, tensors) != header.get("digest"):
-        raise TrainingError(
-            f"the saved state {path} is damaged: its content does not match its digest. {advice}"
-        )
+        raise TrainingError(f"the saved state {path} is damaged: its content does not match its digest. {advice}")
     run = json.loads(text)
     return run["step"], _tree(run["params"], tensors), _tree(run["rule_state"], tensors), run["metadata"]
 
@@ -133,9 +129,7 @@ def _structure(part: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     """The tree with names for leaves, and lists and tuples marked; the leaves go into ``tensors``."""
     if isinstance(part, dict):
         if not all(isinstance(key, str) for key in part):
-            raise InputError(
-                f"{name} cannot be saved: the keys of a tree must be text, got {list(part)!r:.60}"
-            )
+            raise InputError(f"{name} cannot be saved: the keys of a tree must be text, got {list(part)!r:.60}")
         return {key: _structure(branch, f"{name}.{key}", tensors) for key, branch in part.items()}
     if isinstance(part, (list, tuple)):
         kind = "list" if isinstance(part, list) else "tuple"

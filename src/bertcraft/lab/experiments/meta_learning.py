@@ -161,9 +161,7 @@ def judge(settings: dict, params: dict, tasks: list, choice: float | None, steps
     """Accuracy in % of each task, (tasks,); for methods that adapt, after 0 ... steps of adaptation, (tasks, steps + 1)."""
     if settings["method"] in ADAPTING:
         stages = (zip(range(steps + 1), adapter(settings, params, task, choice), strict=False) for task in tasks)
-        return np.array(
-            [[right(logits(p, task.query), task) for _, p in each] for task, each in zip(tasks, stages, strict=True)]
-        )
+        return np.array([[right(logits(p, task.query), task) for _, p in each] for task, each in zip(tasks, stages, strict=True)])
     if settings["method"] == "regression":
         return np.array([by_regression(task, choice) for task in tasks])
     return np.array([by_centroid(params, task) for task in tasks])
@@ -421,6 +419,4 @@ def _experiment(arms: tuple[Arm, ...], quick: Experiment | None = None) -> Exper
 
 
 _QUICK_ARMS = ("centroid", "maml", "prototypes", "classifier", "fine_tune")
-EXPERIMENT = _experiment(
-    _arms(_FULL, 300), _experiment(tuple(arm for arm in _arms(_QUICK, 60) if arm.name in _QUICK_ARMS))
-)
+EXPERIMENT = _experiment(_arms(_FULL, 300), _experiment(tuple(arm for arm in _arms(_QUICK, 60) if arm.name in _QUICK_ARMS)))

@@ -391,7 +391,6 @@ UNTIMED = {"lengths": [], "beside": [], "reported": []}
 WINDOW = {"pattern": "window", "window": 64}
 
 
-
 def shorter(experiment: Experiment, arms: tuple[str, ...], settings: dict, timing: dict, **changes) -> Experiment:
     """The experiment with some of its arms, in less time."""
     kept = [experiment.arm(name) for name in arms]
@@ -425,11 +424,15 @@ EXPERIMENT = Experiment(
         Arm("bigbird", "BigBird", LONG | SPARSE | {"pattern": "bigbird", "block": 16, "random": 3}),
         Arm("dilated", "dilated window", LONG | SPARSE | WINDOW | {"dilations": [1, 4]}),
         Arm(
-            "mean", "window, mean of all tokens", LONG | UNTIMED | WINDOW | {"summary": "mean"},
+            "mean",
+            "window, mean of all tokens",
+            LONG | UNTIMED | WINDOW | {"summary": "mean"},
             control="A window may fail only because [CLS] is not told what the others see: here the mean of all is classified.",
         ),
         Arm(
-            "cut", "dense, first 128 tokens", LONG | UNTIMED | {"pattern": "dense", "reads": 128},
+            "cut",
+            "dense, first 128 tokens",
+            LONG | UNTIMED | {"pattern": "dense", "reads": 128},
             control="What is cheaper still, and usual: cutting the text to as many tokens as a sparse query sees.",
         ),
     ),
