@@ -1,0 +1,109 @@
+"""The rows of a step are the same whoever makes them and wherever the run began; an epoch has each row once."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertcraft.data import stream
+from bertcraft.data.files import blocks, texts
+from bertcraft.data.stream import Stream
+from bertcraft.data.tokenizer import train_wordpiece
+from bertcraft.errors import DataError, InputError
+
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}{c}" for a in "bdgkmt" for b in "aeiou" for c in "lnrst"]
+    for name, lines in (("a", 400), ("b", 3), ("c", 250), ("d", 1)):
+        text = "\n".join(" ".join(rng.choice(words, rng.integers(3, 12))) for _ in range(lines))
+        (folder / f"{name}.txt").write_text(text + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return train_wordpiece([text for block in blocks(corpus) for text in texts(block)], 300, "stream_test")
+
+
+@pytest.fixture(scope="module")
+def found(corpus):
+    return blocks(corpus, 600)  # some sixty
+
+
+def rows_of_an_epoch(found, tokenizer) -> Counter:
+    made = [stream._make(block, tokenizer.to_str(), LENGTH) for block in found]
+    return Counter(row.tobytes() for part in made for row in part)
+
+
+def test_an_epoch_has_each_row_once_in_another_order_than_the_next(found, tokenizer, monkeypatch):
+    monkeypatch.setattr(stream, "WINDOW", 7)
+    expected = rows_of_an_epoch(found, tokenizer)
+    total = expected.total()
+    with Stream(found, tokenizer, LENGTH, seed=3) as made:
+        first, second = made.batch(0, total), made.batch(1, total)
+    assert Counter(row.tobytes() for row in first) == Counter(row.tobytes() for row in second) == expected
+    assert (first != second).any(axis=1).mean() > 0.9
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.integers(0, 60))
+def test_a_step_is_the_same_from_wherever_it_is_asked(found, tokenizer, size, step):
+    with Stream(found, tokenizer, LENGTH, seed=1) as made, Stream(found, tokenizer, LENGTH, seed=1) as other:
+        last = [made.batch(number, size) for number in range(step + 1)][-1]
+        assert last.shape == (size, LENGTH) and last.dtype == np.int32
+        assert (other.batch(step, size) == last).all()
+        assert (made.batch(step // 2, size) == other.batch(step // 2, size)).all()  # backwards
+
+
+def test_workers_change_nothing(found, tokenizer):
+    with Stream(found, tokenizer, LENGTH, seed=1) as alone, Stream(found, tokenizer, LENGTH, seed=1, workers=2) as helped:
+        for step in range(40):
+            assert (alone.batch(step, 32) == helped.batch(step, 32)).all()
+
+
+def test_another_seed_is_another_order(found, tokenizer):
+    with Stream(found, tokenizer, LENGTH, seed=1) as one, Stream(found, tokenizer, LENGTH, seed=2) as other:
+        assert (one.batch(0, 32) != other.batch(0, 32)).any()
+
+
+def test_a_run_that_goes_on_makes_no_window_that_it_has_read(found, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "WINDOW", 4)
+    made = []
+    whole = stream._make
+    monkeypatch.setattr(stream, "_make", lambda *given: made.append(1) or whole(*given))
+    with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as first:
+        expected = [first.batch(step, 32) for step in range(20)]
+    read = len(made)
+    made.clear()
+    with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as second:
+        assert (second.batch(19, 32) == expected[19]).all()
+    assert len(made) <= 8 < read
+    kept = json.loads((tmp_path / "counts.json").read_text())
+    assert kept["ends"] == sorted(kept["ends"])
+    (tmp_path / "counts.json").write_text("{damaged")
+    with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as third:
+        assert (third.batch(19, 32) == expected[19]).all()
+
+
+def test_counts_of_another_corpus_or_seed_are_not_believed(found, tokenizer, tmp_path):
+    with Stream(found[:20], tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as first:
+        first.batch(0, 32)
+    with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as second, \
+        Stream(found, tokenizer, LENGTH, seed=1) as expected:  # fmt: skip
+        assert (second.batch(3, 32) == expected.batch(3, 32)).all()
+
+
+def test_texts_too_few_for_a_row_are_told(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("bal ban\n")
+    with Stream(blocks(tmp_path), tokenizer, LENGTH, seed=0) as made, pytest.raises(DataError, match="do not fill one row"):
+        made.batch(0, 1)
+    with pytest.raises(InputError, match="at least one block"):
+        Stream([], tokenizer, LENGTH, seed=0)
