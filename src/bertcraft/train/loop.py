@@ -24,6 +24,7 @@ from bertcraft.train.inplace import apply, global_norm
 from bertcraft.train.rules import Rule
 from bertcraft.train.state import check_signature, check_structure, load_state, save_state
 
+_GO, _SAVE, _STOP = 0, 1, 2
 _SMOOTHING = 0.1  # weight of the newest step in the moving averages of time and tokens
 
 
@@ -62,6 +63,25 @@ def generator(seed: int, step: int, stream: int = 0) -> np.random.Generator:
     return np.random.default_rng((seed, step, stream))
 
 
+@dataclass(frozen=True)
+class Engine:
+    """Where the steps are computed: this one takes trees of NumPy arrays as they are, in one process.
+
+    - ``advance(params, rule_state, batch, step) -> (params, rule_state, loss, gradient_norm)``; where loss or norm is not
+      finite, parameters and state come back as they were.
+    - ``place(tree)`` puts NumPy arrays where ``advance`` wants them, ``host(tree)`` makes NumPy arrays of its.
+    - ``agree(wish)``: 0 to go on, 1 to save, 2 to stop; several processes take the highest wish of any.
+    - ``share(tree)``: the tree of the first process, in all of them. ``writes``: whether this process keeps the state.
+    """
+
+    advance: Callable
+    place: Callable = lambda tree: tree
+    host: Callable = lambda tree: tree
+    agree: Callable[[int], int] = lambda wish: wish
+    share: Callable = lambda tree: tree
+    writes: bool = True
+
+
 @dataclass
 class _Run:
     """What is saved: all that one step hands on to the next."""
@@ -74,15 +94,18 @@ class _Run:
     evaluations: list = field(default_factory=list)
     seconds: float = 0.0
 
-    def save(self, folder: Path, signature: dict) -> None:
-        if not math.isfinite(global_norm(self.params)):
+    def save(self, folder: Path, signature: dict, engine: Engine) -> None:
+        params, rule_state = engine.host(self.params), engine.host(self.rule_state)  # several processes give their parts
+        if not engine.writes:
+            return
+        if not math.isfinite(global_norm(params)):
             raise TrainingError(
                 f"the parameters are not finite after step {self.step}, so that state was not saved. "
                 "Lower the learning rate; the last good state, if one was saved, is intact"
             )
         history = {"losses": np.array(self.losses), "gradient_norms": np.array(self.gradient_norms)}
         metadata = {"signature": signature, "evaluations": self.evaluations, "seconds": self.seconds}
-        save_state(folder, self.step, self.params, {"rule": self.rule_state, "history": history}, metadata)
+        save_state(folder, self.step, params, {"rule": rule_state, "history": history}, metadata)
 
     def resume(self, folder: Path, signature: dict, steps: int) -> None:
         """Continue from the state in the folder, if there is one of the same run."""
@@ -100,6 +123,15 @@ class _Run:
         self.gradient_norms = rule_state["history"]["gradient_norms"].tolist()
         self.evaluations = [tuple(evaluation) for evaluation in metadata["evaluations"]]
         self.seconds = metadata["seconds"]
+
+    def shared(self, engine: Engine) -> None:
+        """Take all from the first process, which has read the folder."""
+        counts = engine.share(np.array([self.step, len(self.losses)]))
+        history = np.array([self.losses, self.gradient_norms]) if engine.writes else np.zeros((2, int(counts[1])))
+        history, seconds = engine.share(history), engine.share(np.array(self.seconds))
+        self.params, self.rule_state = engine.share(self.params), engine.share(self.rule_state)
+        self.step, self.seconds = int(counts[0]), float(seconds)
+        self.losses, self.gradient_norms = history[0].tolist(), history[1].tolist()
 
 
 def fit(
@@ -139,28 +171,70 @@ def fit(
     cannot be saved or belongs to another run; :class:`Interrupted` on Ctrl-C, once the step at hand is done
     and saved. A second Ctrl-C is an ordinary KeyboardInterrupt.
     """
+    engine = numpy_engine(step_function, rule, pool)
+    params = tree.map(lambda leaf: np.array(leaf, order="C"), params)
+    return fit_on(
+        engine, params, rule.init(params), make_batch, steps, seed=seed, folder=folder, save_every_seconds=save_every_seconds,
+        signature=signature, evaluate=evaluate, evaluate_every=evaluate_every, report=report,
+    )  # fmt: skip
+
+
+def numpy_engine(step_function: Callable, rule: Rule, pool: Executor | None = None) -> Engine:
+    """Gradients of a ``step_function`` as :func:`fit` takes it, an update in place."""
+
+    def advance(params, rule_state, batch, step):
+        loss, gradients = step_function(params, batch, step)
+        gradients = tree.map(np.asarray, gradients)  # those of a jitted step are JAX arrays
+        loss, norm = float(loss), global_norm(gradients, pool)
+        if math.isfinite(loss) and math.isfinite(norm):
+            rule_state = apply(rule, gradients, rule_state, params, pool)
+        return params, rule_state, loss, norm
+
+    return Engine(advance)
+
+
+def fit_on(
+    engine: Engine,
+    params: Any,
+    rule_state: Any,
+    make_batch: Callable[[int], Any],
+    steps: int,
+    *,
+    seed: int,
+    folder: str | Path | None = None,
+    save_every_seconds: float = 30.0,
+    signature: dict | None = None,
+    evaluate: Callable[[Any], Any] | None = None,
+    evaluate_every: int | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """:func:`fit` with steps computed by an engine, from parameters and a rule's state (NumPy arrays) that are given away.
+
+    With several processes each calls it with the same arguments and its own part of each batch. The result's parameters are
+    the engine's.
+    """
     if steps < 0 or (evaluate_every is not None and evaluate_every < 1):
         raise InputError(f"steps must be 0 or more and evaluate_every 1 or more, got {steps} and {evaluate_every}")
-    params = tree.map(lambda leaf: np.array(leaf, order="C"), params)
-    run = _Run(0, params, rule.init(params))
+    run = _Run(0, params, rule_state)
     signature = {"seed": seed, **(signature or {})}
     if folder is not None:
         folder = Path(folder)
-        run.resume(folder, signature, steps)
-        run.save(folder, signature)  # a folder that cannot be written is told now, not in half a minute
+        if engine.writes:
+            run.resume(folder, signature, steps)
+        run.shared(engine)
+    run.params, run.rule_state = engine.place(run.params), engine.place(run.rule_state)
+    if folder is not None:
+        run.save(folder, signature, engine)  # a folder that cannot be written is told now, not in half a minute
 
     saved = last = time.monotonic()
     seconds_a_step = tokens_a_step = None
+    wish = _GO
     with _deferred_interrupt() as interrupted:
-        while run.step < steps and not interrupted():
+        while run.step < steps and wish != _STOP:
             batch = make_batch(run.step)
-            loss, gradients = step_function(run.params, batch, run.step)
-            gradients = tree.map(np.asarray, gradients)  # those of a jitted step are JAX arrays
-            loss, norm = float(loss), global_norm(gradients, pool)
+            run.params, run.rule_state, loss, norm = engine.advance(run.params, run.rule_state, batch, run.step)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise TrainingError(_not_finite(run, loss, norm, folder, signature))
-            run.rule_state = apply(rule, gradients, run.rule_state, run.params, pool)
-            del gradients  # its memory is free for the next step's
+                raise TrainingError(_not_finite(run, loss, norm, folder, signature, engine))
             run.step += 1
             run.losses.append(loss)
             run.gradient_norms.append(norm)
@@ -175,24 +249,26 @@ def fit(
             if report:
                 rate = tokens_a_step and tokens_a_step / max(seconds_a_step, 1e-9)
                 report(Progress(run.step, steps, loss, norm, rate, (steps - run.step) * seconds_a_step))
-            if folder and now - saved >= save_every_seconds:
-                run.save(folder, signature)
+            due = folder is not None and now - saved >= save_every_seconds
+            wish = engine.agree(_STOP if interrupted() else _SAVE if due else _GO)
+            if wish == _SAVE:
+                run.save(folder, signature, engine)
                 saved = time.monotonic()
 
         if folder:
-            run.save(folder, signature)
-        if interrupted():
+            run.save(folder, signature, engine)
+        if wish == _STOP:
             raise Interrupted(folder, run.step)
     history = np.array(run.losses), np.array(run.gradient_norms)
     return FitResult(run.params, run.step, *history, run.evaluations, run.seconds)
 
 
-def _not_finite(run: _Run, loss: float, norm: float, folder: Path | None, signature: dict) -> str:
+def _not_finite(run: _Run, loss: float, norm: float, folder: Path | None, signature: dict, engine: Engine) -> str:
     """Save the state before a step that went wrong and say what happened."""
     before = f"the last finite loss was {run.losses[-1]:.6g}" if run.losses else "no step before it"
     kept = "no folder was given, so nothing was saved"
     if folder:
-        run.save(folder, signature)
+        run.save(folder, signature, engine)
         kept = f"the last good state, after {run.step} steps, is kept in {folder}"
     return (
         f"training stopped in step {run.step + 1}: the loss is {loss:.6g} and the gradient norm {norm:.6g} "
