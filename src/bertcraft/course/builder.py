@@ -1,0 +1,183 @@
+"""A lesson's source becomes two notebooks, with stubs and with solutions; both are run, with the same bytes each time."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from bertcraft.course import inline, kernel, shelf, source
+from bertcraft.data import cache
+from bertcraft.errors import InputError
+
+LARGEST = 1_500_000  # bytes of a notebook
+KEPT = ("exercise", "stars", "tags")  # of a cell's header
+
+
+def build(path: Path, solved: bool):
+    """The notebook of a lesson, not run yet, without outputs.
+
+    Its cells carry under ``metadata[shelf.MARK]`` what :func:`execute` needs and takes away: the cell's line in the source and
+    its line for the quick mode. Raises InputError with the file and the line where the source is at fault.
+    """
+    from nbformat import v4
+
+    cells, seen, known = [], {}, set()
+    for cell in source.read(path):
+        if cell.metadata.get("solution") and not solved:
+            continue
+        text = _text(path, cell, solved, known)
+        new = {"code": v4.new_code_cell, "markdown": v4.new_markdown_cell}.get(cell.type)
+        if new is None:
+            raise InputError(f"{path.name}, line {cell.line}: a {cell.type} cell; expected code or markdown")
+        same = seen[cell.type, text] = seen.get((cell.type, text), 0) + 1
+        metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
+        metadata[shelf.MARK] = {"line": cell.line, "quick": cell.metadata.get("quick", "")}
+        cells.append(new(text, id=_id(cell.type, text, same), metadata=metadata))
+    about = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        shelf.MARK: {"lesson": path.stem, "solved": solved, "results": results_digest(path.stem)},
+    }
+    return v4.new_notebook(cells=cells, metadata=about)
+
+
+def execute(notebook, quick: bool = False):
+    """The notebook with its outputs, run in a kernel of its own.
+
+    ``quick``: with each cell's line for the quick mode, so that a test takes seconds. Raises InputError with the lesson and the
+    line for an error, a warning or a machine's path on the page, and when the notebook takes too long.
+    """
+    if quick:
+        notebook = notebook.copy()
+        notebook.cells = [cell.copy() for cell in notebook.cells]
+        for cell in notebook.cells:
+            if line := cell.metadata[shelf.MARK]["quick"]:
+                cell.source = quickened(cell.source, line)
+    return kernel.run(notebook)
+
+
+def written(notebook) -> bytes:
+    """The bytes of a notebook's file. Raises InputError when it is too large."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    content = (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
+    if len(content) > LARGEST:
+        about = notebook.metadata[shelf.MARK]
+        sizes = sorted(((len(json.dumps(cell.get("outputs", ""))), i) for i, cell in enumerate(notebook.cells, 1)), reverse=True)
+        largest = ", ".join(f"cell {i} ({size / 1e3:.0f} kB)" for size, i in sizes[:3])
+        raise InputError(
+            f"{about['lesson']}: the notebook has {len(content) / 1e6:.2f} MB, at most {LARGEST / 1e6} are allowed; "
+            f"the largest outputs are those of {largest}"
+        )
+    return content
+
+
+def editions(path: Path) -> tuple[bool, ...]:
+    """``solved`` of the notebooks that a lesson has: (False, True), or (False,) where nothing is to be solved."""
+    has_solutions = any(cell.exercise or cell.metadata.get("solution") for cell in source.read(path))
+    return (False, True) if has_solutions else (False,)
+
+
+def write(name: str, solved: bool, content: bytes) -> Path:
+    """Put a notebook in its place, whole or not at all."""
+    path = shelf.notebook(name, solved)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cache.write(path, content)
+    return path
+
+
+def stale(path: Path, solved: bool) -> str:
+    """Why the notebook in its place cannot be what the source builds, found without running it; "" when nothing is seen.
+
+    The source, the code brought into it and the stored results are looked at; other code that the lesson calls is not.
+    """
+    committed = shelf.notebook(path.stem, solved)
+    try:
+        old = json.loads(committed.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it is not built yet"
+    except ValueError:
+        return "it is not a notebook"
+    return differs_in_source(old, build(path, solved))
+
+
+def differs_in_source(old: dict, new) -> str:
+    """The first difference between a notebook's file and one just built in what was written, in words; "" when there is none."""
+    for i, (one, other) in enumerate(zip(old["cells"], new.cells, strict=False)):
+        if (one["cell_type"], one["id"], "".join(one["source"])) != (other.cell_type, other.id, other.source):
+            first = next((line for line in other.source.splitlines() if line.strip()), "")
+            return f"cell {i + 1} ({first[:50]!r}) is not that of the source"
+        if any(one["metadata"].get(key) != other.metadata.get(key) for key in KEPT):
+            return f"the header of cell {i + 1} is not that of the source"
+    if len(old["cells"]) != len(new.cells):
+        return f"it has {len(old['cells'])} cells, the source {len(new.cells)}"
+    if old["metadata"].get(shelf.MARK) != new.metadata[shelf.MARK]:
+        return "the results that it shows have changed since"
+    return ""
+
+
+def differs(old: dict, new) -> str:
+    """The first difference between a notebook's file and one just run, in words; "" when there is none."""
+    if where := differs_in_source(old, new):
+        return where
+    again = json.loads(written(new))
+    for i, (one, other) in enumerate(zip(old["cells"], again["cells"], strict=True)):
+        if one != other:
+            return f"the output of cell {i + 1} is another{_first_difference(one, other)}"
+    return "" if old == again else "its metadata are others"
+
+
+def results_digest(name: str) -> str:
+    """A hash of the stored results that a lesson shows: its own experiment's; of all of them for the index."""
+    files = sorted(shelf.folder("results").glob("*.json")) if name == shelf.INDEX else [shelf.results(name)]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.exists():
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _text(path: Path, cell: source.Cell, solved: bool, known: set[str]) -> str:
+    if cell.type != "code":
+        return cell.text
+    try:
+        text = cell.text
+        if cell.exercise:
+            text = source.solved(text) if solved else source.unsolved(text)
+        elif any(map(source.BLOCK.match, text.splitlines())):
+            raise InputError('a solution without exercise="name" in the cell\'s header')
+        return inline.inlined(text, known)
+    except InputError as error:
+        raise InputError(f"{path.name}, line {cell.line}: {error}") from None
+    except SyntaxError as error:
+        raise InputError(f"{path.name}, line {cell.line}: {error.msg} in line {error.lineno} of the cell") from None
+
+
+def _id(kind: str, text: str, same: int) -> str:
+    """Of a cell: always the same one for the same text; ``same`` counts equal cells."""
+    return hashlib.sha256(f"{kind}\0{text}\0{same}".encode()).hexdigest()[:12]
+
+
+def quickened(text: str, line: str) -> str:
+    """A cell with a line of other values right after its own assignments to those names; at its end where it has none."""
+    names = {name for node in ast.parse(line).body for name in inline.bound(node)}
+    first: dict[str, int] = {}
+    for node in inline.parsed(text).body:
+        for name in names & set(inline.bound(node)):
+            first.setdefault(name, node.end_lineno)
+    lines = text.splitlines()
+    place = max(first.values(), default=len(lines))
+    return "\n".join([*lines[:place], line, *lines[place:]])
+
+
+def _first_difference(one: dict, other: dict) -> str:
+    """Where the outputs of a cell begin to differ, if they do in text."""
+    lines = []
+    for cell in (one, other):
+        texts = [output.get("text") or output.get("data", {}).get("text/plain", []) for output in cell.get("outputs", [])]
+        lines.append([line.rstrip("\n") for text in texts for line in text])
+    for was, now in zip(*lines, strict=False):
+        if was != now:
+            return f": it was {was[:60]!r}, it is {now[:60]!r}"
+    return ""
