@@ -6,7 +6,7 @@ source that this collection carries out, everything else was read in the papers 
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,7 +41,7 @@ class Technique:
     innovations: tuple[str, ...]  # in sentences
     use: str  # when to use it
     avoid: str  # when not
-    figures: Mapping[str, str]  # where a figure of this record stands, or "= its calculation" -> the figures
+    figures: Mapping[str, str] = field(hash=False)  # where a figure of this record stands, or "= its calculation" -> the figures
     year: int | None = None  # of the citation; None where it names no paper
 
     @property

@@ -1,0 +1,195 @@
+"""The index notebook: its tables are today's, its sentences count right, its plots show all techniques."""
+
+import json
+import re
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+from bertcraft.course import checks, index, index_plots, progress, shelf, source
+from bertcraft.course.catalogue import ADOPTIONS, LEVELS, PATHS, TECHNIQUES
+from bertcraft.course.exercises import Exercise
+from bertcraft.lab import style
+
+LINK = re.compile(r"\[([^]]*)\]\((\w+)\.ipynb\)")
+
+
+def cells():
+    return json.loads(shelf.notebook(shelf.INDEX).read_text(encoding="utf-8"))["cells"]
+
+
+def shown() -> list[str]:
+    """The tables on the committed page, in Markdown."""
+    outputs = [output.get("data", {}) for cell in cells() for output in cell.get("outputs", ())]
+    return ["".join(data["text/markdown"]) for data in outputs if "text/markdown" in data]
+
+
+def prose() -> str:
+    path = shelf.folder("lessons") / f"{shelf.INDEX}.py"
+    return " ".join(" ".join(cell.text for cell in source.read(path) if cell.type == "markdown").split())
+
+
+@pytest.mark.parametrize("table", [index.techniques, index.claims, index.paths])
+def test_a_table_of_the_committed_page_is_todays(table):
+    """But for the links: which notebooks are there may change between two builds of the page."""
+    today = LINK.sub(r"\1", table().markdown)
+    assert today in [LINK.sub(r"\1", markdown) for markdown in shown()], "stale: bertcraft lessons build index"
+
+
+def test_a_table_is_there_as_text_too_and_nothing_else():
+    for cell in cells():
+        outputs = cell.get("outputs", [])
+        assert len(outputs) <= 1
+        for data in (output.get("data", {}) for output in outputs):
+            if "text/markdown" in data:
+                assert len("".join(data["text/plain"])) > 100
+
+
+def test_what_the_committed_page_links_to_is_there():
+    names = {name for markdown in shown() for _, name in LINK.findall(markdown)}
+    assert all(shelf.notebook(name).exists() for name in names)
+    listed = next(markdown for markdown in shown() if "checked exercises" in markdown)
+    for name, size in re.findall(r"^\| \[(\w+)\]\(\w+\.ipynb\) \| ([\d.]+) MB", listed, re.M):
+        assert abs(float(size) - shelf.notebook(name).stat().st_size / 1e6) < 0.2, name
+
+
+def test_the_index_holds_its_parts():
+    headings = [line for cell in cells() if cell["cell_type"] == "markdown" for line in cell["source"] if line.startswith("#")]
+    for part in (
+        "Quick start", "What you will be able to do", "The techniques", "Impact levels", "Adoption in practice",
+        "Impact against adoption", "When the papers appeared", "What is claimed", "Four paths", "The notebooks", "Your progress",
+    ):  # fmt: skip
+        assert any(part in heading for heading in headings), part
+    pictures = sum("image/png" in output.get("data", {}) for cell in cells() for output in cell.get("outputs", ()))
+    assert pictures >= 5
+
+
+def test_sentences_with_a_count_count_right():
+    years = [t.year for t in TECHNIQUES if t.year]
+    before, after = sum(year < 2019 for year in years), sum(year == 2019 for year in years)
+    number = {5: "five", 6: "six", 7: "seven"}
+    text = prose()
+    assert f"{number[before].capitalize()} of these papers are older than BERT, and {number[after]} are of the year after" in text
+    assert f"Of the {number[sum(t.adoption == 'Universal' for t in TECHNIQUES)]} that it calls universal" in text
+    by_rank = {t.rank: t for t in TECHNIQUES}
+    assert (by_rank[4].adoption, by_rank[4].level) == ("Medium", "Revolutionary")
+    assert (by_rank[14].adoption, by_rank[14].level) == ("Universal", "Significant")
+    assert {len(path.ranks) for path in PATHS} == {5}
+
+
+# ---- tables
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Somebody with two lessons of two exercises each, and nothing solved."""
+    folder = shelf.folder
+    monkeypatch.setattr(shelf, "folder", lambda name: tmp_path if name == "notebooks" else folder(name))
+    monkeypatch.setenv("BERTCRAFT_PROGRESS", str(tmp_path / "progress.json"))
+    exercises = tuple(Exercise(name, name, 1, lambda function: None) for name in ("first", "second"))
+    lessons = ("gradient_accumulation", "meta_learning")
+    monkeypatch.setattr(checks, "of", lambda slug: exercises if slug in lessons else ())
+    for name in ("06_gradient_accumulation", "25_meta_learning"):
+        (tmp_path / f"{name}.ipynb").write_bytes(b" " * 420_000)
+
+
+def test_progress_by_path(reader):
+    progress.record("gradient_accumulation", "first", True)
+    progress.record("gradient_accumulation", "second", False)
+    progress.record("gradient_accumulation", "renamed_since", True)
+    rows = index.your_progress().markdown.splitlines()
+    assert rows[4] == "| Training & Optimization | 1 of 2 | 06: 1 of 2 | 08, 09, 14, 20 |"
+    assert rows[2] == "| Efficiency & Deployment | 0 of 0 |  | 01, 02, 05, 07, 23 |"
+    assert rows[6] == "| on no path | 0 of 2 | 25: 0 of 2 | 15, 16, 18, 24 |"
+
+
+def test_the_list_of_notebooks(reader):
+    page = index.notebooks()
+    rows = page.markdown.splitlines()
+    assert len(rows) == 2 + 1 + 25
+    assert rows[8].startswith("| [06_gradient_accumulation](06_gradient_accumulation.ipynb) | 0.4 MB | 2 | ")
+    assert rows[9].startswith("| 07_mixed_precision_training | not written yet |  | ")
+    assert "](" not in page.text and "0.4 MB" in page.text
+    assert "[Gradient accumulation (06)](06_gradient_accumulation.ipynb)" in index.paths().markdown
+    assert "| 07 | Mixed-precision training |" in index.techniques().markdown
+
+
+@pytest.mark.parametrize(("count", "text"), [(10, "0.1 MB"), (149_000, "0.1 MB"), (151_000, "0.2 MB"), (1_500_000, "1.5 MB")])
+def test_sizes_do_not_change_with_every_byte(count, text):
+    assert index.size(count) == text
+
+
+# ---- plots
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn."""
+    figures, original = [], style.shown
+
+    @contextmanager
+    def kept(**settings):
+        with original(**settings) as axes:
+            figures.append(axes.figure)
+            yield axes
+
+    monkeypatch.setattr(style, "shown", kept)
+    return figures
+
+
+def ranks(figure) -> Counter:
+    return Counter(int(text.get_text()) for text in figure.axes[0].texts if re.fullmatch(r"0?\d|\d\d", text.get_text()))
+
+
+@pytest.mark.parametrize("plot", [index_plots.levels, index_plots.adoption, index_plots.truth])
+def test_tiles_show_each_technique_once(plot, drawn):
+    plot()
+    (figure,) = drawn
+    axes = figure.axes[0]
+    tiles = [text for text in axes.texts if text.get_color() == "white"]
+    assert sorted(tile.get_text() for tile in tiles) == [f"{t.rank:02d}" for t in TECHNIQUES]
+    counts = [int(text.get_text()) for text in axes.texts if text.get_color() != "white"]
+    assert sum(counts) == 25 and len(counts) == len(axes.get_yticks())
+    groups = dict(zip([label.get_text() for label in axes.get_yticklabels()], counts, strict=True))
+    if plot is index_plots.levels:
+        assert groups == Counter(t.level for t in TECHNIQUES) and list(groups) == list(LEVELS)
+    if plot is index_plots.adoption:
+        assert groups == Counter(t.adoption for t in TECHNIQUES) and list(groups) == list(ADOPTIONS)
+
+
+def test_every_judgement_has_its_group():
+    assert {t.judged for t in TECHNIQUES} == {judged for group in index_plots.FOUND.values() for judged in group}
+
+
+def test_the_timeline_shows_every_dated_paper(drawn):
+    index_plots.timeline()
+    axes = drawn[0].axes[0]
+    points = sorted(int(x) for line in axes.lines[: len(LEVELS)] for x in line.get_xdata())
+    assert points == sorted(t.year for t in TECHNIQUES if t.year)
+    assert "06, 09 and 24" in axes.get_title("left")
+    assert [t.rank for t in TECHNIQUES if not t.year] == [6, 9, 24]
+
+
+def test_impact_against_adoption_shows_each_technique_where_it_belongs(drawn):
+    index_plots.impact_and_adoption()
+    axes = drawn[0].axes[0]
+    across = [label.get_text() for label in axes.get_xticklabels()]
+    up = [label.get_text() for label in axes.get_yticklabels()]
+    found = {}
+    for text in axes.texts:
+        x, y = text.get_position()
+        found[int(text.get_text())] = (across[round(x)], up[round(y)])
+    assert found == {t.rank: (t.adoption, t.level) for t in TECHNIQUES}
+
+
+def test_evidence_draws_what_there_is(drawn, monkeypatch, capsys):
+    found = {"electra_pretraining": 3.0, "meta_learning": -2.0, "sparse_attention": float("inf")}
+    monkeypatch.setattr(index_plots.rankings, "evidence", found.get)
+    index_plots.evidence()
+    axes = drawn[0].axes[0]
+    assert [label.get_text()[-2:] for label in axes.get_yticklabels()] == ["25", "02", "10"]
+    assert axes.get_xlim()[1] > 1000
+    monkeypatch.setattr(index_plots.rankings, "evidence", lambda slug: None)
+    index_plots.evidence()
+    assert capsys.readouterr().out == "Nothing is measured yet.\n" and len(drawn) == 1
