@@ -113,6 +113,25 @@ def test_it_learns(model, texts):
     assert np.mean(tuned.history["losses"][-3:]) < 0.7 * tuned.history["losses"][0]
 
 
+def test_a_probe_is_a_head_for_the_frozen_encoder_that_fine_tuning_starts_from(model, texts):
+    train, before = part(texts, 0, 48), tree.map(np.copy, model.params)
+    settings = replace(SHORT, steps=60, batch_size=16, rate=3e-3, dropout=0.0)
+    head, again = (tuning.probe(model, train, settings, classes=CLASSES, seed=0, threads=threads) for threads in (1, 2))
+    assert same(head, again) and same(model.params, before)
+    assert {name for name, _ in tree.items(head)} == {
+        "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    started = fitted(model, train, "lora", replace(settings, steps=1, batch_size=48), head=head)
+    anew = fitted(model, train, "lora", replace(settings, steps=1, batch_size=48))
+    assert started.history["losses"][0] < 0.3 < 1 < anew.history["losses"][0]
+    config, frozen = tuning.classifier(model, CLASSES, 0)
+    probed = tuning.Finetuned(model, "head", config, frozen, head, settings, {}, 0.0)
+    own = tuning.predict(probed, train.texts)[np.arange(48), train.labels]
+    assert started.history["losses"][0] == pytest.approx(-np.log(own).mean(), rel=1e-4)
+    with pytest.raises(InputError, match="labels from 0 to 1"):
+        tuning.probe(model, train, settings, classes=2, seed=0)
+
+
 def test_predictions_do_not_depend_on_company_or_order(model, texts):
     tuned = fitted(model, texts, "houlsby-8")
     together = tuning.predict(tuned, texts.texts)

@@ -29,7 +29,7 @@ from bertcraft.data.batches import batch_indices, pad
 from bertcraft.errors import InputError
 from bertcraft.techniques import adapter_modules as technique
 from bertcraft.tensor import functions as F
-from bertcraft.tensor import tree
+from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.parallel import one_blas_thread, pool, sharded_value_and_grad
 from bertcraft.train import Progress, adamw, chain, clip_by_global_norm, constant, fit, warmup_cosine, warmup_linear
 
@@ -141,11 +141,15 @@ def _trimmed(batch: dict) -> dict:
     return {**batch, "input_ids": ids, "attention_mask": None if mask.all() else mask}
 
 
-def logits(params: dict, config: Config, sockets: encoder.Sockets, batch: dict, rng=None):
-    """(B, classes) for input_ids and attention_mask (B, L); the last layer is computed where it is read."""
+def first_tokens(params: dict, config: Config, sockets: encoder.Sockets, batch: dict, rng=None):
+    """(B, 1, H) for input_ids and attention_mask (B, L); the last layer is computed where it is read."""
     first = np.zeros((len(batch["input_ids"]), 1), np.int64)
-    hidden = encoder.encode(params, config, batch["input_ids"], batch["attention_mask"], rng=rng, at=first, sockets=sockets)
-    return heads.classification_logits(params, config, hidden, rng)
+    return encoder.encode(params, config, batch["input_ids"], batch["attention_mask"], rng=rng, at=first, sockets=sockets)
+
+
+def logits(params: dict, config: Config, sockets: encoder.Sockets, batch: dict, rng=None):
+    """(B, classes) for input_ids and attention_mask (B, L)."""
+    return heads.classification_logits(params, config, first_tokens(params, config, sockets, batch, rng), rng)
 
 
 def smoothed_cross_entropy(logits, labels, share: float):
@@ -168,24 +172,24 @@ def finetune(
     classes: int,
     seed: int,
     threads: int = 1,
+    head: dict | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Finetuned:
     """Train a classifier of texts on the model; ``method`` is a name in ``adapter_modules.METHODS``.
 
-    The same seed gives the same head and the same batches to every method. ``dev`` is read only where ``evaluate_every`` is
-    set. Raises InputError for an unknown method, labels outside 0 ... classes - 1, empty texts.
+    The same seed gives the same head and the same batches to every method. ``head``: one to start from, of :func:`probe`, in
+    place of a new one. ``dev`` is read only where ``evaluate_every`` is set. Raises InputError for an unknown method, labels
+    outside 0 ... classes - 1, empty texts.
     """
-    chosen = technique.METHODS.get(method)
+    chosen, labels = technique.METHODS.get(method), _labels(train, classes)
     if chosen is None:
         raise InputError(f"method: got {method!r}, expected one of {', '.join(technique.METHODS)}")
     if settings.evaluate_every and not dev:
         raise InputError("evaluate_every: the best step is chosen on development texts, but none were given")
-    labels = np.asarray(train.labels, np.int64)
-    if not len(train) or len(labels) != len(train) or labels.min() < 0 or labels.max() >= classes:
-        raise InputError(f"train: expected texts with as many labels from 0 to {classes - 1}, got {len(train)} texts")
     started = time.perf_counter()
     token_ids = _tokenized(model, train.texts, settings)
     config, frozen = classifier(model, classes, seed, settings.dropout)
+    frozen = technique.overlay(frozen, head or {})
     trained = technique.start(chosen, frozen, config, np.random.default_rng((seed, 2)))
     pad_id = config.pad_token_id or 0
 
@@ -201,12 +205,6 @@ def finetune(
         loss, shard_size=settings.shard_size, weight=lambda batch: len(batch["labels"]), prepare=_trimmed, threads=threads,
         seed=seed,
     )  # fmt: skip
-    rate = RATES[method] if settings.rate is None else settings.rate
-    warmup = min(round(settings.warmup * settings.steps), settings.steps)
-    rule = chain(
-        clip_by_global_norm(settings.clip),
-        adamw(SCHEDULES[settings.schedule](rate, warmup, settings.steps), weight_decay=settings.weight_decay),
-    )
     best: dict[str, Any] = {"accuracy": -1.0, "trained": None}
     dev_ids = _tokenized(model, dev.texts, settings) if settings.evaluate_every else []
 
@@ -218,7 +216,7 @@ def finetune(
         return accuracy
 
     result = fit(
-        step_function, trained, rule, make_batch, settings.steps, seed=seed, report=report,
+        step_function, trained, _rule(settings, method), make_batch, settings.steps, seed=seed, report=report,
         evaluate=evaluate if settings.evaluate_every else None, evaluate_every=settings.evaluate_every,
         pool=pool(threads) if threads > 1 else None,
     )  # fmt: skip
@@ -227,6 +225,47 @@ def finetune(
     }  # fmt: skip
     kept = result.params if best["trained"] is None else best["trained"]
     return Finetuned(model, method, config, frozen, kept, settings, history, time.perf_counter() - started)
+
+
+def probe(model: Model, train: Texts, settings: Settings, *, classes: int, seed: int, threads: int = 1) -> dict:
+    """A head trained on the vectors of the frozen encoder, which are computed once: the tree that ``finetune(head=...)`` takes.
+
+    Fine-tuning that starts from it does not send the gradients of a random head through the encoder (Kumar et al. 2022,
+    arXiv:2202.10054). No dropout. Raises InputError as :func:`finetune` does.
+    """
+    labels = _labels(train, classes)
+    config, frozen = classifier(model, classes, seed, 0.0)
+    new = technique.start(technique.METHODS["head"], frozen, config, np.random.default_rng(seed))
+
+    def vector(batch):
+        return first_tokens(frozen, config, encoder.BERT, batch)[:, 0]
+
+    vectors = _in_packs(_tokenized(model, train.texts, settings), config.hidden_size, config, vector, threads)
+
+    def make_batch(step: int) -> dict:
+        rows = batch_indices(len(train), settings.batch_size, seed, step)
+        return {"vectors": vectors[rows, None], "labels": labels[rows]}
+
+    def loss(head, batch, step):
+        found = heads.classification_logits(technique.overlay(frozen, head), config, batch["vectors"])
+        return smoothed_cross_entropy(found, batch["labels"], settings.label_smoothing)
+
+    with one_blas_thread():
+        return fit(value_and_grad(loss), new, _rule(settings, "head"), make_batch, settings.steps, seed=seed).params
+
+
+def _labels(train: Texts, classes: int) -> np.ndarray:
+    labels = np.asarray(train.labels, np.int64)
+    if not len(train) or len(labels) != len(train) or labels.min() < 0 or labels.max() >= classes:
+        raise InputError(f"train: expected texts with as many labels from 0 to {classes - 1}, got {len(train)} texts")
+    return labels
+
+
+def _rule(settings: Settings, method: str):
+    rate = RATES[method] if settings.rate is None else settings.rate
+    warmup = min(round(settings.warmup * settings.steps), settings.steps)
+    schedule = SCHEDULES[settings.schedule](rate, warmup, settings.steps)
+    return chain(clip_by_global_norm(settings.clip), adamw(schedule, weight_decay=settings.weight_decay))
 
 
 def predict(finetuned: Finetuned, texts: Sequence[str], threads: int = 1) -> np.ndarray:
@@ -242,12 +281,20 @@ def accuracy(finetuned: Finetuned, texts: Texts, threads: int = 1) -> float:
 
 
 def _probabilities(params: dict, config: Config, sockets, token_ids: list[np.ndarray], threads: int) -> np.ndarray:
-    found = np.empty((len(token_ids), config.num_labels), np.float32)
+    def probabilities(batch):
+        return F.softmax(logits(params, config, sockets, batch))
+
+    return _in_packs(token_ids, config.num_labels, config, probabilities, threads)
+
+
+def _in_packs(token_ids: list[np.ndarray], width: int, config: Config, compute: Callable, threads: int) -> np.ndarray:
+    """``compute(batch) -> (rows, width)`` over all texts, some of like length at a time: float32 (n, width)."""
+    found = np.empty((len(token_ids), width), np.float32)
     together = sentences.packs(np.array([len(ids) for ids in token_ids]), PREDICTED_TOGETHER)
 
     def work(numbers: np.ndarray) -> None:
         batch = _trimmed(_batch(token_ids, numbers, config.pad_token_id or 0))
-        found[batch["numbers"]] = F.softmax(logits(params, config, sockets, batch))
+        found[batch["numbers"]] = compute(batch)
 
     with one_blas_thread():
         if threads == 1:
