@@ -11,9 +11,10 @@
 # %% [markdown]
 # # Twenty-five techniques that made BERT better
 #
-# Each technique has one notebook. It says what the technique is famous for and what its paper really reports, explains the
-# mathematics, brings in the plain NumPy code as cells that you can edit, measures the technique on real text, shows the library
-# that people use for it in production, and ends with exercises that tell you what is wrong.
+# Each technique gets one notebook ([below](#The-notebooks): which of them are written so far). It says what the technique is
+# famous for and what its paper really reports, explains the mathematics, brings in the plain NumPy code as cells that you can
+# edit, measures the technique on real text, shows the library that people use for it in production, and ends with exercises
+# that tell you what is wrong.
 #
 # This page is the map: all techniques, four paths through them, what was measured, and how far you are. Ranks, impact levels,
 # adoption and claimed gains are **the judgement of the list** that this collection follows. Nobody measured them, and we repeat
@@ -52,6 +53,7 @@ def loss(q):
     return np.sum(attention(q, k, v) ** 2)
 
 
+print("the gradient of the loss with respect to q:")
 print(np.round(bc.grad(loss)(q), 3))
 
 # %% [markdown]

@@ -1,6 +1,7 @@
 """The catalogue is the source's where it says so, and every figure in it is calculated here or names its place."""
 
 import ast
+import html
 import math
 import operator
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertcraft.course import catalogue
+from bertcraft.course import catalogue, measured
 from bertcraft.course.catalogue import ADOPTIONS, LEVELS, PATHS, TECHNIQUES
 from bertcraft.errors import InputError
 from bertcraft.lab import experiments
@@ -77,6 +78,13 @@ def test_slugs_are_those_of_the_readme():
 def test_experiments_have_the_catalogues_number():
     for experiment in experiments.everything():
         assert catalogue.technique(experiment.slug).name == experiment.name
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.slug)
+def test_a_lessons_claim_is_the_catalogues(technique):
+    page = measured.claim(technique.slug).html
+    for text in (technique.claimed, technique.paper, technique.source, technique.judged, measured.headline(technique.slug)):
+        assert html.escape(text, quote=False) in page
 
 
 @pytest.mark.parametrize("name", [6, "6", "06", "gradient_accumulation", "06_gradient_accumulation"])

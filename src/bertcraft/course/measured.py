@@ -4,7 +4,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from bertcraft.course import display, shelf
+from bertcraft.course import catalogue, display, shelf
 from bertcraft.course.display import Page
 from bertcraft.errors import InputError
 from bertcraft.lab import experiments, statistics
@@ -27,16 +27,14 @@ def runs(slug: str) -> list[dict]:
 
 
 def claim(slug: str) -> Page:
-    """Three rows: as collections state it, as the paper reports it, as it was measured here."""
-    found = experiment(slug)
-    if found:
-        stated, paper = found.claim.collection, f"{found.claim.paper} ({found.claim.source})"
-    else:
-        from bertcraft.course.catalogue import TECHNIQUES
-
-        (technique,) = (each for each in TECHNIQUES if each.slug == slug)
-        stated, paper = technique.claimed, technique.paper
-    rows = [("as collections state it", stated), ("as the paper reports it", paper), ("as measured here", headline(slug))]
+    """As collections state it, as the paper reports it, what that makes of the claim, and as it was measured here."""
+    technique = catalogue.technique(slug)
+    rows = [
+        ("as collections state it", technique.claimed),
+        ("as the paper reports it", f"{technique.paper} ({technique.source})"),
+        ("so the claim is", technique.judged),
+        ("as measured here", headline(slug)),
+    ]
     return display.table("The claim", ("", ""), rows)
 
 
