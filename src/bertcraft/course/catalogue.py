@@ -1,7 +1,7 @@
 """The catalogue: the 25 techniques, what is claimed of them and what their papers report, and the four learning paths.
 
 The records are prose and stand in ``techniques.toml``; ranks, levels, adoption, claimed gains and cited papers are those of the
-source that this collection carries out, everything else was read in the papers or counted (:attr:`Technique.figures` says where).
+list that this collection follows, everything else was read in the papers or counted (:attr:`Technique.figures` says where).
 """
 
 import tomllib
@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from bertcraft.errors import InputError
 
-# The source's judgement, most to least: a level is given by the rank, adoption technique by technique.
+# The list's judgement, most to least: a level is given by the rank, adoption technique by technique.
 LEVELS: Mapping[str, range] = MappingProxyType({
     "Revolutionary": range(1, 5),
     "High": range(5, 11),
@@ -31,8 +31,8 @@ class Technique:
     slug: str  # its name in every room: "electra_pretraining"
     title: str
     adoption: str  # one of ADOPTIONS
-    cited: str  # what the source cites: "Clark 2020", "standard practice"
-    claimed: str  # the gain that the source claims: "4x efficiency"
+    cited: str  # what the list cites: "Clark 2020", "standard practice"
+    claimed: str  # the gain that the list claims: "4x efficiency"
     judged: str  # that claim held against the paper: "accurate", "imprecise", "wrong", "no figure" ...
     paper: str  # what the paper reports, with its conditions
     source: str  # where: "Clark et al. 2020, table 2, arXiv:2003.10555"
@@ -51,7 +51,7 @@ class Technique:
 
     @property
     def level(self) -> str:
-        """The source's impact level."""
+        """The list's impact level."""
         return next(level for level, ranks in LEVELS.items() if self.rank in ranks)
 
     @property
