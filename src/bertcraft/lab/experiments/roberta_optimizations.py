@@ -215,7 +215,8 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment, panels: di
                 ax.plot(rows, np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(arm).title)
             ax.axhline(own[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.set(title=title, xlabel="rows read (thousands)", ylabel="held-out loss (nats a masked token)")
-            ax.legend(fontsize=8, loc="lower left")  # losses fall: nothing is there
+            falling = all(run["figures"]["curve"][-1] < run["figures"]["curve"][0] for run in runs if run["arm"] in arms)
+            ax.legend(fontsize=7.5, loc="lower left" if falling else "center right")  # where no curve is
     return path
 
 
@@ -229,12 +230,23 @@ def show_differences(path: Path, runs: list[dict], experiment: Experiment, metri
     names = [f"{experiment.arm(treatment).title}\nagainst {experiment.arm(baseline).title}" for treatment, baseline in pairs]
     with style.figure(path, columns=len(panels), width=3.4 + 2.2 * len(panels), height=1.0 + 0.42 * len(names)) as axes:
         for number, (ax, (metric, found)) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
-            for comparison in found:
-                interval, _ = compare(comparison, runs)
+            intervals = [compare(comparison, runs)[0] for comparison in found]
+            reach = sorted(max(abs(end) for end in each[:3] if end is not None) for each in intervals)
+            far = 4 * reach[-2] if len(reach) > 1 else np.inf  # one that dwarfs the others is written at the edge
+            edge = 1.15 * (reach[-1] if reach[-1] <= far else reach[-2])
+            for comparison, interval in zip(found, intervals, strict=True):
                 y = -pairs.index((comparison.treatment, comparison.baseline))
                 ends = (interval.mean, interval.mean) if interval.low is None else (interval.low, interval.high)
+                if abs(interval.mean) > far:
+                    side = np.sign(interval.mean)
+                    text = f"{interval.mean:+.1f}" + ("" if interval.low is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]")
+                    text = f"$\\leftarrow$ {text}" if side < 0 else f"{text} $\\rightarrow$"
+                    align = "left" if side < 0 else "right"
+                    ax.text(side * edge, y, text, ha=align, va="center", fontsize=8, backgroundcolor="w")
+                    continue
                 ax.plot(ends, (y, y), color=style.COLOURS[style.TECHNIQUE], lw=2)
                 ax.plot(interval.mean, y, "o", color=style.COLOURS[style.TECHNIQUE])
+            ax.set_xlim(-edge, edge)
             ax.axvline(0, color="0.3", lw=1)
             shown = experiment.metrics[metric]
             unit = "points" if shown.unit == "%" else shown.unit
