@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, data, lab, models
+from bertcraft.cli import bench, data, lab, lessons, models
 from bertcraft.errors import BertcraftError
 
 
@@ -80,6 +80,7 @@ app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")
 app.add_typer(bench.app, name="bench", help="Measure bertcraft against its rivals on this machine.")
+app.add_typer(lessons.app, name="lessons", help="Build the notebooks of the course (for its authors).")
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def build(path: Path, solved: bool):
     about = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        shelf.MARK: {"lesson": path.stem, "solved": solved, "results": results_digest(path.stem)},
+        shelf.MARK: {"lesson": path.stem, "solved": solved, "edition": _edition(path.stem, cells)},
     }
     return v4.new_notebook(cells=cells, metadata=about)
 
@@ -128,13 +128,16 @@ def differs(old: dict, new) -> str:
     return "" if old == again else "its metadata are others"
 
 
-def results_digest(name: str) -> str:
-    """A hash of the stored results that a lesson shows: its own experiment's; of all of them for the index."""
-    files = sorted(shelf.folder("results").glob("*.json")) if name == shelf.INDEX else [shelf.results(name)]
+def _edition(name: str, cells: list) -> str:
+    """A hash of what a lesson says and shows: its cells, and the stored results of its experiment (of all for the index)."""
     digest = hashlib.sha256()
+    for cell in cells:
+        kept = {key: value for key, value in cell.metadata.items() if key in KEPT}
+        digest.update(json.dumps([cell.cell_type, cell.source, kept]).encode())
+    files = sorted(shelf.folder("results").glob("*.json")) if name == shelf.INDEX else [shelf.results(name)]
     for file in files:
         if file.exists():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

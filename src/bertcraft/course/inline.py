@@ -59,8 +59,8 @@ def bound(node: ast.AST) -> Iterator[str]:
 
 
 @cache
-def _module(name: str) -> tuple[str, dict[str, ast.stmt]]:
-    """The text of a module and the statements that bind its names."""
+def _module(name: str) -> tuple[str, dict[str, ast.stmt], dict[str, str]]:
+    """The text of a module, the statements that define its names, and the imports that bring in others."""
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
@@ -69,11 +69,16 @@ def _module(name: str) -> tuple[str, dict[str, ast.stmt]]:
         raise InputError(f"there is no module {name} to inline from")
     text = Path(found.origin).read_text(encoding="utf-8")
     defined: dict[str, ast.stmt] = {}
+    imports: dict[str, str] = {}
     for node in ast.parse(text).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                alone = type(node)(**vars(node) | {"names": [alias]})
+                imports[(alias.asname or alias.name).partition(".")[0]] = ast.unparse(alone)
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):
             holder = ast.Module([node], [])
             defined |= dict.fromkeys(_stored(holder), node)
-    return text, defined
+    return text, defined, imports
 
 
 def _statement(module: str, name: str) -> ast.stmt:
@@ -126,10 +131,9 @@ def _sources(module: str, wanted: list[str]) -> list[str]:
 
 
 def _check_names(module: str, wanted: list[str], known: set[str]) -> None:
-    own = set(_module(module)[1])
+    _, own, imports = _module(module)
     for name in wanted:
         if missing := sorted(_globals(module, name) - known):
-            ways = [f"'from {module} import {each}  # inline'" if each in own else f"an import of {each}" for each in missing]
-            raise InputError(
-                f"{name} of {module} uses {', '.join(missing)}, which the notebook lacks: bring in {' and '.join(ways)}"
-            )
+            ways = [f"from {module} import {each}  # inline" if each in own else imports.get(each, each) for each in missing]
+            ways = "; ".join(dict.fromkeys(ways))
+            raise InputError(f"{name} of {module} uses {', '.join(missing)}, which the notebook lacks; bring in: {ways}")

@@ -33,11 +33,14 @@ def folder(name: str) -> Path:
 
 
 def name_of(lesson: str) -> str:
-    """NN_slug of a lesson, from its number ("06", "6"), slug or the whole. Raises InputError where there is none."""
+    """NN_slug of a lesson, from its number ("06", "6"), slug or the whole; "00" is that of the foundations.
+
+    Raises InputError where there is none.
+    """
     names = lesson_names()
     wanted = f"{int(lesson):02d}" if lesson.isdecimal() else lesson
     for name in names:
-        if wanted in (name, name[3:]) or wanted == name[:2] != "00":
+        if wanted in (name, name[3:]) or wanted == name[:2] and name != INDEX:
             return name
     raise InputError(f"{lesson!r} is no lesson; there are {', '.join(names) or 'none yet'}")
 
