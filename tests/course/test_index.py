@@ -6,8 +6,9 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
+from tests.course import lessons
 
-from bertcraft.course import checks, index, index_plots, progress, shelf, source
+from bertcraft.course import builder, checks, index, index_plots, progress, shelf, source
 from bertcraft.course.catalogue import ADOPTIONS, LEVELS, PATHS, TECHNIQUES
 from bertcraft.course.exercises import Exercise
 from bertcraft.lab import style
@@ -54,6 +55,15 @@ def test_what_the_committed_page_links_to_is_there():
         assert abs(float(size) - shelf.notebook(name).stat().st_size / 1e6) < 0.2, name
 
 
+def test_the_committed_page_is_built_from_its_source():
+    assert builder.stale(lessons.path("index"), solved=False) == ""
+
+
+def test_the_page_runs():
+    notebook = lessons.execute("index", solved=False)
+    assert [len(cell.get("outputs", ())) for cell in notebook.cells] == [len(cell.get("outputs", ())) for cell in cells()]
+
+
 def test_the_index_holds_its_parts():
     headings = [line for cell in cells() if cell["cell_type"] == "markdown" for line in cell["source"] if line.startswith("#")]
     for part in (
@@ -88,8 +98,8 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setattr(shelf, "folder", lambda name: tmp_path if name == "notebooks" else folder(name))
     monkeypatch.setenv("BERTCRAFT_PROGRESS", str(tmp_path / "progress.json"))
     exercises = tuple(Exercise(name, name, 1, lambda function: None) for name in ("first", "second"))
-    lessons = ("gradient_accumulation", "meta_learning")
-    monkeypatch.setattr(checks, "of", lambda slug: exercises if slug in lessons else ())
+    written = ("gradient_accumulation", "meta_learning")
+    monkeypatch.setattr(checks, "of", lambda slug: exercises if slug in written else ())
     for name in ("06_gradient_accumulation", "25_meta_learning"):
         (tmp_path / f"{name}.ipynb").write_bytes(b" " * 420_000)
 

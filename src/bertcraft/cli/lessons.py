@@ -70,30 +70,10 @@ def lessons_build(
                 print(f"{name:30} {edition:9} {took:4.0f} s {size:5.0f} kB  {state}", flush=True)
         except BertcraftError as error:  # the others are built all the same
             failures.append(str(error))
-    if shelf.INDEX in names:
-        differs |= _rankings(check)
     if failures:
         raise InputError("; ".join(failures))
     if check and differs:
         raise typer.Exit(1)
-
-
-def _rankings(check: bool) -> bool:
-    """Write the rankings page, which goes with the index, and say how it stands; whether the one in its place is another."""
-    from bertcraft.course import rankings
-    from bertcraft.data import cache
-
-    place, content = rankings.path(), rankings.text().encode()
-    state = "same"
-    if not place.exists():
-        state = "not built yet" if check else "new"
-    elif place.read_bytes() != content:
-        state = "the catalogue or the results have changed since" if check else "changed"
-    if not check:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        cache.write(place, content)
-    print(f"{place.stem:30} {'page':16} {len(content) / 1e3:5.0f} kB  {state}", flush=True)
-    return state != "same"
 
 
 def _rankings(check: bool) -> bool:
@@ -109,7 +89,9 @@ def _rankings(check: bool) -> bool:
     return differs
 
 
-def need(*modules: str) -> None:
+def need(*modules: str, otherwise: str = "") -> None:
     """Raises InputError with the command that installs them unless all these modules are there."""
     if missing := [module for module in modules if find_spec(module) is None]:
-        raise InputError(f"this needs {', '.join(missing)}: pip install 'bertcraft[notebook]'")
+        raise InputError(
+            f"this needs {' and '.join(missing)}: pip install 'bertcraft[notebook]'{f'; {otherwise}' if otherwise else ''}"
+        )
