@@ -20,8 +20,8 @@ from bertcraft.data.tokenizer import load_tokenizer
 
 WORDS = "the a cat dog sat ran on mat to home big small red blue house bank money card".split()
 COMMANDS = [
-    (), ("run",), ("results",), ("encode",), ("fill",), ("data",), ("data", "list"), ("data", "fetch"), ("data", "verify"),
-    ("bench",), ("bench", "train"), ("bench", "encode"),
+    (), ("run",), ("results",), ("compare",), ("predict",), ("encode",), ("fill",), ("data",), ("data", "list"),
+    ("data", "fetch"), ("data", "verify"), ("bench",), ("bench", "train"), ("bench", "encode"),
 ]  # fmt: skip
 
 

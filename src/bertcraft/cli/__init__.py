@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, data, lab, lessons, models
+from bertcraft.cli import bench, compare, data, lab, lessons, models
 from bertcraft.errors import BertcraftError
 
 
@@ -76,6 +76,8 @@ def _bertcraft(
 
 app.command()(lab.run)
 app.command()(lab.results)
+app.command()(compare.compare)
+app.command()(compare.predict)
 app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")

@@ -1,0 +1,222 @@
+"""``bertcraft compare`` and ``bertcraft predict``: a user's own texts."""
+
+import os
+import re
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertcraft.errors import InputError
+
+FILE = typer.Argument(metavar="FILE", help="A CSV, TSV, JSONL or Parquet file.")
+THREADS = typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result.")
+CHUNK = 2048  # texts predicted at a time
+BUDGET = "10m"
+
+
+def seconds(text: str) -> float:
+    """The seconds of "90s", "10m", "1.5h" or "600". Raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    number = match and float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if not number:
+        raise InputError(f"--budget: got {text!r}, expected a time such as 90s, 10m or 1.5h")
+    return number
+
+
+def compare(
+    file: Annotated[Path, FILE],
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the labels (default: if obvious).")] = None,
+    techniques: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="What to try (default: head,adapters,lora), or all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many random splits.")] = 5,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Wall time for everything: 90s, 10m, 1h (default: 10m).")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps of a run, as a run printed them: repeats its figures."),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the model that is best on development texts in this folder."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the first split.")] = 0,
+    threads: Annotated[int | None, THREADS] = None,
+) -> None:
+    """Try techniques on your own labelled texts.
+
+    Fine-tunes a pretrained encoder with each technique on the same splits, at
+    equal budget: every arm reads the same texts in the same order. Prints test
+    accuracy, the difference to plain full fine-tuning with its interval, TF-IDF
+    with logistic regression beside it, and what to use. The folder of --save
+    opens with 'bertcraft predict' and with transformers.
+
+    Techniques: head, adapters, adapters-8, lora, bitfit, ia3, prefix,
+    clipping, cosine, constant, adam, accumulation, label-smoothing.
+
+    [bold]Examples[/]
+
+      bertcraft compare reviews.csv --text review --label stars
+      bertcraft compare mails.jsonl --techniques lora --save my_model
+    """
+    import time
+
+    began = time.monotonic()
+    from bertcraft.lab.compare import Clock, chosen
+
+    names = chosen(techniques)
+    limit = seconds(budget or BUDGET) if budget or steps is None else None
+    _compare(file, text, label, names, seeds, Clock(limit, began), steps, save, seed, threads)
+
+
+def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads) -> None:
+    from rich.console import Console
+
+    from bertcraft.data.labelled import choose_columns, read_labelled
+    from bertcraft.data.tables import counted, read_table
+    from bertcraft.lab import advice
+    from bertcraft.lab.compare import compare as run
+    from bertcraft.lab.finetune import export
+    from bertcraft.tensor.parallel import cpu_count
+
+    console = Console(highlight=False)
+    with _telling() as tell:
+        tell(f"reading {file.name}")
+        table = read_table(file)
+        text, label, guesses = choose_columns(table, text, label)
+        data = read_labelled(table, text, label)
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)  # before the work: it may not be possible
+        _say(console, f"{file.name}: {counted(len(data), 'text')}, {_classes(data)}")
+        for note in (*table.notes, *guesses, *data.notes):
+            _say(console, f"- {note}")
+        outcome = run(
+            data, names, seeds=seeds, seed=seed, steps=steps, clock=clock, threads=threads or cpu_count(),
+            keep=save is not None, tell=tell, planned=lambda plan: _say(console, advice.plan(plan, names, seeds)),
+        )  # fmt: skip
+    console.print()
+    console.print(advice.table(outcome))
+    console.print()
+    for line in advice.remarks(outcome):
+        _say(console, line)
+    if outcome.best is not None:
+        name, split, tuned = outcome.best
+        export(tuned, save, data.labels)
+        for line in advice.saved(outcome, save):
+            _say(console, line)
+    _say(console, f"Took {clock.elapsed:.0f} s.")
+
+
+def _classes(data) -> str:
+    """How many classes there are, and how large."""
+    import numpy as np
+
+    from bertcraft.data.tables import shortened
+
+    sizes = np.bincount(data.numbers)
+    most, fewest = (f"{shortened(data.labels[i], 30)!r} ({sizes[i]:,})" for i in (sizes.argmax(), sizes.argmin()))
+    return f"{len(sizes)} classes: most texts in {most}, fewest in {fewest}."
+
+
+def _say(console, text: str) -> None:
+    """A paragraph, wrapped between words; brackets in it are no markup."""
+    console.print(text, markup=False)
+
+
+@contextmanager
+def _telling():
+    """``tell(text, share)`` shows what is being done, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console()
+    columns = BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text, share=None: bar.update(
+            task, description=text, total=None if share is None else 1, completed=share or 0
+        )
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'compare --save' or transformers wrote.")],
+    file: Annotated[Path, FILE],
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.csv", help="The file to write (default: print)."),
+    ] = None,
+    threads: Annotated[int | None, THREADS] = None,
+) -> None:
+    """Classify texts with a model of your own.
+
+    Writes a CSV with the columns text, label and probability, a row for each
+    row of the file, in its order. A row without a text gets no label and is
+    counted. A file of that name is replaced when the new one is complete.
+
+    [bold]Examples[/]
+
+      bertcraft predict my_model new_reviews.csv --text review -o labels.csv
+      bertcraft predict my_model mails.jsonl | head
+    """
+    from bertcraft.bert.checkpoint_files import replace_files
+    from bertcraft.cli.models import check_output
+    from bertcraft.data.labelled import choose_text
+    from bertcraft.data.tables import counted, read_table
+    from bertcraft.lab.compare import classifier
+    from bertcraft.tensor.parallel import cpu_count
+
+    if output is not None:
+        output = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
+        check_output(output)
+    with _telling() as tell:
+        tell(f"reading {file.name}")
+        table = read_table(file)
+        column, guesses = choose_text(table, text)
+        tuned = classifier(model)
+        counts = {"rows": 0, "without": 0}
+
+        def write(target) -> None:
+            _write(target, tuned, table, column, threads or cpu_count(), counts, tell)
+
+        if output is None:
+            write(sys.stdout)
+        else:
+
+            def write_file(path: Path) -> None:
+                with open(path, "w", encoding="utf-8", newline="") as target:
+                    write(target)
+
+            replace_files(output.parent, {output.name: write_file})
+    for note in (*table.notes, *guesses):
+        print(f"note: {note}", file=sys.stderr)
+    if counts["without"]:
+        print(f"note: {counted(counts['without'], 'row')} without a text got no label", file=sys.stderr)
+    if output is not None:
+        print(f"{output}: {counted(counts['rows'], 'row')}")
+
+
+def _write(target, tuned, table, column: str, threads: int, counts: dict, tell) -> None:
+    """The CSV, a chunk at a time."""
+    import csv
+    from itertools import islice
+
+    from bertcraft.data.tables import Malformed
+    from bertcraft.lab.finetune import predict as probabilities
+
+    writer, names = csv.writer(target, lineterminator="\n"), tuned.config.labels
+    writer.writerow(["text", "label", "probability"])
+    rows = table.rows(column)
+    while chunk := [("" if isinstance(row, Malformed) else row[0]) for row in islice(rows, CHUNK)]:
+        places = [place for place, own in enumerate(chunk) if own.strip()]
+        found = probabilities(tuned, [chunk[place] for place in places], threads) if places else []
+        answers = {place: (names[p.argmax()], f"{p.max():.4f}") for place, p in zip(places, found, strict=True)}
+        writer.writerows((own, *answers.get(place, ("", ""))) for place, own in enumerate(chunk))
+        counts["rows"] += len(chunk)
+        counts["without"] += len(chunk) - len(places)
+        tell(f"{counts['rows']:,} of {table.count:,} texts", counts["rows"] / table.count)

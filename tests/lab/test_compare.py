@@ -1,0 +1,284 @@
+"""The comparison on a user's texts: arms that differ in what they say, a plan that keeps its budget, advice that follows."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import t
+
+import bertcraft
+from bertcraft.data import task, weights
+from bertcraft.data.labelled import Labelled
+from bertcraft.errors import InputError
+from bertcraft.lab import advice, compare
+from bertcraft.lab import finetune as tuning
+from bertcraft.lab.compare import FULL, MAJORITY, TECHNIQUES, TFIDF, Clock, Cost, Outcome, Plan, Score
+
+
+def banking(classes: int, each: int) -> Labelled:
+    source = task("banking77")
+    rows = np.concatenate([np.flatnonzero(source.train.labels == c)[:each] for c in range(classes)])
+    texts = [source.train.texts[i][:30] for i in rows]  # the beginnings will do, and cost a third
+    return Labelled(texts, source.labels[:classes], source.train.labels[rows], np.arange(len(rows)), [])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return banking(3, 30)
+
+
+def run(data, names, **options):
+    return compare.compare(data, compare.chosen(names), **{"clock": Clock(None), **options})
+
+
+# ---- arms
+
+
+def test_names_are_chosen_with_full_first_and_once():
+    assert compare.chosen(None) == [FULL, *compare.DEFAULT]
+    assert compare.chosen(" LoRA, full,lora,head,") == [FULL, "lora", "head"]
+    assert compare.chosen("all") == list(TECHNIQUES)
+    with pytest.raises(InputError, match=r"got 'adapter', expected names among full, head, .* or all; did you mean adapters\?"):
+        compare.chosen("lora,adapter")
+
+
+def test_arms_differ_from_plain_full_fine_tuning_in_one_thing():
+    plain = TECHNIQUES[FULL].settings(48)
+    assert plain.clip == math.inf and plain.schedule == "linear" and plain.weight_decay > 0
+    for name, technique in TECHNIQUES.items():
+        own = technique.settings(48)
+        changed = {field for field in vars(plain) if getattr(own, field) != getattr(plain, field)}
+        if technique.accumulate > 1:
+            assert changed == {"steps", "batch_size"} and own.steps * own.batch_size == plain.steps * plain.batch_size
+        else:
+            assert changed == set(technique.changes)
+        assert (technique.method != FULL) + len(technique.changes) + (technique.accumulate > 1) == (name != FULL)
+        assert len(technique.title) <= 19
+
+
+def test_accumulation_reads_the_same_texts_in_the_same_order():
+    from bertcraft.data.batches import batch_indices
+
+    small, large = TECHNIQUES[FULL].settings(8), TECHNIQUES["accumulation"].settings(8)
+    order = [[batch_indices(100, s.batch_size, 5, step) for step in range(s.steps)] for s in (small, large)]
+    assert np.array_equal(*map(np.concatenate, order))
+
+
+def test_smoothed_cross_entropy_equals_torch():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 7)), rng.integers(7, size=20)
+    for share in (0.0, 0.1, 0.5):
+        expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels), label_smoothing=share)
+        assert abs(tuning.smoothed_cross_entropy(logits, labels, share) - expected.item()) < 1e-12
+
+
+# ---- baselines
+
+
+def test_tfidf_learns_and_the_majority_does_not(data):
+    parts = compare.splits(data, 0, 1)[0]
+    assert np.mean(compare.tfidf(data, parts)(parts.test) == data.numbers[parts.test]) > 0.8
+    assert set(compare.majority(data, parts)(parts.test)) == {np.bincount(data.numbers[parts.train]).argmax()}
+
+
+def test_tfidf_of_texts_without_words():
+    texts = [sign * n for n in range(1, 11) for sign in ("!", "?")]
+    data = Labelled(texts, ["a", "b"], np.tile([0, 1], 10), np.arange(20), [])
+    parts = compare.splits(data, 0, 1)[0]
+    assert np.array_equal(compare.tfidf(data, parts)(parts.test), data.numbers[parts.test])
+
+
+# ---- the plan
+
+
+def test_large_data_gives_its_texts_to_training():
+    data = Labelled([""] * 30_000, ["a", "b"], np.arange(30_000) % 2, np.arange(30_000), [])
+    parts = compare.splits(data, 0, 2)
+    assert [len(part) for part in parts[0]] == [28_500, 500, 1000]
+    assert not np.array_equal(parts[0].test, parts[1].test)
+
+
+def test_all_of_a_plan_follows_from_the_steps(data):
+    parts = compare.splits(data, 0, 1)[0]
+    plan = compare.fixed(6, parts, 0.0)
+    assert (plan.steps, plan.test, plan.dev) == (6, len(parts.test), len(parts.dev)) and plan.epochs == 6 * 32 / 63
+    assert [compare.evaluated(steps) for steps in (1, 30, 1000)] == [(200, 100), (640, 320), (1000, 500)]
+
+
+def test_what_few_steps_read_is_part_of_what_many_read():
+    rows = np.arange(100, 200)
+    assert set(compare.some(rows, 10, 3)) < set(compare.some(rows, 50, 3)) < set(rows) == set(compare.some(rows, 500, 3))
+
+
+COSTS = {FULL: Cost(0.5, 0.4, 0.002), "lora": Cost(0.3, 0.3, 0.003)}
+
+
+def test_the_plan_fills_the_budget(data):
+    source = banking(10, 100)
+    parts = compare.splits(source, 0, 1)[0]
+    for names in ([FULL, "lora"], [FULL, "cosine", "accumulation"]):
+        for budget in (200, 500, 900):
+            clock = Clock(budget, began=time.monotonic() - 20)
+            plan = compare.fitting(COSTS, names, parts, 0.0, 5, clock)
+            one = sum(c.begin + plan.steps * c.step + (plan.test + plan.dev) * c.text for c in map(cost_of, names))
+            assert 0.9 * budget < 20 + 5 * one < 0.98 * budget and not plan.enough
+            assert plan.steps % 4 == 0 or "accumulation" not in names
+
+
+def cost_of(name: str) -> Cost:
+    return COSTS[TECHNIQUES[name].method]
+
+
+def test_a_budget_too_small_says_what_would_do(data):
+    parts = compare.splits(data, 0, 1)[0]
+    with pytest.raises(InputError, match=r"--budget: 9 s leave 2 arms x 5 splits [12] steps each, .* give about 1m, or fewer"):
+        compare.fitting(COSTS, [FULL, "lora"], parts, 0.0, 5, Clock(9.4 / 0.97 - 0.5))
+    with pytest.raises(InputError, match=r"give about 6m"):
+        compare.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(1))
+    assert compare.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(360)).steps >= compare.FEWEST_STEPS
+
+
+def test_a_budget_that_is_too_large_is_not_used_up(data):
+    plan = compare.fitting(COSTS, [FULL], compare.splits(data, 0, 1)[0], 0.0, 5, Clock(1e9))
+    assert plan.steps == 100 and plan.enough
+
+
+def test_costs_are_measured(data):
+    model, parts = bertcraft.load(weights("minilm")), compare.splits(data, 0, 1)[0]
+    costs = compare.timed(model, data, ["head", "lora"], parts, 1, lambda *_: None)
+    assert set(costs) == {"head", "lora"} and costs["lora"].step > costs["head"].step > 10 * costs["head"].text > 0
+
+
+def test_a_budget_that_ends_early_costs_whole_splits(data):
+    outcome = run(data, "head", seeds=3, steps=1, clock=Clock(1, began=time.monotonic() - 60))
+    assert outcome.seeds == 1 and outcome.asked == 3
+    assert {len(scores) for scores in outcome.scores.values()} == {1}
+    assert "The budget ended after 1 of 3 splits." in advice.remarks(outcome)
+
+
+# ---- the runs
+
+
+def figures(outcome):
+    return {name: [(s.accuracy, s.macro_f1, s.dev) for s in scores] for name, scores in outcome.scores.items()}
+
+
+def test_the_same_seed_and_steps_give_the_same_figures_and_other_threads_too(data):
+    both = run(data, "lora", seeds=2, steps=1)
+    second = run(data, "lora", seeds=1, steps=1, seed=1, threads=2)  # the second split alone
+    assert set(both.scores) == {FULL, "lora", TFIDF, MAJORITY}
+    assert {name: scores[1:] for name, scores in figures(both).items()} == figures(second)
+    assert both.shares[FULL] == 1 and both.shares["lora"] < 0.02
+
+
+def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_hold(data):
+    outcome = run(data, "head,adapters-8", seeds=2, steps=2, keep=True)
+    name, split, tuned = outcome.best
+    assert name == max((FULL, "head"), key=outcome.dev) and tuned.method == TECHNIQUES[name].method
+    assert outcome.scores[name][split].dev == max(score.dev for score in outcome.scores[name])
+    parts = compare.splits(data, 0, 2)[split]
+    dev = compare.some(parts.dev, outcome.plan.dev, split)
+    assert tuning.accuracy(tuned, compare._texts(data, dev)) == outcome.scores[name][split].dev
+
+
+def test_only_classifiers_predict(tmp_path):
+    with pytest.raises(InputError, match="expected a classifier of texts, got a model whose head is 'base'"):
+        compare.classifier(weights("minilm"))
+
+
+# ---- intervals and advice
+
+
+def outcome(*, steps=50, test=500, overlap=0.1, epochs=2.0, **accuracies) -> Outcome:
+    names = [name for name in accuracies if name not in (TFIDF, MAJORITY)]
+    scores = {name: [Score(a, a, a, 1.0) for a in values] for name, values in accuracies.items()}
+    shares = {name: 1.0 if TECHNIQUES[name].method == FULL else 0.01 for name in names}
+    seeds = len(scores[FULL])
+    return Outcome(names, Plan(steps, epochs, test, 100, 0.0), scores, shares, overlap, seeds)
+
+
+def test_the_interval_is_nadeau_and_bengio_s_corrected_t_interval():
+    a, b = [0.91, 0.88, 0.93, 0.90], [0.90, 0.89, 0.88, 0.87]
+    got = advice.difference(outcome(full=b, lora=a, overlap=0.25), "lora", FULL)
+    d = 100 * np.subtract(a, b)
+    half = t.ppf(0.975, 3) * math.sqrt((1 / 4 + 0.25) * d.var(ddof=1))
+    assert np.allclose(got[:3], [d.mean(), d.mean() - half, d.mean() + half])
+
+
+def test_the_interval_holds_what_it_says_for_repeated_splits_of_one_sample():
+    """Two rules on random splits of samples drawn anew: the difference expected of all samples lies inside about 95 times in
+    100 with the correction, far less often without."""
+    rng, inside, plain = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        x = rng.normal(size=(100, 2)) + np.repeat([[0.5, 0.0], [-0.5, 0.0]], 50, axis=0)
+        y = np.repeat([1, 0], 50)
+        scores = {"lora": [], FULL: []}
+        for _ in range(10):
+            order = rng.permutation(100)
+            train, test = order[:80], order[80:]
+            for column, name in enumerate(scores):  # a nearest mean on a useful feature, and on a useless one
+                high, low = (x[train[y[train] == c], column].mean() for c in (1, 0))
+                found = np.abs(x[test, column] - high) < np.abs(x[test, column] - low)
+                scores[name].append(float(np.mean(found == y[test])))
+        result = outcome(full=scores[FULL], lora=scores["lora"], test=20, overlap=0.25)
+        truth = 100 * (0.6915 - 0.5)
+        low, high = advice.difference(result, "lora", FULL)[1:3]
+        d = 100 * np.subtract(scores["lora"], scores[FULL])
+        half = t.ppf(0.975, 9) * d.std(ddof=1) / math.sqrt(10)
+        inside, plain = inside + (low <= truth <= high), plain + (abs(d.mean() - truth) <= half)
+    assert inside / 300 > 0.9 > 0.85 > plain / 300, (inside / 300, plain / 300)
+
+
+def test_few_texts_that_agree_by_chance_are_no_evidence():
+    same = outcome(full=[0.5] * 4, lora=[0.6] * 4, tfidf=[0.4] * 4, majority=[0.3] * 4, test=10)
+    assert advice.difference(same, "lora", FULL)[1:3] == pytest.approx((0, 20))
+
+
+NOISE = np.array([0.002, -0.001, 0.0, 0.001, -0.002])
+
+
+def said(**accuracies) -> str:
+    options = {name: accuracies.pop(name) for name in ("epochs",) if name in accuracies}
+    varied = {name: list(a + NOISE * (1 + i)) for i, (name, a) in enumerate(accuracies.items())}
+    return "\n".join(advice.advice(outcome(**varied, **options)))
+
+
+@pytest.mark.parametrize(
+    "accuracies, expected, absent",
+    [
+        ({"full": 0.8, "lora": 0.8, "tfidf": 0.9},
+         "Recommendation: use TF-IDF with logistic regression. The best of the rest, full fine-tuning, is worse (-10.0", "pays"),
+        ({"full": 0.8, "lora": 0.8, "tfidf": 0.8}, "of the rest, full fine-tuning, is not shown to be better (+0.0", "pays"),
+        ({"full": 0.8, "lora": 0.9, "tfidf": 0.7}, "Recommendation: use LoRA (8) (+10.0", "No difference"),
+        ({"full": 0.8, "lora": 0.9, "tfidf": 0.7}, "Better than plain full fine-tuning: LoRA (8).", "Worse"),
+        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6}, "Recommendation: use full fine-tuning. Fine-tuning pays: full", "Better"),
+        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6}, "Worse than plain full fine-tuning: LoRA (8).", "At most"),
+        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "tfidf": 0.6},
+         "No difference to plain full fine-tuning that this much data can show: gradient clipping, LoRA (8). Differences below",
+         "Better"),
+        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "tfidf": 0.6},
+         "At most 1 point worse, with a small part of the weights trained: LoRA (8) 1 %.", "In this budget"),
+        ({"full": 0.31, "lora": 0.3, "tfidf": 0.3}, "Recommendation: none. Nothing is shown to do better than", "use"),
+        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6, "epochs": 0.2}, "fine-tuning read 20% of the training texts", "none"),
+    ],
+)  # fmt: skip
+def test_advice_follows_from_the_figures(accuracies, expected, absent):
+    text = said(**accuracies, majority=0.305)
+    assert expected in text and absent not in text, text
+
+
+def test_two_splits_give_no_advice():
+    few = outcome(full=[0.5, 0.6], lora=[0.9, 0.9], tfidf=[0.4, 0.4], majority=[0.3, 0.3])
+    (line,) = advice.advice(few)
+    assert line.startswith("No recommendation: 2 splits tell too little")
+
+
+def test_saying_which_model_was_kept(tmp_path):
+    kept = outcome(full=[0.5, 0.6], adapters=[0.9, 0.9])
+    kept.best = (FULL, 1, None)
+    assert advice.saved(kept, tmp_path)[:2] == [
+        f"Saved in {tmp_path}: full fine-tuning, split 2, the best on development texts (55.0 % on average).",
+        "Better there was adapters (64) (90.0 %), but no BERT of transformers has a place for its parts.",
+    ]

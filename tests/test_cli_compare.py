@@ -1,0 +1,182 @@
+"""``bertcraft compare`` and ``bertcraft predict`` in processes of their own, on questions of BANKING77 as a user has them."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertcraft.data import task
+from bertcraft.data.labelled import read_labelled, split
+from bertcraft.data.tables import read_table
+
+CLASSES, EACH = 3, 40
+LONG = "Why was a payment that I made abroad with my card charged at another rate [of exchange] than the one I saw?"
+
+
+def command(*arguments, **options):
+    """Run the command on one thread in a terminal of 80 columns; returns (exit status, standard output, standard error)."""
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "bertcraft.cli", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, encoding="utf-8", env=environment, timeout=600, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def refused(*arguments) -> str:
+    status, output, errors = command(*arguments)
+    assert status == 2 and errors.startswith("error: ") and errors.count("\n") == 1, (status, output, errors)
+    return errors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("a user's folder")
+
+
+@pytest.fixture(scope="module")
+def questions(folder) -> Path:
+    """A CSV of some classes, one of them with a long name, with an empty row and a repeated one."""
+    source, path = task("banking77").train, folder / "questions.csv"
+    names = [LONG, "card [lost]", "3"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "question", "intent"])
+        for number in range(CLASSES):
+            rows = np.flatnonzero(source.labels == number)[:EACH]
+            writer.writerows((i, source.texts[i][:60], names[number]) for i in rows)
+        writer.writerows([(-1, "  ", "3"), (-2, source.texts[rows[0]][:60], "3")])
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(folder, questions):
+    """What a short comparison prints; it saves a model."""
+    status, output, errors = command(
+        "compare", questions, "--techniques", "lora", "--seeds", 2, "--steps", 3, "--threads", 1, "--save", folder / "model"
+    )
+    assert (status, errors) == (0, ""), errors
+    return output
+
+
+def table(output: str) -> list[str]:
+    """The rows of the table without the seconds that a run took."""
+    lines = output[output.index("accuracy") :].split("\n\n")[0].splitlines()
+    return [re.sub(r" +\S+$", "", line) for line in lines]
+
+
+def test_the_table_says_all_in_80_columns(compared):
+    assert max(map(len, compared.splitlines())) <= 80
+    rows = table(compared)
+    assert rows[0].split() == ["accuracy", "macro", "F1", "against", "full,", "points", "trained", "a"]
+    full, lora, tfidf, majority = rows[2:]
+    number, interval = r" +\d+\.\d", r" +[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
+    assert re.fullmatch(rf"full fine-tuning{number}{number} +100", full)
+    assert re.fullmatch(rf"LoRA \(8\){number}{number}{interval} +0\.\d+", lora)
+    assert re.fullmatch(rf"TF-IDF{number}{number}{interval} +-", tfidf)
+    assert re.fullmatch(rf"most frequent class{number}{number}{interval} +-", majority)
+
+
+def test_what_was_left_out_guessed_and_planned_is_said(compared):
+    words = " ".join(compared.split())
+    assert "questions.csv: 121 texts, 3 classes: most texts in '3' (41), fewest in 'Why was a payment that I" in words
+    assert "- --text was not given: taken for the texts, 'question'" in words
+    assert "- left out: 1 row without a text" in words
+    assert "- 1 text stands there more than once (2 rows)" in words
+    assert "Plan: 2 splits x 2 arms; every arm reads the same 3 batches of 32 texts" in words
+    assert "Repeat it with --steps 3." in words and "No recommendation: 2 splits" in words
+
+
+def test_the_same_steps_give_the_same_table(compared, questions):
+    again = command("compare", questions, "--techniques", "lora", "--seeds", 2, "--steps", 3, "--threads", 2)[1]
+    assert table(again) == table(compared)
+
+
+@pytest.fixture(scope="module")
+def all_texts(questions):
+    """The test texts of the first split, and all the others: every text of the file."""
+    data = read_labelled(read_table(questions), "question", "intent")
+    parts = split(data, 0)
+    return [data.texts[i] for i in (*parts.test, *parts.dev, *parts.train)]
+
+
+def test_transformers_predicts_the_same_with_the_same_names(compared, folder, all_texts):
+    import torch
+    from transformers import pipeline
+
+    torch.set_num_threads(1)
+    path = folder / "texts.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in all_texts)])
+    out = folder / "answers.csv"
+    status, output, errors = command("predict", folder / "model", path, "-o", out, "--threads", 1)
+    assert (status, output, errors) == (0, f"{out}: {len(all_texts)} rows\n", "")
+    with open(out, newline="", encoding="utf-8") as file:
+        ours = list(csv.DictReader(file))
+    theirs = pipeline("text-classification", str(folder / "model"))(all_texts, truncation=True)
+    assert [row["text"] for row in ours] == all_texts
+    assert [row["label"] for row in ours] == [answer["label"] for answer in theirs]
+    assert {row["label"] for row in ours} <= {LONG, "card [lost]", "3"} and len({row["label"] for row in ours}) > 1
+    assert max(abs(float(a["probability"]) - b["score"]) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+
+
+def test_predict_keeps_the_rows_of_the_file_and_counts_those_without_a_text(compared, folder):
+    path = folder / "more.jsonl"
+    path.write_text('{"id": 1, "text": "a refund"}\n{"id": 2}\nnonsense\n{"id": 3, "text": "my card, \\"it\\" is\\nlost"}\n')
+    status, output, errors = command("predict", folder / "model", path, "--threads", 1)
+    rows = list(csv.reader(output.splitlines(keepends=True)))
+    assert status == 0 and [row[0] for row in rows] == ["text", "a refund", "", "", 'my card, "it" is\nlost']
+    assert rows[0] == ["text", "label", "probability"] and rows[2] == rows[3] == ["", "", ""] and 0 < float(rows[1][2]) < 1
+    assert errors == ("note: --text was not given: taken for the texts, 'text'\nnote: 2 rows without a text got no label\n")
+
+
+def test_a_measured_budget_is_kept(questions):
+    import time
+
+    began = time.monotonic()
+    status, output, errors = command(
+        "compare", questions, "--techniques", "full", "--seeds", 2, "--budget", "25s", "--threads", 1
+    )
+    took = time.monotonic() - began
+    if status == 2:  # a slow or busy machine: then it is said at once
+        assert "too few to learn from; give about" in errors and took < 25
+        return
+    steps = int(re.search(r"--steps\s+(\d+)", output)[1])
+    assert steps >= 10 and took < 25 * 1.1 + 5, (steps, took, output)
+
+
+# ---- what is refused
+
+
+def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
+    assert "no column 'intend'; its columns are 'id', 'question', 'intent'; did you mean 'intent'?" in refused(
+        "compare", questions, "--label", "intend"
+    )
+    assert "--budget: got 'soon', expected a time such as 90s, 10m or 1.5h" in refused("compare", questions, "--budget", "soon")
+    assert "did you mean lora?" in refused("compare", questions, "--techniques", "lorra")
+    assert "is a folder" in refused("compare", folder)
+    (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(9)))
+    assert "has only the value 'same'; expected at least two classes" in refused("compare", tmp_path / "one.csv")
+
+
+def test_predict_refuses_what_is_no_model_and_where_it_cannot_write(questions, folder, compared, tmp_path):
+    assert "got no config.json" in refused("predict", tmp_path, questions, "--text", "question")
+    assert "no such folder" in refused("predict", folder / "model", questions, "-o", tmp_path / "none" / "a.csv")
+    assert "which column holds the texts? Name it with --text" in refused("predict", folder / "model", _columns(tmp_path))
+
+
+def _columns(folder: Path) -> Path:
+    path = folder / "columns.csv"
+    path.write_text("a,b\n1,2\n")
+    return path
+
+
+def test_help_names_every_technique():
+    from bertcraft.lab.compare import FULL, TECHNIQUES
+
+    text = " ".join(command("compare", "--help")[1].split())
+    listed = re.search(r"Techniques: (.*?)\.", text)[1].split(", ")
+    assert listed == [name for name in TECHNIQUES if name != FULL]
