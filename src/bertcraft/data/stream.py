@@ -38,7 +38,8 @@ class Stream:
             raise InputError("a stream needs at least one block of texts, got none")
         self.blocks, self.length, self.seed, self._file = list(blocks), length, seed, counts
         self._text = tokenizer.to_str()
-        described = json.dumps([[[vars(part) for part in block] for block in self.blocks], self._text, length, seed, WINDOW])
+        parts = [[(Path(part.path).name, part.start, part.stop) for part in block] for block in self.blocks]
+        described = json.dumps([parts, self._text, length, seed, WINDOW])
         self.digest = hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
         self._ends = self._kept()  # rows up to the end of each window, over all epochs
         self._made: dict[int, np.ndarray] = {}

@@ -71,7 +71,7 @@ class Engine:
       finite, parameters and state come back as they were.
     - ``place(tree)`` puts NumPy arrays where ``advance`` wants them, ``host(tree)`` makes NumPy arrays of its.
     - ``agree(wish)``: 0 to go on, 1 to save, 2 to stop; several processes take the highest wish of any.
-    - ``share(tree)``: the tree of the first process, in all of them. ``writes``: whether this process keeps the state.
+    - ``share(tree)``: the tree of the first process, in all of them. ``rank``: which process this is; 0 keeps the state.
     """
 
     advance: Callable
@@ -79,7 +79,7 @@ class Engine:
     host: Callable = lambda tree: tree
     agree: Callable[[int], int] = lambda wish: wish
     share: Callable = lambda tree: tree
-    writes: bool = True
+    rank: int = 0
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Run:
 
     def save(self, folder: Path, signature: dict, engine: Engine) -> None:
         params, rule_state = engine.host(self.params), engine.host(self.rule_state)  # several processes give their parts
-        if not engine.writes:
+        if engine.rank:
             return
         if not math.isfinite(global_norm(params)):
             raise TrainingError(
@@ -127,7 +127,7 @@ class _Run:
     def shared(self, engine: Engine) -> None:
         """Take all from the first process, which has read the folder."""
         counts = engine.share(np.array([self.step, len(self.losses)]))
-        history = np.array([self.losses, self.gradient_norms]) if engine.writes else np.zeros((2, int(counts[1])))
+        history = np.array([self.losses, self.gradient_norms]) if engine.rank == 0 else np.zeros((2, int(counts[1])))
         history, seconds = engine.share(history), engine.share(np.array(self.seconds))
         self.params, self.rule_state = engine.share(self.params), engine.share(self.rule_state)
         self.step, self.seconds = int(counts[0]), float(seconds)
@@ -219,7 +219,7 @@ def fit_on(
     signature = {"seed": seed, **(signature or {})}
     if folder is not None:
         folder = Path(folder)
-        if engine.writes:
+        if engine.rank == 0:
             run.resume(folder, signature, steps)
         run.shared(engine)
     run.params, run.rule_state = engine.place(run.params), engine.place(run.rule_state)
