@@ -22,6 +22,7 @@ WORDS = "the a cat dog sat ran on mat to home big small red blue house bank mone
 COMMANDS = [
     (), ("run",), ("results",), ("compare",), ("predict",), ("encode",), ("fill",), ("data",), ("data", "list"),
     ("data", "fetch"), ("data", "verify"), ("bench",), ("bench", "train"), ("bench", "encode"),
+    ("learn",), ("progress",), ("list",), ("lessons",), ("lessons", "build"),
 ]  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_help_explains_and_shows_an_example_in_80_columns(command):
     status, output, errors = bertcraft_command(*command, "--help")
     assert (status, errors) == (0, "")
     assert max(map(len, output.splitlines())) <= 80
-    if command not in [("data",), ("bench",)]:
+    if command not in [("data",), ("bench",), ("lessons",)]:
         example = re.search(r"Examples?\s+\n\s+bertcraft ", output) or re.search(r"Example\s+bertcraft", output)
         assert example, output
         assert f"bertcraft {' '.join(command)}" in output.split("Example")[1]
@@ -85,7 +86,7 @@ def test_help_explains_and_shows_an_example_in_80_columns(command):
 
 
 def test_every_command_is_in_the_list_of_commands():
-    for group in ((), ("data",), ("bench",)):
+    for group in ((), ("data",), ("bench",), ("lessons",)):
         _, output, _ = bertcraft_command(*group, "--help")
         for command in COMMANDS:
             if len(command) == len(group) + 1 and command[:-1] == group:

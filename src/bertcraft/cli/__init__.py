@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, compare, data, lab, lessons, models
+from bertcraft.cli import bench, compare, data, lab, learn, lessons, models
 from bertcraft.errors import BertcraftError
 
 
@@ -82,6 +82,9 @@ app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")
 app.add_typer(bench.app, name="bench", help="Measure bertcraft against its rivals on this machine.")
+app.command()(learn.learn)
+app.command()(learn.progress)
+app.command("list")(learn.list_techniques)
 app.add_typer(lessons.app, name="lessons", help="Build the notebooks of the course (for its authors).")
 
 
