@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -134,18 +135,17 @@ def test_predict_keeps_the_rows_of_the_file_and_counts_those_without_a_text(comp
 
 
 def test_a_measured_budget_is_kept(questions):
-    import time
-
+    if os.getloadavg()[0] > os.cpu_count():
+        pytest.skip("others are using this machine, and a plan holds for the speed at which it was made")
     began = time.monotonic()
-    status, output, errors = command(
-        "compare", questions, "--techniques", "full", "--seeds", 2, "--budget", "25s", "--threads", 1
-    )
+    options = "--techniques", "full", "--seeds", 2, "--budget", "25s", "--threads", 1
+    status, output, errors = command("compare", questions, *options)
     took = time.monotonic() - began
-    if status == 2:  # a slow or busy machine: then it is said at once
+    if status == 2:  # a slow machine: then it is said at once
         assert "too few to learn from; give about" in errors and took < 25
         return
     steps = int(re.search(r"--steps\s+(\d+)", output)[1])
-    assert steps >= 10 and took < 25 * 1.1 + 5, (steps, took, output)
+    assert steps >= 10 and took < 25 * 1.1, (steps, took, output)
 
 
 # ---- what is refused
@@ -175,7 +175,7 @@ def _columns(folder: Path) -> Path:
 
 
 def test_help_names_every_technique():
-    from bertcraft.lab.compare import FULL, TECHNIQUES
+    from bertcraft.lab.arms import FULL, TECHNIQUES
 
     text = " ".join(command("compare", "--help")[1].split())
     listed = re.search(r"Techniques: (.*?)\.", text)[1].split(", ")

@@ -12,9 +12,11 @@ import bertcraft
 from bertcraft.data import task, weights
 from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
-from bertcraft.lab import advice, compare
+from bertcraft.lab import advice, arms, budget, compare
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab.compare import FULL, MAJORITY, TECHNIQUES, TFIDF, Clock, Cost, Outcome, Plan, Score
+from bertcraft.lab.arms import FULL, MAJORITY, TECHNIQUES, TFIDF
+from bertcraft.lab.budget import Clock, Cost, Plan
+from bertcraft.lab.compare import Outcome, Score
 
 
 def banking(classes: int, each: int) -> Labelled:
@@ -30,18 +32,18 @@ def data():
 
 
 def run(data, names, **options):
-    return compare.compare(data, compare.chosen(names), **{"clock": Clock(None), **options})
+    return compare.compare(data, arms.chosen(names), **{"clock": Clock(None), **options})
 
 
 # ---- arms
 
 
 def test_names_are_chosen_with_full_first_and_once():
-    assert compare.chosen(None) == [FULL, *compare.DEFAULT]
-    assert compare.chosen(" LoRA, full,lora,head,") == [FULL, "lora", "head"]
-    assert compare.chosen("all") == list(TECHNIQUES)
+    assert arms.chosen(None) == [FULL, *arms.DEFAULT]
+    assert arms.chosen(" LoRA, full,lora,head,") == [FULL, "lora", "head"]
+    assert arms.chosen("all") == list(TECHNIQUES)
     with pytest.raises(InputError, match=r"got 'adapter', expected names among full, head, .* or all; did you mean adapters\?"):
-        compare.chosen("lora,adapter")
+        arms.chosen("lora,adapter")
 
 
 def test_arms_differ_from_plain_full_fine_tuning_in_one_thing():
@@ -79,15 +81,15 @@ def test_smoothed_cross_entropy_equals_torch():
 
 def test_tfidf_learns_and_the_majority_does_not(data):
     parts = compare.splits(data, 0, 1)[0]
-    assert np.mean(compare.tfidf(data, parts)(parts.test) == data.numbers[parts.test]) > 0.8
-    assert set(compare.majority(data, parts)(parts.test)) == {np.bincount(data.numbers[parts.train]).argmax()}
+    assert np.mean(arms.tfidf(data, parts)(parts.test) == data.numbers[parts.test]) > 0.8
+    assert set(arms.majority(data, parts)(parts.test)) == {np.bincount(data.numbers[parts.train]).argmax()}
 
 
 def test_tfidf_of_texts_without_words():
     texts = [sign * n for n in range(1, 11) for sign in ("!", "?")]
     data = Labelled(texts, ["a", "b"], np.tile([0, 1], 10), np.arange(20), [])
     parts = compare.splits(data, 0, 1)[0]
-    assert np.array_equal(compare.tfidf(data, parts)(parts.test), data.numbers[parts.test])
+    assert np.array_equal(arms.tfidf(data, parts)(parts.test), data.numbers[parts.test])
 
 
 # ---- the plan
@@ -102,9 +104,9 @@ def test_large_data_gives_its_texts_to_training():
 
 def test_all_of_a_plan_follows_from_the_steps(data):
     parts = compare.splits(data, 0, 1)[0]
-    plan = compare.fixed(6, parts, 0.0)
+    plan = budget.fixed(6, parts, 0.0)
     assert (plan.steps, plan.test, plan.dev) == (6, len(parts.test), len(parts.dev)) and plan.epochs == 6 * 32 / 63
-    assert [compare.evaluated(steps) for steps in (1, 30, 1000)] == [(200, 100), (640, 320), (1000, 500)]
+    assert [budget.evaluated(steps) for steps in (1, 30, 1000)] == [(200, 100), (640, 320), (1000, 500)]
 
 
 def test_what_few_steps_read_is_part_of_what_many_read():
@@ -119,11 +121,11 @@ def test_the_plan_fills_the_budget(data):
     source = banking(10, 100)
     parts = compare.splits(source, 0, 1)[0]
     for names in ([FULL, "lora"], [FULL, "cosine", "accumulation"]):
-        for budget in (200, 500, 900):
-            clock = Clock(budget, began=time.monotonic() - 20)
-            plan = compare.fitting(COSTS, names, parts, 0.0, 5, clock)
+        for seconds in (200, 500, 900):
+            clock = Clock(seconds, began=time.monotonic() - 20)
+            plan = budget.fitting(COSTS, names, parts, 0.0, 5, clock)
             one = sum(c.begin + plan.steps * c.step + (plan.test + plan.dev) * c.text for c in map(cost_of, names))
-            assert 0.9 * budget < 20 + 5 * one < 0.98 * budget and not plan.enough
+            assert 0.9 * seconds < 20 + 5 * one < 0.98 * seconds and not plan.enough
             assert plan.steps % 4 == 0 or "accumulation" not in names
 
 
@@ -134,20 +136,21 @@ def cost_of(name: str) -> Cost:
 def test_a_budget_too_small_says_what_would_do(data):
     parts = compare.splits(data, 0, 1)[0]
     with pytest.raises(InputError, match=r"--budget: 9 s leave 2 arms x 5 splits [12] steps each, .* give about 1m, or fewer"):
-        compare.fitting(COSTS, [FULL, "lora"], parts, 0.0, 5, Clock(9.4 / 0.97 - 0.5))
+        budget.fitting(COSTS, [FULL, "lora"], parts, 0.0, 5, Clock(9.4 / 0.97 - 0.5))
     with pytest.raises(InputError, match=r"give about 6m"):
-        compare.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(1))
-    assert compare.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(360)).steps >= compare.FEWEST_STEPS
+        budget.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(1))
+    assert budget.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(360)).steps >= budget.FEWEST_STEPS
 
 
 def test_a_budget_that_is_too_large_is_not_used_up(data):
-    plan = compare.fitting(COSTS, [FULL], compare.splits(data, 0, 1)[0], 0.0, 5, Clock(1e9))
+    plan = budget.fitting(COSTS, [FULL], compare.splits(data, 0, 1)[0], 0.0, 5, Clock(1e9))
     assert plan.steps == 100 and plan.enough
 
 
 def test_costs_are_measured(data):
     model, parts = bertcraft.load(weights("minilm")), compare.splits(data, 0, 1)[0]
-    costs = compare.timed(model, data, ["head", "lora"], parts, 1, lambda *_: None)
+    sample = compare._texts(data, parts.train)
+    costs = budget.timed(model, sample, ["head", "lora"], classes=3, threads=1, tell=lambda *_: None)
     assert set(costs) == {"head", "lora"} and costs["lora"].step > costs["head"].step > 10 * costs["head"].text > 0
 
 

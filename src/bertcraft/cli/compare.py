@@ -67,7 +67,8 @@ def compare(
     import time
 
     began = time.monotonic()
-    from bertcraft.lab.compare import Clock, chosen
+    from bertcraft.lab.arms import chosen
+    from bertcraft.lab.budget import Clock
 
     names = chosen(techniques)
     limit = seconds(budget or BUDGET) if budget or steps is None else None
@@ -129,14 +130,14 @@ def _say(console, text: str) -> None:
 
 
 @contextmanager
-def _telling():
+def _telling(shown: bool = True):
     """``tell(text, share)`` shows what is being done, on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console()
     columns = BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=None)
         yield lambda text, share=None: bar.update(
             task, description=text, total=None if share is None else 1, completed=share or 0
@@ -174,7 +175,7 @@ def predict(
     if output is not None:
         output = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
         check_output(output)
-    with _telling() as tell:
+    with _telling(shown=output is not None) as tell:  # a bar would stand among the answers
         tell(f"reading {file.name}")
         table = read_table(file)
         column, guesses = choose_text(table, text)

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from bertcraft.data.tables import counted
 from bertcraft.lab import statistics
-from bertcraft.lab.compare import BASELINES, FULL, MAJORITY, PLAIN, TECHNIQUES, TFIDF, Outcome, Plan
+from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, TECHNIQUES, TFIDF
+from bertcraft.lab.budget import Plan
+from bertcraft.lab.compare import Outcome
 from bertcraft.lab.statistics import Interval
 
 MARGIN = 1.0  # points: a technique that is not worse by more may be taken for its small size
@@ -59,7 +61,7 @@ def table(outcome: Outcome) -> Table:
         means = (100 * np.mean([getattr(score, part) for score in scores]) for part in ("accuracy", "macro_f1"))
         against = "" if name == FULL else _interval(difference(outcome, name, FULL))
         share = f"{100 * outcome.shares[name]:.3g}" if name in outcome.shares else "-"
-        seconds = np.mean([score.seconds for score in scores])
+        seconds = outcome.seconds(name)
         took = f"{seconds:.0f}" if seconds >= 1 else "<1"
         result.add_row(title(name), *(f"{mean:.1f}" for mean in means), Text(against), share, took)
     return result

@@ -1,0 +1,111 @@
+"""How much a wall-time budget buys: the cost of a step is measured once, and a plan of equal steps for every arm is made.
+
+All else follows from the number of steps: whoever repeats it repeats the figures, on however slow a machine.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from bertcraft.data.labelled import Split
+from bertcraft.errors import InputError
+from bertcraft.lab import finetune as tuning
+from bertcraft.lab.arms import PLAIN, TECHNIQUES
+from bertcraft.techniques import adapter_modules
+
+MOST_TEST, MOST_DEV = 1000, 500  # texts: beyond them evaluation would eat the time for training
+FEWEST_STEPS, MOST_EPOCHS = 10, 20
+TIMED = 4  # steps that are timed for each method, the first of them to warm up
+
+
+class Clock:
+    """Wall time since the command began, and how much of it there is."""
+
+    def __init__(self, budget: float | None, began: float | None = None):
+        self.budget, self.began = budget, time.monotonic() if began is None else began
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def has(self, seconds: float) -> bool:
+        """Whether that much more may be begun: to 5 % more than the budget, within the 10 % that are promised."""
+        return self.budget is None or self.elapsed + seconds <= 1.05 * self.budget
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every arm of every seed does. ``test`` and ``dev``: how many texts are classified at most."""
+
+    steps: int
+    epochs: float  # how often a training text is read
+    test: int
+    dev: int
+    cut: float  # share of the texts that are longer than max_length tokens
+    enough: bool = False  # whether the budget would allow more steps than make sense
+
+
+def evaluated(steps: int) -> tuple[int, int]:
+    """How many test and development texts to classify: about as many as are read in training, which costs a third of it."""
+    texts = steps * PLAIN.batch_size
+    return min(max(texts * 2 // 3, 200), MOST_TEST), min(max(texts // 3, 100), MOST_DEV)
+
+
+def fixed(steps: int, parts: Split, cut: float, enough: bool = False) -> Plan:
+    """The plan of a number of steps: all else follows from it."""
+    test, dev = evaluated(steps)
+    epochs = steps * PLAIN.batch_size / len(parts.train)
+    return Plan(steps, epochs, min(test, len(parts.test)), min(dev, len(parts.dev)), cut, enough)
+
+
+class Cost(NamedTuple):
+    """Seconds of a fine-tuning method on this machine: to begin a run, for a training step, to classify a text."""
+
+    begin: float
+    step: float
+    text: float
+
+
+def timed(
+    model, sample: tuning.Texts, names: Sequence[str], *, classes: int, threads: int, tell: Callable[..., None]
+) -> dict[str, Cost]:
+    """The cost of every method among the arms, from TIMED steps that read the sample once."""
+    costs = {}
+    for method in dict.fromkeys(TECHNIQUES[name].method for name in names):
+        tell(f"timing {adapter_modules.METHODS[method].title}")
+        marks = [time.monotonic()]
+        tuned = tuning.finetune(
+            model, sample, None, method, replace(PLAIN, steps=TIMED), classes=classes, seed=0, threads=threads,
+            report=lambda progress, marks=marks: marks.append(time.monotonic()),
+        )  # fmt: skip
+        now, step = time.monotonic(), (marks[-1] - marks[1]) / (TIMED - 1)
+        tuning.predict(tuned, sample.texts, threads)
+        costs[method] = Cost(max(0.0, marks[1] - marks[0] - step), step, (time.monotonic() - now) / len(sample))
+    return costs
+
+
+def fitting(costs: dict[str, Cost], names: Sequence[str], parts: Split, cut: float, seeds: int, clock: Clock) -> Plan:
+    """The plan of most steps that fits into what is left of the budget.
+
+    Raises InputError when fewer than FEWEST_STEPS fit: what budget would do.
+    """
+    methods = [TECHNIQUES[name].method for name in names]
+    unit = math.lcm(*(TECHNIQUES[name].accumulate for name in names))
+    most = max(100, round(MOST_EPOCHS * len(parts.train) / PLAIN.batch_size))
+
+    def seconds(steps: int) -> float:
+        plan = fixed(steps, parts, cut)
+        one = (costs[m].begin + steps * costs[m].step + (plan.test + plan.dev) * costs[m].text for m in methods)
+        return seeds * sum(one)
+
+    left = 0.97 * clock.budget - clock.elapsed
+    steps = max((n for n in range(unit, most + 1, unit) if seconds(n) <= left), default=0)
+    if steps < FEWEST_STEPS:
+        needed = (clock.elapsed + seconds(-(-FEWEST_STEPS // unit) * unit)) / 0.95
+        raise InputError(
+            f"--budget: {clock.budget:,.0f} s leave {len(names)} arms x {seeds} splits {steps} steps each, too few to learn "
+            f"from; give about {math.ceil(needed / 60)}m, or fewer --techniques or --seeds"
+        )
+    return fixed(steps, parts, cut, enough=steps + unit > most)
