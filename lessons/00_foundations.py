@@ -659,7 +659,7 @@ def near_attention(layer, x, source, bias, config, rng=None):
 # **Predict first**: draw both curves. `STEPS` is yours to play with.
 
 # %% quick="STEPS, EVERY = 60, 20"
-STEPS, EVERY = 500, 50
+STEPS, EVERY = 600, 50
 BATCH, RATE = 32, 3e-3
 
 # %%
