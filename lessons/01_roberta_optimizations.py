@@ -450,7 +450,7 @@ def pretrained(copies: int | None):
     """Train under a regime; losses of the steps and of held-out rows come with the parameters."""
     return pretraining.train(
         setting, start, lambda params, batch, rng: masked_lm_loss(params, batch, rng, config),
-        pretraining.batch_maker(setting, texts, 0, copies), seed=0, context=Context(), signature={},
+        pretraining.batch_maker(setting, texts, 0, copies), seed=0, context=Context(threads=2), signature={},
         evaluate=lambda params: held_out(params, config),
     )  # fmt: skip
 
@@ -534,8 +534,12 @@ with style.shown(columns=2, width=8.2, height=3.4) as panels:
 # agree on where to go: all want the same first corrections. Later each row has its own wish, what they share is small, and it
 # takes a large batch to hear it. (The band says how well 512 rows know $\lVert g\rVert^2$: where it reaches down to nothing,
 # only the lower bound of $B^*$ means anything.) **So a large batch is a choice for long runs.** BERT-base at equal epochs, in
-# the paper: perplexity 3.99 with batches of 256, 3.68 with 2,000, and 3.77 with 8,000: too large, even there. What do you
-# expect of a run that ends after some minutes?
+# the paper: perplexity 3.99 with batches of 256, 3.68 with 2,000, and 3.77 with 8,000: too large, even there.
+#
+# One thing (5) does not say: how *long* a step may be. At equal tokens a batch four times as large takes a quarter of the
+# steps, so each has to go farther. Adam's steps cannot be made longer at will. In our experiment, rates were tried on the
+# development texts: 0.002 was the best for batches of 64 *and* of 256. What do you expect of a run that ends after some
+# minutes?
 #
 # ### The stored experiment
 #
