@@ -581,14 +581,16 @@ QUESTIONS = {  # treatment, baseline: what differs
 found = {(run["arm"], run["seed"]): run["figures"]["loss"] for run in lesson.runs}
 for (treatment, baseline), what in QUESTIONS.items():
     seeds = sorted(seed for arm, seed in found if arm == treatment and (baseline, seed) in found)
-    if len(seeds) < 2:
+    if not seeds:
         print(f"{what}: not measured yet")
         continue
     gain = statistics.paired([found[baseline, s] for s in seeds], [found[treatment, s] for s in seeds])
-    answer = "lower loss" if gain.mean > 0 else "HIGHER loss"
-    if gain.low <= 0 <= gain.high:
-        answer = "no difference that these seeds can tell"
-    print(f"{what}: {answer} ({abs(gain.mean):.3f} nats, {len(seeds)} seeds)")
+    answer = f"{'lower' if gain.mean > 0 else 'HIGHER'} loss by {abs(gain.mean):.3f} nats"
+    if gain.low is None:
+        answer += " with one seed, which is no answer yet"
+    elif gain.low <= 0 <= gain.high:
+        answer = f"no difference that {len(seeds)} seeds can tell"
+    print(f"{what}: {answer}")
 
 answered = [run["figures"]["next_sentence"] for run in lesson.runs if "next_sentence" in run["figures"]]
 if answered:

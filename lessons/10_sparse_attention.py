@@ -589,12 +589,13 @@ def arm(name: str, figure: str) -> dict[int, float]:
 def difference(treatment: str, baseline: str) -> str:
     one, other = arm(treatment, "loss"), arm(baseline, "loss")
     seeds = sorted(one.keys() & other.keys())
-    if len(seeds) < 2:
+    if not seeds:
         return "not measured yet"
     gain = statistics.paired([other[s] for s in seeds], [one[s] for s in seeds])
-    if gain.low <= 0 <= gain.high:
-        return f"no difference that {len(seeds)} seeds can tell"
-    return f"{'better' if gain.mean > 0 else 'worse'} by {abs(gain.mean):.3f} nats"
+    answer = f"{'better' if gain.mean > 0 else 'worse'} by {abs(gain.mean):.3f} nats"
+    if gain.low is None:
+        return f"{answer} with one seed, which is no answer yet"
+    return f"no difference that {len(seeds)} seeds can tell" if gain.low <= 0 <= gain.high else f"{answer} ({len(seeds)} seeds)"
 
 
 print("window + global against all pairs:         ", difference("global", "dense"))
