@@ -353,7 +353,26 @@ with style.shown(columns=5, width=9.6, height=2.6) as panels:
 
 # %% [markdown]
 # The window needs $\lceil 63/6\rceil=11$ layers, as (6) says. One global token: two, through itself. It is a narrow gate,
-# though: one vector that must carry everything for everybody. BigBird gets there with many gates.
+# though: one vector that must carry everything for everybody. BigBird gets there with many gates. Now a pattern of your own:
+
+
+# %%
+def portrait(window: int = 4, dilation: int = 4, global_tokens: int = 0):
+    """One pattern, alike in both heads: who sees whom, and what is left unheard after two layers."""
+    sees = weights_of(longformer(window, global_tokens, dilation))[0] > 0
+    heard = (sees.astype(int) @ sees) > 0
+    with style.shown(width=3.4, height=2.6) as ax:
+        ax.imshow(1.0 * sees + heard, cmap="Blues", vmin=0, vmax=2.6, interpolation="nearest")
+        ax.set_title(f"{sees.sum(axis=1).mean():.1f} keys a query, {100 * heard.mean():.0f} % heard in two layers", fontsize=8)
+        ax.set(xticks=[], yticks=[], xlabel="dark: one layer, pale: two, white: unheard", ylabel="listener")
+        ax.grid(False)
+
+
+lesson.play(portrait, window=[1, 2, 4, 6, 8], dilation=[1, 2, 4, 8], global_tokens=[0, 1, 2])
+
+# %% [markdown]
+# The same dilation in every head has a hole that no depth fills: with $\delta=4$ a token never hears of those at distances that
+# are no multiple of 4. That is why dilation goes into *some* heads. (With ipywidgets installed the picture above has sliders.)
 #
 # ### Reach is not influence
 #
