@@ -438,6 +438,7 @@ STEPS = 384  # times 32 rows: twelve readings of 1,024 rows
 # %%
 from dataclasses import replace
 
+from bertcraft.data.batches import batch_indices
 from bertcraft.lab.experiment import Context
 
 setting = replace(setting, steps=STEPS, warmup=STEPS // 10)
@@ -446,12 +447,25 @@ held_out = pretraining.HeldOut(texts.held_out, texts)
 start = pretraining.initial(config, texts, seed=0)
 
 
+def batch_maker(copies: int | None):
+    """The batch of a step, with the functions above: change ``mask_tokens``, and it is your change that is trained."""
+
+    def make_batch(step: int) -> dict:
+        rows = batch_indices(len(texts.train), setting.batch, 0, step)  # each row once an epoch, in an order drawn for it
+        reading = np.arange(step * setting.batch, (step + 1) * setting.batch) // len(texts.train)
+        ids = texts.train[rows]
+        random = uniforms(0, rows, reading_number(reading, copies), 3 * ids.shape[1])
+        return {**mask_tokens(ids, random, **texts.vocabulary)._asdict(), "attention_mask": (ids != 0).astype(np.int32)}
+
+    return make_batch
+
+
+# %%
 def pretrained(copies: int | None):
     """Train under a regime; losses of the steps and of held-out rows come with the parameters."""
     return pretraining.train(
-        setting, start, lambda params, batch, rng: masked_lm_loss(params, batch, rng, config),
-        pretraining.batch_maker(setting, texts, 0, copies), seed=0, context=Context(threads=2), signature={},
-        evaluate=lambda params: held_out(params, config),
+        setting, start, lambda params, batch, rng: masked_lm_loss(params, batch, rng, config), batch_maker(copies), seed=0,
+        context=Context(threads=2), signature={}, weight=predicted, evaluate=lambda params: held_out(params, config),
     )  # fmt: skip
 
 
