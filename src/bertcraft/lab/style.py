@@ -37,18 +37,13 @@ def line(place: int) -> dict:
 def figure(path: Path, columns: int = 1, width: float = 6.4, height: float = 3.8) -> Iterator:
     """Axes (or an array of them, side by side) in the collection's style, written to a PNG file at the end."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(_SETTINGS):
-        drawing, axes = plt.subplots(1, columns, figsize=(width, height))
-        try:
-            yield axes
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawing.savefig(path, metadata={"Software": None})
-        finally:
-            plt.close(drawing)
+    with matplotlib.rc_context(_SETTINGS):
+        drawing = Figure(figsize=(width, height))
+        yield drawing.subplots(1, columns)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawing.savefig(path, metadata={"Software": None})
 
 
 @contextmanager
