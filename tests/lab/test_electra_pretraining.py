@@ -102,18 +102,24 @@ def test_a_warm_start_is_the_masked_language_model_twice(tasks):
     assert all(np.array_equal(of_encoder[name], leaf) for name, leaf in tree.items(trained["electra"]))
 
 
-def test_detection_equals_torchs_and_chance_is_the_entropy_of_the_share(tasks):
+def test_chance_is_the_loss_of_a_discriminator_that_knows_words_from_special_tokens_only(tasks):
     task = tasks["half"][0]
     held_out = module.HeldOut(task.texts.held_out, task.texts)
     found = module.detection(task, held_out, task.start)
-    p = torch.tensor(found["fakes"] / 100, dtype=torch.float64)
-    assert found["chance"] == pytest.approx(torch.distributions.Bernoulli(p).entropy().item())
-    assert 5 < found["fakes"] < 20, "an untrained generator is nearly always wrong on the masked 15 %"
+    ids = held_out.batch["input_ids"]
+    assert (held_out.batch["attention_mask"].sum(axis=1) > 2).all()
+    f, tokens = found["fakes"] / 100, held_out.batch["attention_mask"].sum()
+    assert 0.1 < f < 0.25, "an untrained generator is nearly always wrong on the masked 15 %"
+    unmasked_special = (np.isin(ids, (1, 2, 3))).sum()  # [UNK], [CLS], [SEP]
+    coin = torch.distributions.Bernoulli(torch.tensor(f, dtype=torch.float64)).entropy().item()
+    assert found["chance"] == pytest.approx(coin * (1 - unmasked_special / tokens), rel=0.01)
     blind = task.start
     head = blind["discriminator"]["discriminator_predictions"]["dense_prediction"]
-    head["weight"][:], head["bias"][:] = 0, float(torch.logit(p))
-    again = module.detection(task, held_out, blind)
-    assert again["detection"] == pytest.approx(again["chance"], rel=1e-4), "who knows the share alone is at chance"
+    share = f * (1 - unmasked_special / tokens)  # one answer for all tokens, special ones too: worse than chance
+    head["weight"][:], head["bias"][:] = 0, np.log(share / (1 - share))
+    again = module.detection(task, held_out, blind)["detection"]
+    assert again == pytest.approx(torch.distributions.Bernoulli(torch.tensor(share)).entropy().item(), rel=1e-3)
+    assert again > found["chance"]
 
 
 @pytest.mark.parametrize("scores, level, expected", [
