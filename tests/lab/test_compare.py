@@ -262,7 +262,11 @@ def said(**accuracies) -> str:
          "No difference to plain full fine-tuning that this much data can show: gradient clipping, LoRA (8). Differences below",
          "Better"),
         ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "tfidf": 0.6},
-         "At most 1 point worse, with a small part of the weights trained: LoRA (8) 1 %.", "In this budget"),
+         "At most 1 point worse, with a small part of the weights trained: LoRA (8) 1%.", "In this budget"),
+        ({"full": 0.305, "lora": 0.305, "tfidf": 0.9},
+         "Not shown to do better than naming the most frequent class for every text: full fine-tuning, LoRA (8).", "No diff"),
+        ({"full": 0.305, "lora": 0.9, "tfidf": 0.6},
+         "Not shown to do better than naming the most frequent class for every text: full fine-tuning.", "No diff"),
         ({"full": 0.31, "lora": 0.3, "tfidf": 0.3}, "Recommendation: none. Nothing is shown to do better than", "use"),
         ({"full": 0.8, "lora": 0.7, "tfidf": 0.6, "epochs": 0.2}, "fine-tuning read 20% of the training texts", "none"),
     ],
@@ -270,6 +274,11 @@ def said(**accuracies) -> str:
 def test_advice_follows_from_the_figures(accuracies, expected, absent):
     text = said(**accuracies, majority=0.305)
     assert expected in text and absent not in text, text
+
+
+def test_the_plan_says_how_much_is_read():
+    for epochs, expected in ((0.25, "(1,600: 25% of the training texts)"), (2.04, "(1,600: 2 times the training texts)")):
+        assert expected in advice.plan(Plan(50, epochs, 500, 100, 0.0), [FULL], 5)
 
 
 def test_two_splits_give_no_advice():

@@ -39,10 +39,11 @@ def difference(outcome: Outcome, name: str, other: str, level: float = statistic
 
 def plan(plan: Plan, names: list[str], seeds: int) -> str:
     """What is about to be done, before it is."""
-    texts = plan.steps * PLAIN.batch_size
+    texts, often = plan.steps * PLAIN.batch_size, plan.epochs
+    read = f"{often:.0%} of the training texts" if often < 1 else f"{often:.2g} times the training texts"
     said = (
         f"Plan: {counted(seeds, 'split')} x {counted(len(names), 'arm')}; every arm reads the same {plan.steps} batches of "
-        f"{PLAIN.batch_size} texts ({texts:,}: {plan.epochs:.2g} times the training texts) and is judged on {plan.test:,} test "
+        f"{PLAIN.batch_size} texts ({texts:,}: {read}) and is judged on {plan.test:,} test "
         f"texts. Repeat it with --steps {plan.steps}."
     )
     if plan.cut > 0.005:
@@ -119,7 +120,8 @@ def advice(outcome: Outcome) -> list[str]:
         return ["Recommendation: none. Nothing is shown to do better than naming the most frequent class for every text."]
     better = [name for name in techniques if against[name].low > 0]
     worse = [name for name in techniques if against[name].high < 0]
-    unclear = [name for name in techniques if name not in better + worse]
+    idle = [name for name in outcome.names if difference(outcome, name, MAJORITY).low <= 0]
+    unclear = [name for name in techniques if name not in better + worse + idle]
     if light.low <= 0:
         verb = "is not shown to be better" if light.high >= 0 else "is worse"
         first = f"use TF-IDF with logistic regression. The best of the rest, {title(leader)}, {verb} ({_interval(light)} points)"
@@ -128,6 +130,8 @@ def advice(outcome: Outcome) -> list[str]:
         gain = f" ({_interval(difference(outcome, top, FULL, level))} points on plain full fine-tuning)" if better else ""
         first = f"use {title(top)}{gain}. Fine-tuning pays: {title(leader)} has {_interval(light)} points on TF-IDF"
     said = [f"Recommendation: {first}."]
+    if idle:
+        said.append(f"Not shown to do better than naming the most frequent class for every text: {_titles(idle)}.")
     if better:
         said.append(f"Better than plain full fine-tuning: {_titles(better)}.")
     if worse:
@@ -141,7 +145,7 @@ def advice(outcome: Outcome) -> list[str]:
         )
     small = [name for name in unclear if outcome.shares[name] < 0.1 and against[name].low > -MARGIN]
     if small:
-        shares = ", ".join(f"{title(name)} {100 * outcome.shares[name]:.2g} %" for name in small)
+        shares = ", ".join(f"{title(name)} {100 * outcome.shares[name]:.2g}%" for name in small)
         said.append(f"At most {MARGIN:.0f} point worse, with a small part of the weights trained: {shares}.")
     if outcome.plan.epochs < 1:
         said.append(
