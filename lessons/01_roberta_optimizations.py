@@ -480,8 +480,7 @@ with style.shown(width=7.0, height=3.6) as ax:
         window = max(1, len(run.losses) // len(run.evaluations))
         training = run.losses[: window * len(rows_read)].reshape(-1, window).mean(axis=1)
         ax.plot(rows_read, training, color=look["color"], lw=1, ls=":")
-    ax.axhline(held_out.unigram, color="0.3", lw=1, ls=(0, (1, 3)))
-    ax.annotate("word frequencies alone", (0, held_out.unigram), xytext=(2, 3), textcoords="offset points", fontsize=8)
+    ax.axhline(held_out.unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
     ax.set(xlabel="times that each row has been read", ylabel="loss (nats a chosen token)", xlim=(0, None))
     ax.legend(title="on unread text; dotted: in training", fontsize=8, title_fontsize=8)
 for title, run in trained.items():
@@ -544,11 +543,11 @@ with style.shown(columns=2, width=8.2, height=3.4) as panels:
     panels[0].set_ylabel("squared length of gradients")
 
 # %% [markdown]
-# The measured points lie on $S/B$: that is (5), no more than averaging. What changes is the dashed line. At the start the rows
-# agree on where to go: all want the same first corrections. Later each row has its own wish, what they share is small, and it
-# takes a large batch to hear it. (The band says how well 512 rows know $\lVert g\rVert^2$: where it reaches down to nothing,
-# only the lower bound of $B^*$ means anything.) **So a large batch is a choice for long runs.** BERT-base at equal epochs, in
-# the paper: perplexity 3.99 with batches of 256, 3.68 with 2,000, and 3.77 with 8,000: too large, even there.
+# The measured points lie on $S/B$: that is (5), no more than averaging. What changes is the level of $\lVert g\rVert^2$. At the
+# start the rows agree on where to go: all want the same first corrections. Later each row has its own wish, what they share is
+# small, and it takes a large batch to hear it. (The band says how well 512 rows know $\lVert g\rVert^2$: where it reaches down
+# to nothing, only the lower bound of $B^*$ means anything.) **So a large batch is a choice for long runs.** BERT-base at equal
+# epochs, in the paper: perplexity 3.99 with batches of 256, 3.68 with 2,000, and 3.77 with 8,000: too large, even there.
 #
 # One thing (5) does not say: how *long* a step may be. At equal tokens a batch four times as large takes a quarter of the
 # steps, so each has to go farther. Adam's steps cannot be made longer at will. In our experiment, rates were tried on the
