@@ -1,11 +1,11 @@
-"""Lesson 01: its equations by independent naive functions, its exercises by right and wrong answers, its pages run."""
+"""Lesson 01: its equations by independent naive functions, exercises by right and wrong answers, numbers that its text states."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, execute, solution, stub, told
+from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.bert import Config, initial_params
 from bertcraft.techniques import roberta_optimizations as technique
@@ -180,8 +180,3 @@ def test_what_the_lesson_says_of_the_figures():
     assert math.comb(510, round(0.15 * 510)) > 1e80  # atoms in the universe, as they are usually counted
     assert 0.03 / 0.88 == pytest.approx(0.034, abs=5e-4)
     assert (89.0 - 86.6) / (90.2 - 86.6) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("solved", [False, True])
-def test_the_notebook_runs(solved):
-    execute(SLUG, solved)
