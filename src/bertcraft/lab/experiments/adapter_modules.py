@@ -9,8 +9,10 @@ All methods start from one head, which was trained on the vectors of the frozen 
 at the rate of the rest, and in so few steps a method of small rates would be judged by that. In one trial of each, full
 fine-tuning found 60 % of TREC's development texts from there (rate 2e-4) and 46 % from a random head (5e-4).
 
-The learning rate of each method is the best of those in ``GRID``, all tried once, on development texts of one task, with a seed
-that is not among those of the experiment; where the highest was best, the next was tried too. No test text was looked at.
+The learning rate of each method is the best of those in ``GRID``, all tried once, on development texts of TREC, with a seed that
+is not among those of the experiment; where the highest was best, a higher one was tried too. The first runs showed by their
+training losses that three methods unlearn the other two tasks with the rate that is best for TREC: theirs has the best mean over
+all three tasks, see ``EXPERIMENT``. It was chosen on development texts too, but after the test accuracies of two seeds were seen.
 """
 
 import functools
@@ -316,4 +318,22 @@ _QUICKEST = _experiment(_arms({**_ONE_TASK, "steps": 15, "test": 100}, ("full", 
 _QUICK = _experiment(
     _arms({**_ONE_TASK, "steps": 25, "test": 200}, ("full", "houlsby-64", "lora", "bitfit", "head")), _QUICK_NOTES, _QUICKEST
 )
-EXPERIMENT = _experiment(_arms(_FULL), _NOTES, _QUICK)
+# The same for film reviews and HWU64 (250 development texts each), and the mean of the three tasks:
+#   houlsby-64   2e-3: 73.6, 71.2, 68.7   5e-3: 80.0, 69.6, 72.6   1e-2: 62.4, 64.0, 66.0
+#   ia3          1e-2: 72.8, 64.8, 61.1   2e-2: 75.2, 65.6, 65.4
+#   prefix       1e-2: 72.0, 66.0, 58.9   2e-2: 69.2, 61.2, 58.7
+#   lora         2e-3: 74.8, 71.2, 68.1   5e-3: 80.0, 72.8, 72.2
+#   the head that all start from: 73.6, 69.6
+EXPERIMENT = _experiment(
+    tuple(
+        Arm(arm.name, arm.title, arm.settings | {"rate": {"houlsby-64": 5e-3, "ia3": 2e-2, "prefix": 1e-2}[arm.name]})
+        if arm.name in ("houlsby-64", "ia3", "prefix") else arm
+        for arm in _arms(_FULL)
+    ),
+    (
+        *(note for note in _NOTES if not note.startswith("Learning rates")),
+        "Learning rates: the best of three to five for each method on development texts of TREC, one seed; for Houlsby 64, IA3 "
+        "and prefix, which unlearn the other tasks with that, the best of two or three on those of all three tasks.",
+    ),
+    _QUICK,
+)  # fmt: skip
