@@ -11,10 +11,10 @@
 # # 06. Gradient accumulation: a large batch on a small machine
 #
 # A batch of 256 texts does not fit into memory. So take eight texts, keep only their gradient, take the next eight, add, and
-# make one update after thirty-two rounds. It is the least glamorous technique of this collection and one of the most used.
-# It also carried a bug, in nearly every library, for years, that changes which of your texts the model learns from. The bug is
-# one division. In this lesson you will find it on paper, see it in a gradient, train with it, and meet a relative of it that
-# is still in a current release.
+# make one update after thirty-two rounds. It is the least glamorous technique of this collection and one of the most used. In
+# the major libraries it also carried a bug, for years, that changes which of your texts the model learns from. The bug is one
+# division. In this lesson you will find it on paper, see it in a gradient, train with it, and meet a relative of it that is
+# still in a current release.
 #
 # You need NumPy, and from [lesson 00](00_foundations.ipynb) what a gradient is. Set aside 60 to 90 minutes.
 
@@ -155,7 +155,7 @@ print(f"kept arrays overtake the states at {bert_states / activations(1):.1f} te
 # $$r_k=\frac{1/(Kn_k)}{1/N}=\frac{\bar n}{n_k} \tag{4}$$
 #
 # In A: $4/2=2$, each token counts double. In B: $4/6=0.67$. **Texts with few tokens to predict are learnt more, long ones
-# less.** For a chat model that means: short answers.
+# less.** In a chat model these are the short answers.
 #
 # ### How wrong is it?
 #
@@ -636,15 +636,30 @@ for (treatment, baseline, figure), question in QUESTIONS.items():
     print(f"{question}: {answer} ({more.mean:+.4f} nats [{more.low:+.4f}, {more.high:+.4f}])")
 
 # %% [markdown]
-# Compare the last line with what (3) times $K$ would do to plain gradient descent: steps $K$ times too long. Adam divides the
-# gradient by its own running size, so a constant factor cancels. What is left of it is the clipping, which now bites at every
-# step.
-# **A bug that Adam forgives is a bug that nobody sees.**
+# Two of these lines deserve a second look.
+#
+# *Short texts.* Equation (4) says what a token counts, not what it is worth. In the live run the favoured requests came out a
+# little better. In the stored one see for yourself: requests and conversations share most of their words, so a model that hears
+# less of the long texts can lose on both kinds.
+#
+# *The sum of means* has gradients eight times too long, and for plain gradient descent that would be steps eight times too
+# long. Two things hide it. Adam divides the gradient by its own running size, so a constant factor cancels. And clipping cuts
+# every gradient above the limit to the same length, with the factor or without. How often was that?
+
+# %%
+for name in ("mean_of_means", "sum_of_means"):
+    found = [run["figures"]["gradient_norm"] for run in lesson.runs if run["arm"] == name]
+    told = f"{np.mean(found):.1f}" if found else "not measured yet"
+    print(f"{name:14s} norm of the gradient before clipping at 1, mean of the last quarter: {told}")
+
+# %% [markdown]
+# Where even the shorter of the two is well above 1, both arms see the same clipped gradient at nearly every step, and differ in
+# nothing. **A bug that Adam and clipping forgive is a bug that nobody sees.**
 #
 # ### When does it not help?
 #
-# - **When you hope for speed.** On a GPU small micro-batches leave units idle, so it is slower. On a CPU small pieces fit the
-#   cache, and the time may even fall: look at the plot above.
+# - **When you hope for speed.** On a GPU small micro-batches leave units idle, so it is slower. On a CPU it depends on the
+#   cache and on what else the machine is doing; what it was here is in the plot above.
 # - **When the batch need not be large.** A small batch with its own learning rate makes $K$ times as many updates for the same
 #   work. The equivalence says that accumulation equals the large batch, not that the large batch is better.
 # - **When the states are the problem.** $16P$ stays. For that there are optimisers with less state, and adapters
