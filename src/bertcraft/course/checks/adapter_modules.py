@@ -1,0 +1,215 @@
+"""The checkers of lesson 12: counting adapters, an adapter, LoRA merged, LoRA's start, attention with a prefix."""
+
+import numpy as np
+
+from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.tensor import functions as F
+
+
+def _close(got, expected) -> bool:
+    return np.shape(got) == np.shape(expected) and bool(np.allclose(got, expected, rtol=1e-6, atol=1e-9))
+
+
+def _check_count(function) -> None:
+    for size, hidden, layers in ((1, 2, 1), (64, 768, 12), (8, 1024, 24)):
+        one, what = 2 * size * hidden + size + hidden, f"size {size}, {hidden} numbers a token, {layers} layer(s)"
+        got, expected = function(size, hidden, layers), 2 * layers * one
+        for value, message in (
+            (
+                layers * one,
+                "that is one adapter a layer: there are two, one behind the attention, one behind the feed-forward half",
+            ),
+            (2 * one, "that is the count of one layer: multiply by the number of layers"),
+            (one, "that is a single adapter: there are two in every layer"),
+            (4 * layers * size * hidden, "the biases are missing: m numbers down and H numbers up in each adapter"),
+            (2 * layers * (2 * size * hidden + size), "the bias of the way up, H numbers in each adapter, is missing"),
+            (2 * layers * (2 * size * hidden + hidden), "the bias of the way down, m numbers in each adapter, is missing"),
+            (2 * layers * (2 * size * hidden + 2 * hidden), "the bias of the way down has m numbers, not H"),
+            (expected + 4 * layers * hidden, "the layer norms count only with norms=True"),
+        ):
+            if value != expected and np.ndim(got) == 0 and got == value:
+                raise Wrong(f"{what}: {message}")
+        same(got, expected, f"the count for {what}")
+        got, expected = function(size, hidden, layers, norms=True), expected + 4 * layers * hidden
+        if got == expected - 2 * layers * hidden:
+            raise Wrong(f"norms=True, {what}: a layer has two norms, each with a weight *and* a bias: 4 H numbers a layer")
+        if got == expected - 4 * layers * hidden:
+            raise Wrong("norms=True gives the same count as norms=False: the layer norms are trained, so count them")
+        same(got, expected, f"the count with norms=True for {what}")
+
+
+def _check_adapt(function) -> None:
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((2, 4, 6))
+    down, down_bias, up, up_bias = (rng.standard_normal(shape) for shape in ((3, 6), (3,), (6, 3), (6,)))
+    inner = h @ down.T + down_bias
+    change = F.gelu(inner) @ up.T + up_bias
+    got = function(h, down, down_bias, up, up_bias)
+    for value, message in (
+        (change, "the sum with h is missing: at its start an adapter must be nearly the identity, not nearly zero"),
+        (h + inner @ up.T + up_bias, "there is no curve between the two maps: without gelu they are one linear map of low rank"),
+        (h + F.gelu(inner @ up.T + up_bias), "gelu stands at the end: it belongs between the two maps"),
+        (h + F.gelu(change), "gelu is applied twice: once, between the two maps"),
+        (h + F.relu(inner) @ up.T + up_bias, "the curve is relu: equation 1 has gelu"),
+        (h + np.tanh(inner) @ up.T + up_bias, "the curve is tanh: equation 1 has gelu"),
+        (h + F.gelu(h @ down.T) @ up.T + up_bias, "down_bias is missing"),
+        (h + F.gelu(inner) @ up.T, "up_bias is missing"),
+        (h + F.gelu(inner + 0 * down_bias) @ up.T + 2 * up_bias, "up_bias is added twice"),
+        (F.gelu(h @ down.T + down_bias) @ up.T + up_bias + 2 * h, "h is added twice"),
+    ):
+        if _close(got, value):
+            raise Wrong(message)
+    same(got, h + change, "the adapter's result for h of shape (2, 4, 6)")
+    zero = function(h[0, 0], down, down_bias, 0 * up, 0 * up_bias)
+    same(zero, h[0, 0], "with up = 0 and up_bias = 0 the result is h; here it")
+    small = function(*(array.astype(np.float32) for array in (h, down, down_bias, up, up_bias)))
+    if small.dtype != np.float32:
+        raise Wrong(
+            f"float32 arrays came back as {small.dtype}: a float64 array or np.float64 number among them promotes the rest"
+        )
+
+
+def _check_merge_lora(function) -> None:
+    rng = np.random.default_rng(1)
+    for out, into, rank, alpha in ((4, 4, 2, 6), (5, 3, 2, 1), (6, 8, 4, 16)):
+        weight, a, b = (rng.standard_normal(shape) for shape in ((out, into), (rank, into), (out, rank)))
+        expected, got = weight + alpha / rank * (b @ a), function(weight, a, b, alpha)
+        for value, message in (
+            (weight + b @ a, "the scale is missing: alpha / r, with r the rank"),
+            (weight + alpha * (b @ a), "the change is scaled by alpha: divide it by the rank, too"),
+            (weight + rank / alpha * (b @ a), "the scale is upside down: alpha / r, not r / alpha"),
+            (alpha / rank * (b @ a), "this is the change alone: add the frozen weight"),
+            (alpha / rank * (weight + b @ a), "the frozen weight is scaled, too: only B A is"),
+            (weight - alpha / rank * (b @ a), "the change is subtracted: add it"),
+            (weight + alpha / into * (b @ a), "the scale divides by the number of inputs: r is a.shape[0]"),
+            (weight + alpha / out * (b @ a), "the scale divides by the number of outputs: r is b.shape[1]"),
+        ):
+            if _close(got, value):
+                raise Wrong(message)
+        if out == into and _close(got, weight + alpha / rank * (b @ a).T):
+            raise Wrong("the change is transposed: B A is (out, in), as the weight is")
+        same(got, expected, f"the merged weight for out = {out}, in = {into}, r = {rank}, alpha = {alpha}")
+    given = weight.copy()
+    function.__wrapped__(given, a, b, alpha)
+    if not np.array_equal(given, weight):
+        raise Wrong("the frozen weight was changed in place (+= does that): other tasks share it. Return a new array")
+
+
+def _check_start_lora(function) -> None:
+    out, into, rank = 6, 8, 3
+    got = function(out, into, rank, np.random.default_rng(2))
+    if not isinstance(got, tuple) or len(got) != 2:
+        raise Wrong("return two arrays, (A, B)")
+    a, b = got
+    for name, array, shape in (("A", a, (rank, into)), ("B", b, (out, rank))):
+        if not isinstance(array, np.ndarray) or array.shape != shape:
+            raise Wrong(f"{name} has shape {np.shape(array)}, expected {shape}")
+        if array.dtype != np.float32:
+            raise Wrong(f"{name} is {array.dtype}, expected float32: it would promote the frozen model")
+    rng = np.random.default_rng(3)
+    x, g = rng.standard_normal(into), rng.standard_normal(out)
+    gradient_b, gradient_a = np.outer(g, a @ x), np.outer(b.T @ g, x)
+    if not a.any() and not b.any():
+        raise Wrong(
+            "A and B are both 0: then the derivative of B, s g (A x)^T, is 0 because A is, and that of A, s B^T g x^T, is 0 "
+            "because B is. Neither ever moves"
+        )
+    if (b @ a).any():
+        raise Wrong("B A is not 0, so the start changes the model: one of the two must be 0 (the paper: B)")
+    if not gradient_a.any() and not gradient_b.any():
+        raise Wrong("the first gradients of A and of B are both 0: this start never learns")
+    live = a if a.any() else b
+    if np.unique(live).size < live.size / 2:
+        raise Wrong(
+            "the half that is not 0 has equal numbers in it: equal rows get equal gradients and stay equal, so the rank "
+            "stays 1. Draw it from rng"
+        )
+
+
+def _check_attend_with_prefix(function) -> None:
+    rng = np.random.default_rng(4)
+    query, key, value = (rng.standard_normal((5, 4)) for _ in range(3))
+    prefix = rng.standard_normal((2, 4)), rng.standard_normal((2, 4))
+
+    def right(mask, before=prefix, own_mask=None):
+        keys, values = np.concatenate([before[0], key]), np.concatenate([before[1], value])
+        seen = np.concatenate([np.ones(len(before[0])), mask]) if own_mask is None else own_mask
+        return F.attention(query[None], keys[None], values[None], F.padding_bias(seen[None], np.float64))[0]
+
+    whole, padded = np.ones(5), np.array([1.0, 1, 1, 0, 0])
+    for mask, what in ((whole, "without padding"), (padded, "with two tokens of padding")):
+        got, expected = function(query, key, value, *prefix, mask), right(mask)
+        if _close(got, right(mask, (prefix[0][:0], prefix[1][:0]))):
+            raise Wrong(
+                f"{what}: the result is that of the text alone; the prefix's keys and values come before the text's, unmasked"
+            )
+        if _close(got, right(mask, (prefix[0], 0 * prefix[1]))):
+            raise Wrong(f"{what}: the prefix takes weight but hands over zeros: its values belong before the text's, too")
+        if isinstance(got, np.ndarray) and got.shape == (7, 4):
+            raise Wrong(f"{what}: there are 7 results for 5 tokens: a prefix has keys and values, but no queries")
+        if _close(
+            got,
+            F.attention(2 * query[None], *(np.concatenate([p, t])[None] for p, t in zip(prefix, (key, value), strict=True)))[0],
+        ):
+            raise Wrong("the scores are not divided by the square root of D")
+        if mask is padded:
+            if _close(got, right(whole)):
+                raise Wrong("with padding: the mask is not used, so tokens attend to padding")
+            if _close(got, right(mask, own_mask=np.concatenate([mask, np.ones(2)]))):
+                raise Wrong("with padding: the mask grew at its end, so the wrong places are hidden: the prefix stands first")
+            if _close(got, right(mask, own_mask=np.concatenate([np.zeros(2), mask]))):
+                raise Wrong("with padding: the prefix is masked out: it is always seen, so its mask is 1")
+            keys, values = np.concatenate([prefix[0], key]), np.concatenate([prefix[1], value])
+            for hidden in (query @ keys.T / 2 * np.concatenate([np.ones(2), mask]),):
+                if _close(got, F.softmax(hidden) @ values):
+                    raise Wrong(
+                        "with padding: a score of 0 is no weight of 0 (e^0 = 1): masked scores become -inf, or very negative"
+                    )
+            weights = F.softmax(query @ keys.T / 2) * np.concatenate([np.ones(2), mask])
+            if _close(got, weights @ values):
+                raise Wrong(
+                    "with padding: weights were set to 0 after the softmax, so the rest no longer sums to 1: mask the scores"
+                )
+        same(got, expected, f"attention with a prefix of 2, {what},")
+    same(function(query, key, value, *prefix, 0 * whole), right(0 * whole), "attention where all of the text is padding")
+
+
+EXERCISES = (
+    Exercise(
+        name="adapter_count", title="Count an encoder's adapters", stars=1, check=_check_count,
+        hints=(
+            "One adapter first: two matrices of m H numbers, and a bias on each side.",
+            "How many adapters are there in a layer? (Look at houlsby_wiring.)",
+            "A layer norm has a weight and a bias of H numbers each, and a layer has two norms.",
+        ),
+    ),
+    Exercise(
+        name="adapt", title="A bottleneck adapter", stars=2, check=_check_adapt,
+        hints=(
+            "down is stored (m, H), as (out, in): h @ down.T has m numbers in its last axis.",
+            "The order: down, gelu, up, plus h.",
+        ),
+    ),
+    Exercise(
+        name="merge_lora", title="Merge LoRA into the weight", stars=2, check=_check_merge_lora,
+        hints=(
+            "Only one order of the two thin matrices gives the shape (out, in).",
+            "r is the length that A and B share: a.shape[0].",
+        ),
+    ),
+    Exercise(
+        name="start_lora", title="Find the bug: a start that never learns", stars=2, check=_check_start_lora,
+        hints=(
+            "Write down the derivative of B: which other matrix is a factor in it? And the other way round?",
+            "A product is 0 if one factor is. The other need not be.",
+        ),
+    ),
+    Exercise(
+        name="attend_with_prefix", title="Attention with a prefix", stars=3, check=_check_attend_with_prefix,
+        hints=(
+            "np.concatenate([prefix_key, key]) is (P + L, D); the values go the same way, the queries stay.",
+            "The mask needs P ones in front, so that it has a place for every key.",
+            "np.where(mask == 1, scores, -np.inf) before the softmax: e^-inf is 0.",
+        ),
+    ),
+)  # fmt: skip
