@@ -639,8 +639,8 @@ for (treatment, baseline, figure), question in QUESTIONS.items():
 # Two of these lines deserve a second look.
 #
 # *Short texts.* Equation (4) says what a token counts, not what it is worth. In the live run the favoured requests came out a
-# little better. In the stored one see for yourself: requests and conversations share most of their words, so a model that hears
-# less of the long texts can lose on both kinds.
+# little better. In the stored one compare what the short texts gained, if anything, with what the long ones lost. The two kinds
+# share most of their words, so a model that hears less of the long texts can lose on both.
 #
 # *The sum of means* has gradients eight times too long, and for plain gradient descent that would be steps eight times too
 # long. Two things hide it. Adam divides the gradient by its own running size, so a constant factor cancels. And clipping cuts

@@ -81,8 +81,7 @@ with style.shown(columns=2, width=8.2, height=3.2) as panels:
         best = theta[mean.argmin()]
         ax.plot(theta, mean, color="0.2", label="their mean")
         ax.plot(best, mean.min(), "o", color="0.2")
-        ax.annotate(rf"$\theta$ = {best:.2f}", (best, mean.min()), xytext=(0, -13), textcoords="offset points", ha="center")
-        ax.set(xlabel=r"the start $\theta$", title=title, ylim=(-0.02, 0.6))
+        ax.set(xlabel=r"the start $\theta$", title=rf"{title}: best at $\theta$ = {best:.2f}", ylim=(-0.02, 0.6))
     panels[0].set_ylabel("loss")
     panels[0].legend(fontsize=8)
 
@@ -364,7 +363,8 @@ with style.shown(columns=3, width=9.0, height=3.0) as panels:
         ax = panels[place]
         for steps, dash in ((0, ":"), (1, "--"), (10, "-")):
             tuned = adapt(wave_loss, copied(params, 1), one.support, steps, rates[title])
-            ax.plot(grid[0, :, 0], network(tuned, grid)[0, :, 0], ls=dash, color=style.COLOURS[place], label=f"{steps} steps")
+            look = {"ls": dash, "color": style.COLOURS[place], "label": f"{steps} step{'s' * (steps != 1)}"}
+            ax.plot(grid[0, :, 0], network(tuned, grid)[0, :, 0], **look)
         ax.plot(one.support["x"][0, :, 0], one.support["y"][0, :, 0], "k^", ms=5, label="the ten points")
         ax.set(title=title, xlabel="x", ylim=(-7, 6))
         ax.legend(fontsize=7, loc="lower left", ncols=2)
@@ -375,10 +375,10 @@ with style.shown(columns=3, width=9.0, height=3.0) as panels:
     panels[2].legend(fontsize=7)
 
 # %% [markdown]
-# Ordinary training has found the best answer to "which wave?", the average of all waves, a flat curve. It is a fine *answer*
-# and a poor *start*. MAML's start is no better before the first step. It is made so that the step bends it to the right shape.
-# The picture is real, and it is the best case: the network must be rebuilt for each task, and no features are there to be
-# reused.
+# Ordinary training has found the best answer to "which wave?": the average of all waves, and it is a good one to give before
+# any point is known. As a start it is poor: ten steps, at the best of the rates, leave two thirds of the error. MAML's start has
+# the same error before the first step. It is made so that *one step* bends it to the right shape. The picture is real, and it is
+# the best case: a regression that must be rebuilt for each task, where no fixed features serve all of them.
 
 # %% [markdown]
 # ### What the second derivatives cost
@@ -543,9 +543,10 @@ from bertcraft.lab import statistics
 
 with style.shown(width=6.8, height=2.9) as ax:
     for place, (title, found) in enumerate(scores.items()):
+        look = {**style.line((0, 4, 1, 3, 6, 2)[place]), "linestyle": "none"}
         interval = statistics.mean(found)
         reach = [[interval.mean - interval.low], [interval.high - interval.mean]]
-        ax.errorbar(interval.mean, -place, xerr=reach, **{**style.line(place), "linestyle": "none"}, capsize=2)
+        ax.errorbar(interval.mean, -place, xerr=reach, **look, capsize=2)
         print(f"{title:29s} {interval.mean:.1f} % [{interval.low:.1f}, {interval.high:.1f}]")
     ax.set_yticks([-place for place in range(len(scores))], list(scores))
     ax.set(xlabel="right, % (95 % intervals over 60 episodes, one training)", ylim=(-len(scores) + 0.5, 0.5))

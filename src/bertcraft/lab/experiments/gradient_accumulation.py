@@ -396,6 +396,8 @@ def show_gradients(path: Path, runs: list[dict], experiment: Experiment) -> Path
                     _show_line(ax, points, place, experiment.arm(arm).title, logarithmic=errors)
             if errors:
                 ax.set_yscale("log")
+            else:  # an interval of few seeds may reach further than a cosine can
+                ax.set_ylim(max(ax.get_ylim()[0], -1.05), min(ax.get_ylim()[1], 1.05))
             ax.set(title=titles[figure], xlabel="micro-batches", ylabel=labels[figure])
             ax.legend(fontsize=8)
     return path
