@@ -303,7 +303,7 @@ def show_detection(path: Path, runs: list[dict], experiment: Experiment) -> Path
     with style.figure(path, width=6.4, height=3.6) as ax:
         for place, arm in enumerate(experiment.arms):
             own = [run["figures"] for run in runs if run["arm"] == arm.name and run["figures"]["detected"]]
-            if not own:
+            if not own or arm.settings["detect"] == "masked":  # never asked about the other tokens: its loss there means nothing
                 continue
             number = len(own[0]["detected"])
             gaps = np.array([[found["detection"] - found["chance"] for found in each["detected"]] for each in own])
