@@ -73,7 +73,8 @@ for name, share in (("adapters, 3.6 %", 0.036), ("adapters, 2.1 %", 0.021)):
 with style.shown(width=6.2, height=3.0) as axes:
     for i, (name, gigabytes) in enumerate(shelf.items()):
         axes.plot(tasks, gigabytes, **style.line(i) | {"marker": ""}, label=name)
-        axes.text(51, gigabytes[-1], f"{gigabytes[-1]:.1f} GB", va="center", color=style.COLOURS[i], fontsize=8)
+        beside = ("center", "bottom", "top")[i]
+        axes.text(51, gigabytes[-1], f"{gigabytes[-1]:.1f} GB", va=beside, color=style.COLOURS[i], fontsize=8)
     axes.set(xlabel="tasks", ylabel="to be stored (GB)", xlim=(0, 58))
     axes.legend()
 
@@ -404,14 +405,19 @@ print("best rates:", "  ".join(f"{name} {rate:g}" for name, rate in best.items()
 
 # %% [markdown]
 # Small changes must add up to a large effect, in numbers that start at zero. A curve whose best lies at its end has not been
-# tried far enough: here that is so for the prefix, whose results you should read with that in mind. Note also how near the
-# cliff is: twice its best rate, and the large adapters fall to 14 %.
+# tried far enough. Note also how near the cliff is: twice its best rate, and the large adapters fall to 14 %.
+#
+# And a rate that is best for one task may spoil another. With TREC's best rate three methods (`houlsby-64`, IA3, the prefix)
+# unlearnt the other two tasks of the experiment: at 0.01 the large adapters fell to 62 % on film reviews and 64 % on intents
+# (development texts), where the head that all start from has 74 % and 70 %. So their rates there are lower, chosen by the
+# mean over all three tasks. In fairness: this was noticed by training losses, but decided after the test accuracies of two
+# seeds had been seen; the experiment's source says so, too.
 #
 # ### (b) A live run
 #
-# TREC: what does a question ask for? A distance, a person, a city ... 47 kinds. Four methods, each at its best rate, the same
-# questions in the same batches, the same head to start from (trained on the frozen encoder, so that nobody loses steps to a
-# random head).
+# TREC: what does a question ask for? A distance, a person, a city ... 47 kinds. Four methods, each at its best rate for TREC,
+# the same questions in the same batches, the same head to start from (trained on the frozen encoder, so that nobody loses
+# steps to a random head).
 #
 # **Predict first**: order the four.
 
@@ -432,13 +438,13 @@ for name in LIVE:
     )  # fmt: skip
     accuracy[name] = 100 * tuning.accuracy(tuned[name], test, cpu_count())
 
+# %%
 with style.shown(columns=2, width=7.4, height=3.0) as (left, right):
     for i, (name, each) in enumerate(tuned.items()):
         losses = np.array(each.history["losses"])
         smooth = np.convolve(losses, np.full(5, 0.2), mode="valid") if STEPS >= 5 else losses
         left.plot(np.arange(len(losses) - len(smooth), len(losses)) + 1, smooth, **style.line(i) | {"marker": ""}, label=name)
-    left.set(xlabel="step of 16 questions", ylabel="training loss, mean of 5 steps (nats)", ylim=(0, None))
-    left.margins(y=0.35)
+    left.set(xlabel="step of 16 questions", ylabel="training loss, mean of 5 steps (nats)", ylim=(0, 1.3 * left.get_ylim()[1]))
     left.legend(loc="upper left", ncols=2, fontsize=8)
     right.barh(list(accuracy), list(accuracy.values()), color=style.COLOURS[: len(accuracy)])
     for i, value in enumerate(accuracy.values()):
@@ -501,6 +507,9 @@ lesson.results("accuracy", "own", "stored_mb", "step_seconds")
 
 # %%
 lesson.comparisons()
+
+# %%
+lesson.plots(1)
 
 # %% [markdown]
 # The question of this lesson in one picture: how much of full fine-tuning's accuracy is kept, by how much of the model each
