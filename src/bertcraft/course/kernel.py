@@ -1,7 +1,10 @@
 """Running a notebook in a kernel of this Python, the same way everywhere; what must not be on its page raises."""
 
+import asyncio
+import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -31,7 +34,7 @@ def run(notebook):
     with tempfile.TemporaryDirectory(prefix="bertcraft-lesson-") as folder:
         client = nbclient.NotebookClient(
             ran, km=_manager(Path(folder)), resources={"metadata": {"path": folder}}, timeout=SECONDS * PATIENCE,
-            coalesce_streams=True, record_timing=False, store_widget_state=False,
+            coalesce_streams=True, record_timing=False, store_widget_state=False, on_notebook_start=_ctrl_c_interrupts,
         )  # fmt: skip
         start, used = time.perf_counter(), _cpu_seconds()
         try:
@@ -53,6 +56,14 @@ def run(notebook):
     if min(seconds, used) > 2 * SECONDS:  # on a busy machine the clock runs on; on two cores the CPU counts double
         raise InputError(f"{edition}: it took {seconds:.0f} s ({used:.0f} s of CPU); it may take {SECONDS} s on two cores")
     return ran
+
+
+def _ctrl_c_interrupts(notebook) -> None:
+    """As everywhere: nbclient would end the kernel instead, and stumble over that."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows has no such handlers
+            loop.remove_signal_handler(number)
 
 
 def without_marks(notebook):
