@@ -10,10 +10,10 @@
 # %% [markdown]
 # # 01. RoBERTa: the same model, a better recipe
 #
-# RoBERTa has BERT's architecture to the last matrix. In 2019 it beat every model that had claimed to be *better* than BERT, and
-# showed that BERT had simply been stopped too early. Its paper changes five things: the masks, the input format, the second
-# objective, the batch, and above all the amount of text and computing. Everyone quotes the sum of the five. This lesson takes
-# them apart: you will run each one's code, see what it does to the training text, and measure what it is worth by itself.
+# RoBERTa has BERT's architecture to the last matrix. In 2019 it matched or beat every model that had been published as *better*
+# than BERT, and showed that BERT had been stopped too early. Its paper changes five things: the masks, the input format, the
+# second objective, the batch, and above all the amount of text and computing. Everyone quotes the sum of the five. This lesson
+# takes them apart: you will run each one's code, see what it does to the training text, and measure what it is worth by itself.
 #
 # You need NumPy, and what [lesson 00](00_foundations.ipynb) says of masked language models. Set aside 60 to 90 minutes.
 
@@ -29,7 +29,7 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 # %% [markdown]
 # ## 1. The claim
 #
-# "RoBERTa is 3 to 5 points better than BERT" is true of a comparison between two models that differ in six ways at once.
+# "RoBERTa is 3 to 5 points better than BERT" is true of a comparison between two models that differ in all five at once.
 
 # %%
 lesson.claim()
@@ -82,7 +82,7 @@ print(f"the usual count takes BERT's rows for 512 tokens long: then {roberta[500
 # ## 2. What was odd about BERT's recipe
 #
 # BERT masked its text *before* training. A script wrote ten masked copies of each row to disk, and the training read these ten
-# over and over: 40 times in all, so each copy four times. The reason was practical: the accelerators read prepared files.
+# over and over: 40 times in all, so each copy four times. That is simple: training only has to read prepared files.
 #
 # **Predict first.** A row is read 40 times and 15 % of its tokens are hidden each time. How many of its tokens does a model
 # with *ten* fixed masks never have to guess? And with a new mask at each reading?

@@ -486,7 +486,7 @@ extra = LAYERS * 3 * (H**2 + H), (4096 - 512) * H
 print(f"what Longformer-base adds to RoBERTa-base: {extra[0]:,} global projections, {extra[1]:,} positions")
 
 # %% [markdown]
-# A sixth more parameters: linear attention is not free even there. The positions are the 512 of RoBERTa, copied eight times
+# A fifth more parameters: linear attention is not free even there. The positions are the 512 of RoBERTa, copied eight times
 # over, then trained on.
 #
 # ### Live: one word in a passage
