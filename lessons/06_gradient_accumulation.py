@@ -636,11 +636,16 @@ for (treatment, baseline, figure), question in QUESTIONS.items():
     print(f"{question}: {answer} ({more.mean:+.4f} nats [{more.low:+.4f}, {more.high:+.4f}])")
 
 # %% [markdown]
+# **What stands out.** Weighted by tokens is the full batch, as (2) promises. The bug costs loss even on shuffled texts, and
+# three times as much on sorted ones. The long texts pay for it, and the short ones have nothing from it. For a contrastive loss
+# it is not a matter of weights: accumulated over eight pieces the encoder finds seven or eight verses in a hundred fewer, and
+# GradCache gives all of them back. And LAMB, made for batches of tens of thousands, has no advantage over AdamW at 256.
+#
 # Two of these lines deserve a second look.
 #
 # *Short texts.* Equation (4) says what a token counts, not what it is worth. In the live run the favoured requests came out a
-# little better. In the stored one compare what the short texts gained, if anything, with what the long ones lost. The two kinds
-# share most of their words, so a model that hears less of the long texts can lose on both.
+# little better; in the stored one they gained nothing that can be seen. The two kinds of text share most of their words, so a
+# model that hears less of the long ones misses it on both.
 #
 # *The sum of means* has gradients eight times too long, and for plain gradient descent that would be steps eight times too
 # long. Two things hide it. Adam divides the gradient by its own running size, so a constant factor cancels. And clipping cuts
