@@ -1,6 +1,7 @@
 """A lesson as its notebook holds it: ``lesson = open_lesson("gradient_accumulation")``."""
 
 import importlib.util
+import warnings
 
 from bertcraft.course import checks, display, exercises, measured, progress, shelf
 from bertcraft.course.exercises import Exercise
@@ -11,6 +12,7 @@ _COLOURS = {"solved": "#009e73", "not started": "#5b5b5b", "wrong": "#d55e00"}
 
 def open_lesson(slug: str) -> "Lesson":
     """The lesson of a technique, or "foundations" or "index". Raises InputError for any other name."""
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, for who lacks ipywidgets; nobody misses them
     return Lesson(slug, shelf.name_of(slug), checks.of(slug))
 
 
