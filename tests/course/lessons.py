@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import bertcraft
-from bertcraft.course import checks, exercises, inline, source
+from bertcraft.course import checks, exercises, inline, shelf, source
 
 LESSONS = Path(__file__).parents[2] / "lessons"
 
@@ -49,6 +49,13 @@ def execute(slug: str, solved: bool, quick: bool = True):
     from bertcraft.course import builder
 
     return builder.execute(builder.build(path(slug), solved), quick=quick)
+
+
+def built(slug: str, solved: bool):
+    """The lesson's notebook as it is committed; tests/course/test_lessons.py holds it to its source."""
+    import nbformat
+
+    return nbformat.read(shelf.notebook(path(slug).stem, solved), as_version=4)
 
 
 def _function(slug: str, name: str, form):

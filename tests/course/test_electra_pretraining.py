@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, execute, solution, stub, told
+from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.bert import Config, encode, heads
 from bertcraft.techniques import electra_pretraining as technique
@@ -197,8 +197,3 @@ def test_what_the_lesson_says_of_the_figures():
     best = solution(SLUG, "best_answer")
     p = np.array([0.5, 0.01, 0.49])
     np.testing.assert_allclose(best(p, p, 0.15)[:2], [0.075, 0.149], atol=1e-3)
-
-
-@pytest.mark.parametrize("solved", [False, True])
-def test_the_notebook_runs(solved):
-    execute(SLUG, solved)

@@ -165,8 +165,8 @@ def test_a_wrong_answer_gets_the_message_meant_for_it(name, old, new, message):
 
 
 @pytest.mark.parametrize("solved", [False, True])
-def test_the_whole_lesson_runs(solved):
-    notebook = lessons.execute(SLUG, solved)
+def test_the_page_shows_what_it_promises(solved):
+    notebook = lessons.built(SLUG, solved)
     texts = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
     assert pictures == 4

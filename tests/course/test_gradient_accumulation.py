@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, execute, solution, stub, told
+from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.tensor import functions as F
@@ -214,11 +214,3 @@ def test_the_factors_of_several_machines_give_the_gradient_of_all_tokens():
         for row, parts in zip(factors, machines, strict=True)
     ]
     np.testing.assert_allclose(np.mean(own, axis=0), value_and_grad(loss)(w, batch)[1], atol=1e-12)
-
-
-# ----------------------------------------------------------------------------------------------------------- the pages
-
-
-@pytest.mark.parametrize("solved", [False, True])
-def test_the_notebook_runs(solved):
-    execute(SLUG, solved)

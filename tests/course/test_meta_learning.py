@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, execute, solution, stub, told
+from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.techniques import meta_learning as technique
 from bertcraft.tensor import functions as F
@@ -213,11 +213,3 @@ def test_a_wrong_answer_is_told_why(name, old, new, message):
     state, text = told(SLUG, name, altered(SLUG, name, old, new))
     assert state == "wrong"
     assert message in text
-
-
-# ----------------------------------------------------------------------------------------------------------- the pages
-
-
-@pytest.mark.parametrize("solved", [False, True])
-def test_the_notebook_runs(solved):
-    execute(SLUG, solved)
