@@ -91,3 +91,6 @@ def test_one_seed_is_called_one_seed_and_leaves_its_figures(tmp_path, printed):
     assert [run["arm"] for run in written["runs"]] == ["plain", "better"]
     with pytest.raises(InputError, match="leave out --quick"):
         show.run_one(short, quick=True, out=tmp_path / "out")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="choose another folder with --out"):
+        show.run_one(short, out=tmp_path / "file")

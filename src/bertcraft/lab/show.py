@@ -33,6 +33,10 @@ def run_one(
     if not short:
         raise InputError(f"{experiment.slug} has no run as short as that: leave out --quick")
     folder = Path(out) if out else Path("runs") / f"{short.name}{'_quick' if quick else ''}_seed{seed}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # told now, not after minutes of work
+        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
     console.print(f"[bold]{short.number:02d} {short.title}[/]: {short.question}", highlight=False)
     runs = []
     for arm in short.arms:
@@ -48,7 +52,6 @@ def run_one(
         console.print(note, highlight=False)
     for line in (line for run in runs for line in run["figures"].get("told", [])):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    folder.mkdir(parents=True, exist_ok=True)  # an arm leaves a state in it only if it trains
     (folder / "result.json").write_text(json.dumps({"seed": seed, "runs": runs}, indent=1) + "\n", encoding="utf-8")
     for path in short.show(folder, runs, short):
         console.print(f"plot   {path}", highlight=False, soft_wrap=True)
