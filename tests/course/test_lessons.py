@@ -7,6 +7,8 @@ import json
 import re
 
 import pytest
+from tests.course.lessons import path as path_of
+from tests.course.lessons import solution, stub, told
 
 from bertcraft.course import builder, checks, shelf, source
 
@@ -15,6 +17,10 @@ EDITIONS = [(path, solved) for path in LESSONS for solved in builder.editions(pa
 EVERY_LESSON = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 EVERY_NOTEBOOK = pytest.mark.parametrize(
     ("path", "solved"), EDITIONS, ids=[f"{path.stem}{'-solved' if solved else ''}" for path, solved in EDITIONS]
+)
+
+EVERY_EXERCISE = pytest.mark.parametrize(
+    ("slug", "name"), [(path.stem[3:], exercise.name) for path in LESSONS for exercise in checks.of(path.stem[3:])]
 )
 
 
@@ -37,6 +43,14 @@ def test_the_committed_notebook_is_what_the_source_builds(path, solved):
     outputs = [output for cell in json.loads(content)["cells"] for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert all("execution_count" in cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code")
+
+
+@EVERY_EXERCISE
+def test_the_solution_passes_and_the_stub_is_not_started(slug, name):
+    assert told(slug, name, solution(slug, name)) == ("solved", "")
+    (cell,) = (cell for cell in source.read(path_of(slug)) if cell.exercise == name)
+    has_a_bug_to_find = "### BEGIN STUB" in cell.text  # it is there from the start; the lesson's own test holds its message
+    assert told(slug, name, stub(slug, name))[0] == ("wrong" if has_a_bug_to_find else "not started")
 
 
 @EVERY_LESSON
