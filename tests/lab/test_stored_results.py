@@ -5,7 +5,9 @@ Elsewhere means another processor, BLAS or version of a package: sums are then t
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from bertcraft.lab import report
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import everything
 from bertcraft.lab.results import Results, default_folder, environment
@@ -45,3 +47,16 @@ def test_stored_runs_are_paired_and_say_where_they_come_from(experiment):
         place = content["environments"][run["environment"]]
         assert place["cpu"] and place["commit"] and place["command"].startswith("bertcraft run ")
         assert run["seconds"] > 0 and run["peak_mb"] > 0
+
+
+@pytest.mark.parametrize("experiment", STORED, ids=lambda each: each.name)
+def test_what_is_stored_fits_a_terminal_whole(experiment, tmp_path):
+    runs = Results(experiment, default_folder()).runs()
+    console = Console(width=80, record=True, file=open(tmp_path / "printed", "w"))
+    report.print_experiment(console, experiment, runs)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    words = set(text.replace(",", " ").split())
+    for metric in experiment.metrics.values():
+        assert set(metric.title.replace(",", " ").split()) <= words
+    assert {"a", "run"} <= words

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from bertcraft.lab import statistics
-from bertcraft.lab.experiment import Experiment
+from bertcraft.lab.experiment import Experiment, Metric
 from bertcraft.lab.results import compare
 
 _COLOUR = {"reproduced": "green", "opposite": "red", "not separated": "yellow", "one seed": "default"}
+
+_COLUMNS = 6  # figures of an arm side by side
 
 
 def interval_text(interval: statistics.Interval, digits: int, signed: bool = True) -> str:
@@ -21,24 +23,38 @@ def interval_text(interval: statistics.Interval, digits: int, signed: bool = Tru
     return f"{interval.mean:{form}} \\[{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None = None) -> Table:
-    """A row an arm, a column a metric: the mean over seeds (differences between arms are in the comparisons)."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", min_width=min(16, max(len(arm.title) for arm in experiment.arms)))
+def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None = None) -> Group:
+    """A row an arm, a column a metric: the mean over seeds (differences between arms are in the comparisons).
+
+    Where the columns are too many for a terminal, a second table goes on with them.
+    """
     metrics = {name: m for name, m in experiment.metrics.items() if any(name in run["figures"] for run in runs)}
-    for metric in metrics.values():
-        table.add_column(f"{metric.title}, {metric.unit}" if metric.unit else metric.title, justify="right")
-    table.add_column("s a run", justify="right")
+    columns = [
+        (f"{metric.title}, {metric.unit}" if metric.unit else metric.title, lambda run, name=name: run["figures"].get(name), metric)
+        for name, metric in metrics.items()
+    ]
+    columns.append(("s a run", lambda run: run["seconds"], Metric("", "", 0)))
+    each = -(-len(columns) // -(-len(columns) // _COLUMNS))
+    parts = [columns[i : i + each] for i in range(0, len(columns), each)]
+    return Group(*(_part(experiment, runs, part, "" if i else title) for i, part in enumerate(parts)))
+
+
+def _part(experiment: Experiment, runs: Sequence[dict], columns: Sequence[tuple], title: str | None) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", width=min(16, max(len(arm.title) for arm in experiment.arms)))
+    for header, *_ in columns:
+        table.add_column(header, justify="right")
     for arm in experiment.arms:
-        own = [run for run in runs if run["arm"] == arm.name]
-        if not own:
+        found = [[value(run) for run in runs if run["arm"] == arm.name] for _, value, _ in columns]
+        if not found[0]:
             continue
-        cells = []
-        for name, metric in metrics.items():
-            values = [run["figures"][name] for run in own if name in run["figures"]]
-            cells.append(f"{statistics.mean(values).mean:.{metric.digits}f}" if values else "-")
-        table.add_row(arm.title, *cells, f"{statistics.mean([run['seconds'] for run in own]).mean:.0f}")
+        table.add_row(arm.title, *(_cell(values, metric) for values, (*_, metric) in zip(found, columns, strict=True)))
     return table
+
+
+def _cell(values: Sequence[float | None], metric: Metric) -> str:
+    there = [value for value in values if value is not None]
+    return f"{statistics.mean(there).mean:.{metric.digits}f}" if there else "-"
 
 
 def comparisons_table(experiment: Experiment, runs: Sequence[dict]) -> Table:
