@@ -1,5 +1,6 @@
 """Results as a person reads them: tables for a terminal of 80 columns."""
 
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -7,12 +8,12 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from bertcraft.lab import statistics
-from bertcraft.lab.experiment import Experiment, Metric
+from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.results import compare
 
 _COLOUR = {"reproduced": "green", "opposite": "red", "not separated": "yellow", "one seed": "default"}
 
-_COLUMNS = 6  # figures of an arm side by side
+_TERMINAL, _ARM = 80, 16  # characters of a line, and of its first column
 
 
 def interval_text(interval: statistics.Interval, digits: int, signed: bool = True) -> str:
@@ -28,33 +29,47 @@ def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None =
 
     Where the columns are too many for a terminal, a second table goes on with them.
     """
-    metrics = {name: m for name, m in experiment.metrics.items() if any(name in run["figures"] for run in runs)}
-    columns = [
-        (f"{metric.title}, {metric.unit}" if metric.unit else metric.title, lambda run, name=name: run["figures"].get(name), metric)
-        for name, metric in metrics.items()
-    ]
-    columns.append(("s a run", lambda run: run["seconds"], Metric("", "", 0)))
-    each = -(-len(columns) // -(-len(columns) // _COLUMNS))
+    own = {arm.title: [run for run in runs if run["arm"] == arm.name] for arm in experiment.arms}
+    own = {name: found for name, found in own.items() if found}
+    columns = []
+    for name, metric in experiment.metrics.items():
+        if any(name in run["figures"] for run in runs):
+            header = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+            columns.append(
+                [header, *(_cell([run["figures"].get(name) for run in found], metric.digits) for found in own.values())]
+            )
+    columns.append(["s a run", *(_cell([run["seconds"] for run in found], 0) for found in own.values())])
+    parts = next(parts for count in range(1, len(columns) + 1) if (parts := _divided(columns, count)))
+    return Group(*(_part(list(own), part, None if i else title) for i, part in enumerate(parts)))
+
+
+def _divided(columns: list[list[str]], count: int) -> list[list[list[str]]] | None:
+    """Columns in ``count`` tables of about as many each, or None where they are too wide for a terminal."""
+    each = -(-len(columns) // count)
     parts = [columns[i : i + each] for i in range(0, len(columns), each)]
-    return Group(*(_part(experiment, runs, part, "" if i else title) for i, part in enumerate(parts)))
+    widths = [_ARM + 2 + sum(3 + _width(column) for column in part) for part in parts]
+    return parts if max(widths) <= _TERMINAL or count == len(columns) else None
 
 
-def _part(experiment: Experiment, runs: Sequence[dict], columns: Sequence[tuple], title: str | None) -> Table:
+def _width(column: list[str]) -> int:
+    """Characters of the longest word of a column: narrower it cannot be."""
+    return max(len(word) for cell in column for word in cell.split())
+
+
+def _part(arms: list[str], columns: list[list[str]], title: str | None) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("arm", width=min(16, max(len(arm.title) for arm in experiment.arms)))
-    for header, *_ in columns:
-        table.add_column(header, justify="right")
-    for arm in experiment.arms:
-        found = [[value(run) for run in runs if run["arm"] == arm.name] for _, value, _ in columns]
-        if not found[0]:
-            continue
-        table.add_row(arm.title, *(_cell(values, metric) for values, (*_, metric) in zip(found, columns, strict=True)))
+    table.add_column("arm", width=min(_ARM, max(map(len, arms))))
+    for column in columns:
+        header = textwrap.fill(column[0], _width(column), break_long_words=False)
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in zip(arms, *(cells for _, *cells in columns), strict=True):
+        table.add_row(*row)
     return table
 
 
-def _cell(values: Sequence[float | None], metric: Metric) -> str:
+def _cell(values: Sequence[float | None], digits: int) -> str:
     there = [value for value in values if value is not None]
-    return f"{statistics.mean(there).mean:.{metric.digits}f}" if there else "-"
+    return f"{statistics.mean(there).mean:.{digits}f}" if there else "-"
 
 
 def comparisons_table(experiment: Experiment, runs: Sequence[dict]) -> Table:
