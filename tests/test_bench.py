@@ -133,7 +133,7 @@ def test_sizes_that_make_no_model_are_refused():
 @pytest.fixture(scope="module")
 def trained():
     sizes = [f"--{name}={value}" for name, value in vars(TINY).items()]
-    return bench("train", *sizes, "--rounds", 1, "--steps", 3)
+    return bench("train", *sizes, "--rounds", 1, "--steps", 3, "--backend", "jax")
 
 
 def test_every_rival_is_measured(trained):
@@ -160,15 +160,15 @@ def test_figures_are_medians_over_rounds_and_memory_is_the_highest():
 
 def test_all_contenders_train_the_same_model(trained):
     segments = 2 * TINY.hidden  # the two that the tuned rivals do without
-    expected = trained["contenders"][1]["parameters"]
+    expected = trained["contenders"][0]["parameters"]
     for entry in trained["contenders"]:
         assert entry["first_loss"] == pytest.approx(math.log(TINY.vocabulary), abs=0.1), entry["name"]
         assert entry["last_loss"] < entry["first_loss"] + 0.05, entry["name"]
-        same = ("bertcraft", "transformers")
+        same = ("bertcraft", "bertcraft-jax", "transformers")
         assert entry["parameters"] == expected - (0 if entry["name"] in same else segments), entry["name"]
 
 
-@pytest.mark.parametrize("name", ["bertcraft", "transformers", "torch", "jax"])
+@pytest.mark.parametrize("name", ["bertcraft", "bertcraft-jax", "transformers", "torch", "jax"])
 def test_a_contender_s_steps_reduce_the_loss(name):
     step, _ = train_rivals.CONTENDERS[name](TINY)
     losses = [step(number) for number in range(60)]
@@ -362,3 +362,18 @@ def test_versions_of_packages_that_are_not_installed_are_none():
         "no-such-package": None,
     }
     assert bertcraft.__version__ == machine.versions(["bertcraft"])["bertcraft"]
+
+
+# ---- several processes
+
+
+def test_a_step_on_several_processes_stands_beside_its_prediction():
+    found = bench("scaling", "--size", "tiny", "--batch", 4, "--length", 16, "--steps", 1)
+    assert [entry["processes"] for entry in found["entries"]] == [1, 2, 4]
+    one, *others = found["entries"]
+    assert one["predicted"] == pytest.approx(one["step"]) and one["all_reduce"] == 0  # by construction
+    assert all(entry["step"] > 0 and entry["all_reduce"] > 0 for entry in others)
+    for entry in others:
+        crowd = math.ceil(entry["processes"] / found["machine"]["threads"])
+        own = math.ceil(4 / entry["processes"]) * found["row"] + found["rest"]
+        assert entry["predicted"] == pytest.approx(own * crowd + entry["all_reduce"])

@@ -21,8 +21,8 @@ from bertcraft.data.tokenizer import load_tokenizer
 WORDS = "the a cat dog sat ran on mat to home big small red blue house bank money card".split()
 COMMANDS = [
     (), ("run",), ("results",), ("compare",), ("predict",), ("encode",), ("fill",), ("data",), ("data", "list"),
-    ("data", "fetch"), ("data", "verify"), ("bench",), ("bench", "train"), ("bench", "encode"),
-    ("learn",), ("progress",), ("list",), ("lessons",), ("lessons", "build"),
+    ("data", "fetch"), ("data", "verify"), ("bench",), ("bench", "train"), ("bench", "encode"), ("bench", "scaling"),
+    ("pretrain",), ("learn",), ("progress",), ("list",), ("lessons",), ("lessons", "build"),
 ]  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 """The rows of a step are the same whoever makes them and wherever the run began; an epoch has each row once."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -107,3 +110,54 @@ def test_texts_too_few_for_a_row_are_told(tmp_path, tokenizer):
         made.batch(0, 1)
     with pytest.raises(InputError, match="at least one block"):
         Stream([], tokenizer, LENGTH, seed=0)
+
+
+TWENTY_GIGABYTES = """
+import json, sys, time
+from pathlib import Path
+from bertcraft.bench.machine import peak_memory
+from bertcraft.data.files import blocks
+from bertcraft.data.stream import Stream
+from tokenizers import Tokenizer
+
+folder, model, counts, step, windows = *sys.argv[1:4], *map(int, sys.argv[4:])
+start = time.perf_counter()
+tokenizer = Tokenizer.from_file(model)
+with Stream(blocks(folder), tokenizer, 128, seed=0, counts=Path(counts)) as stream:
+    first = stream.batch(step, 64)
+    told = {"seconds": time.perf_counter() - start, "first": first.tolist()}
+    told["bytes"] = sum(part.stop - part.start for block in stream.blocks for part in block)
+    peaks, last = [peak_memory()], first
+    for window in range(windows):  # on to the end of the next windows
+        step = -(-stream._ends[-1] // 64)
+        last = stream.batch(step, 64)
+        peaks.append(peak_memory())
+print(json.dumps(told | {"peaks": peaks, "step": step, "last": last.tolist()}))
+"""
+
+
+def test_twenty_gigabytes_stream_with_flat_memory_and_go_on_at_the_right_row(tmp_path, corpus, tokenizer):
+    """4,000 names of one file of 5 MB: to whoever reads it, a folder of 20 GB."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    words = (corpus / "a.txt").read_text().split()
+    lines = (" ".join(words[i] for i in rng.integers(0, len(words), 200)) for _ in range(5_000_000 // 800))
+    original = folder / "0.txt"
+    original.write_text("\n".join(lines) + "\n")
+    for number in range(1, 4000):
+        os.link(original, folder / f"{number}.txt")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+
+    def told(step: int, windows: int) -> dict:
+        counts, model = tmp_path / "counts.json", tmp_path / "tokenizer.json"
+        command = [sys.executable, "-c", TWENTY_GIGABYTES, folder, model, counts, step, windows]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    begun = told(0, 3)
+    assert begun["bytes"] > 19.5e9 and begun["seconds"] < 60
+    assert begun["peaks"][-1] < 1.1 * begun["peaks"][1], begun["peaks"]  # from the second window on nothing is added
+    again = told(begun["step"], 0)
+    assert again["first"] == begun["last"]

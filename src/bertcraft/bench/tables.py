@@ -70,6 +70,30 @@ def show_encode(result: dict, console: Console) -> None:
     _show_notes(result, explanation, console)
 
 
+def show_scaling(result: dict, console: Console) -> None:
+    """Print the result of :func:`bertcraft.bench.scaling.run`."""
+    given = result["settings"]
+    console.print(
+        f"[bold]A step of {given['objective']}, {given['size']}[/] ({result['parameters']:,} parameters), {given['batch']} x "
+        f"{given['length']} tokens, over processes."
+    )
+    _show_machine(result, console)
+    table = _table("ms/step", "predicted", "measured/predicted", "of it the sum")
+    for entry in result["entries"]:
+        table.add_row(
+            f"{entry['processes']} processes" if entry["processes"] > 1 else "1 process", _number(1e3 * entry["step"]),
+            _number(1e3 * entry["predicted"]), _times(entry["step"] / entry["predicted"]), _number(1e3 * entry["all_reduce"]),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        Text(
+            f"Predicted: {1e3 * result['row']:.2f} ms a row, {1e3 * result['rest']:.1f} ms that a step takes whatever its rows, "
+            "times the processes that share a CPU, and the sum of the gradients (all in ms). One process: by construction.",
+            style="dim",
+        )
+    )
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("")
@@ -92,10 +116,14 @@ def _times(value: float | None) -> str:
 
 
 def _show_setting(result: dict, rounds: str, console: Console) -> None:
+    console.print(f"Contenders in turn, each in a process of its own; {rounds}.")
+    _show_machine(result, console)
+
+
+def _show_machine(result: dict, console: Console) -> None:
     about = result["machine"]
     found = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     console.print(f"{about['cpu']}, CPUs: {about['threads']}; bertcraft {result['bertcraft']}, {found}.")
-    console.print(f"Contenders in turn, each in a process of its own; {rounds}.")
     load = about["load_before"] or 0
     if load > BUSY:
         console.print(

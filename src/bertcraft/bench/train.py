@@ -12,6 +12,7 @@ from bertcraft.bench.step import Sizes, product_flops
 TORCH = {"torch": "torch"}
 TITLES = {
     "bertcraft": ("bertcraft", {}),
+    "bertcraft-jax": ("bertcraft, XLA", {"jax": "jax"}),
     "transformers": ("transformers, eager", {"transformers": "transformers", **TORCH}),
     "torch": ("tuned PyTorch, eager", TORCH),
     "torch-compiled": ("tuned PyTorch, compiled", TORCH),
@@ -27,8 +28,10 @@ NOTES = (
 )
 
 
-def run(sizes: Sizes, rounds: int, steps: int, report: Callable[[int, Contender], None]) -> dict:
+def run(sizes: Sizes, rounds: int, steps: int, report: Callable[[int, Contender], None], *, backend: str = "numpy") -> dict:
     """Measure and return what ``--json`` prints; see :func:`bertcraft.bench.contest.contest` for ``report``.
+
+    With ``backend`` "jax" bertcraft's own step under XLA stands beside it in NumPy.
 
     Milliseconds are the median over the rounds of the median step; tokens/s follow from them; memory is the
     highest.
@@ -38,6 +41,7 @@ def run(sizes: Sizes, rounds: int, steps: int, report: Callable[[int, Contender]
     contenders = [
         Contender(name, title, ("-m", "bertcraft.bench.train_rivals", name, *numbers, str(steps)), packages)
         for name, (title, packages) in TITLES.items()
+        if backend == "jax" or name != "bertcraft-jax"
     ]
     load = machine.load()
     outcomes = contest([peak, *contenders], rounds, report)

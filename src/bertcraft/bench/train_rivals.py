@@ -41,12 +41,10 @@ def flat_positions(at: np.ndarray, length: int) -> np.ndarray:
     return (at + np.arange(len(at))[:, None] * length).reshape(-1)
 
 
-def bertcraft(sizes: Sizes) -> tuple[Step, int]:
-    """Shards of 8 rows over threads; the last layer only where it is read."""
+def _ours(sizes: Sizes) -> tuple:
+    """Parameters, rule, batch, loss and what a part of the batch weighs; the last layer only where it is read."""
     from bertcraft import train
     from bertcraft.bert import Config, encode, heads, initial_params
-    from bertcraft.tensor import tree
-    from bertcraft.tensor.parallel import pool, sharded_value_and_grad
 
     config = Config(
         family="bert", head="masked_lm", vocab_size=sizes.vocabulary, hidden_size=sizes.hidden,
@@ -54,17 +52,26 @@ def bertcraft(sizes: Sizes) -> tuple[Step, int]:
         max_position_embeddings=sizes.positions, hidden_act="gelu_new", hidden_dropout_prob=DROPOUT,
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    params = initial_params(config, seed=0, deviation=DEVIATION)
     rule = train.chain(train.clip_by_global_norm(CLIP), train.adamw(RATE, weight_decay=DECAY))
-    state = rule.init(params)
     ids, at, labels = batch(sizes)
-    whole = {"ids": ids, "at": at, "labels": labels}
 
     def loss(params, part, rng):
         hidden = encode(params, config, part["ids"], rng=rng, at=part["at"])
         return heads.masked_lm_loss(params, config, hidden, part["labels"])
 
-    gradient = sharded_value_and_grad(loss, shard_size=8, weight=lambda part: part["labels"].size, seed=0)
+    whole = {"ids": ids, "at": at, "labels": labels}
+    return initial_params(config, seed=0, deviation=DEVIATION), rule, whole, loss, lambda part: part["labels"].size
+
+
+def bertcraft(sizes: Sizes) -> tuple[Step, int]:
+    """Shards of 8 rows over threads."""
+    from bertcraft import train
+    from bertcraft.tensor import tree
+    from bertcraft.tensor.parallel import pool, sharded_value_and_grad
+
+    params, rule, whole, loss, weight = _ours(sizes)
+    state = rule.init(params)
+    gradient = sharded_value_and_grad(loss, shard_size=8, weight=weight, seed=0)
 
     def step(number: int) -> float:
         nonlocal state
@@ -73,6 +80,24 @@ def bertcraft(sizes: Sizes) -> tuple[Step, int]:
         return value
 
     return step, sum(leaf.size for leaf in tree.leaves(params))
+
+
+def bertcraft_jax(sizes: Sizes) -> tuple[Step, int]:
+    """The same loss and rule, as ``bertcraft pretrain --backend jax`` compiles them by XLA."""
+    from bertcraft.pretrain.xla import xla_engine
+    from bertcraft.tensor import tree
+
+    params, rule, whole, loss, weight = _ours(sizes)
+    engine = xla_engine(loss, rule, seed=0, weight=weight)
+    count = sum(leaf.size for leaf in tree.leaves(params))
+    params, state = engine.place(params), engine.place(rule.init(params))
+
+    def step(number: int) -> float:
+        nonlocal params, state
+        params, state, value, _ = engine.advance(params, state, whole, number)
+        return value
+
+    return step, count
 
 
 def transformers(sizes: Sizes) -> tuple[Step, int]:
@@ -162,6 +187,7 @@ def jax(sizes: Sizes) -> tuple[Step, int]:
 
 CONTENDERS = {
     "bertcraft": bertcraft,
+    "bertcraft-jax": bertcraft_jax,
     "transformers": transformers,
     "torch": torch_eager,
     "torch-compiled": torch_compiled,

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, compare, data, lab, learn, lessons, models
+from bertcraft.cli import bench, compare, data, lab, learn, lessons, models, pretrain
 from bertcraft.errors import BertcraftError
 
 
@@ -78,6 +78,7 @@ app.command()(lab.run)
 app.command()(lab.results)
 app.command()(compare.compare)
 app.command()(compare.predict)
+app.command()(pretrain.pretrain)
 app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bertcraft.cli.models import folder_of, read_texts
+from bertcraft.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -22,6 +23,7 @@ def bench_train(
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows in a batch.")] = 32,
     length: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens in a row.")] = 128,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps timed in a round.")] = 6,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="jax: bertcraft under XLA as well.")] = "numpy",
     rounds: Annotated[int, ROUNDS] = 3,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -37,13 +39,16 @@ def bench_train(
 
       bertcraft bench train
       bertcraft bench train --layers 2 --hidden 128 --heads 2 --json
+      bertcraft bench train --backend jax
     """
     from bertcraft.bench import tables, train
     from bertcraft.bench.step import Sizes
 
+    if backend not in ("numpy", "jax"):
+        raise InputError(f"backend: got {backend!r}, expected numpy or jax")
     sizes = Sizes(layers, hidden, heads, vocabulary, batch, length)
     with _progress(rounds) as report:
-        result = train.run(sizes, rounds, steps, report)
+        result = train.run(sizes, rounds, steps, report, backend=backend)
     _show(result, tables.show_train, as_json)
 
 
@@ -76,6 +81,35 @@ def bench_encode(
     with _progress(rounds) as report:
         result = encode.run(folder, lines, rounds, report)
     _show(result, tables.show_encode, as_json)
+
+
+@app.command("scaling")
+def bench_scaling(
+    objective: Annotated[str, typer.Option(metavar="NAME", help="masked_lm or electra.")] = "masked_lm",
+    size: Annotated[str, typer.Option(metavar="SIZE", help="As for 'pretrain'.")] = "tiny",
+    batch: Annotated[int, typer.Option(min=2, metavar="N", help="Rows of a step, of all processes together.")] = 64,
+    length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps timed.")] = 8,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Time a training step on 1, 2 and 4 processes, beside a prediction.
+
+    The processes train one model together through XLA and gloo, as 'pretrain'
+    does with --processes. What a row, the rest of a step and the sum of the
+    gradients take is measured apart, and the step is predicted from it. Needs
+    jax. Takes some minutes; use a machine on which nothing else runs.
+
+    [bold]Example[/]
+
+      bertcraft bench scaling --size mini --batch 32
+    """
+    from rich.console import Console
+
+    from bertcraft.bench import scaling, tables
+
+    with Console(stderr=True).status("starting") as status:
+        result = scaling.run(objective, size, batch, length, steps, status.update)
+    _show(result, tables.show_scaling, as_json)
 
 
 @contextmanager

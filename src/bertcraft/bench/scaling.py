@@ -1,0 +1,135 @@
+"""``bertcraft bench scaling``: what a training step takes on 1, 2 and 4 processes, beside what its parts predict.
+
+Each process has one CPU to itself while there are enough, then shares it. Measured by themselves are the step of one process on a
+whole and on half a batch (so what a row takes, and what a step takes whatever its rows) and, among n processes, the sum of as
+many numbers as the model has parameters. Predicted is (rows / n) x row x (processes a CPU) + the rest + that sum.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import bertcraft
+from bertcraft.bench import machine
+from bertcraft.bench.contest import MeasurementFailed, last_error
+
+PROCESSES = (1, 2, 4)
+TIMEOUT = 600
+
+
+def run(objective: str, size: str, batch: int, length: int, steps: int, report: Callable[[str], None]) -> dict:
+    """Measure, predict, and return what ``--json`` prints. Raises MeasurementFailed when a process fails."""
+    settings = {"objective": objective, "size": size, "length": length, "steps": steps}
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = machine.load()
+    report("half a batch on one process")
+    half = _together(1, settings | {"batch": batch // 2})
+    entries = []
+    for count in PROCESSES:
+        report(f"{count} process{'es' * (count > 1)}")
+        entries.append({"processes": count, **_together(count, settings | {"batch": batch})})
+    whole = entries[0]["step"]
+    row = (whole - half["step"]) / (batch - batch // 2)
+    rest = whole - batch * row
+    for entry in entries:
+        count = entry["processes"]
+        crowd = -(-count // cpus)
+        entry["predicted"] = (-(-batch // count) * row + rest) * crowd + entry["all_reduce"]
+    return {
+        "benchmark": "scaling", "bertcraft": bertcraft.__version__, "machine": machine.description() | {"load_before": load},
+        "versions": machine.versions(["jax", "numpy"]),
+        "settings": settings | {"batch": batch}, "parameters": half["parameters"], "row": row, "rest": rest, "entries": entries,
+    }  # fmt: skip
+
+
+def _together(count: int, settings: dict) -> dict:
+    """The slowest of ``count`` processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = machine.child_environment() | {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(settings | {"rank": rank, "count": count, "port": port})],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    try:
+        found = []
+        for process in started:
+            output, errors = process.communicate(timeout=TIMEOUT)
+            if process.returncode:
+                raise MeasurementFailed(last_error(errors))
+            found.append(json.loads(output.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        raise MeasurementFailed(f"took more than {TIMEOUT} s") from None
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return {name: max(each[name] for each in found) for name in found[0]}
+
+
+def _worker(objective: str, size: str, length: int, steps: int, batch: int, rank: int, count: int, port: int) -> dict:
+    """Medians in seconds of a step and of adding up a gradient, in one of ``count`` processes."""
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[rank % len(cpus)]})
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from bertcraft.pretrain import cluster
+    from bertcraft.pretrain.objectives import objective as objective_of
+    from bertcraft.pretrain.objectives import with_blank_rows
+    from bertcraft.pretrain.xla import xla_engine
+    from bertcraft.tensor import tree
+    from bertcraft.train import adamw, chain, clip_by_global_norm
+
+    if count > 1:
+        cluster.join(f"127.0.0.1:{port}", count, rank)
+    goal = objective_of(objective, size, {"mask_id": 4, "vocab_size": 8192}, length)
+    rule = chain(clip_by_global_norm(1.0), adamw(1e-4))
+    engine = xla_engine(goal.loss, rule, seed=0, weight=goal.weight, blank=with_blank_rows)
+    params = goal.initial(0, np.float32)
+    number = sum(leaf.size for leaf in tree.leaves(params))
+    params, state = engine.place(params), engine.place(rule.init(params))
+    rows = np.random.default_rng(0).integers(5, 8192, (batch, length)).astype(np.int32)
+    given = goal.batch(rows, np.arange(batch), 0)
+
+    def one(number: int) -> None:
+        nonlocal params, state
+        params, state, *_ = engine.advance(params, state, given, number)
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    own = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    part = jax.make_array_from_callback((count, number), own, lambda index: np.ones((1, number), np.float32))
+    add = jax.jit(lambda x: x.sum(axis=0), out_shardings=whole)
+    return {
+        "step": _median(one, steps),
+        "all_reduce": _median(lambda _: add(part).block_until_ready(), steps) if count > 1 else 0.0,
+        "parameters": number,
+    }
+
+
+def _median(function: Callable[[int], None], times: int) -> float:
+    function(0)  # compiles
+    function(1)
+    taken = []
+    for i in range(times):
+        start = time.perf_counter()
+        function(2 + i)
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_worker(**json.loads(sys.argv[1]))))

@@ -1,0 +1,59 @@
+"""What a long run tells of itself: JSON lines in its folder, and TensorBoard's events where that is installed."""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+from bertcraft.train.loop import Progress
+
+
+class Log:
+    """Appends to ``metrics.jsonl`` in a folder; lines after the step at which a run goes on are dropped first."""
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / "metrics.jsonl"
+        kept = []
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):  # the last line of a process that was killed
+                    continue
+        self._path.write_text("".join(kept), encoding="utf-8")
+        self._file = open(self._path, "a", encoding="utf-8")
+        self._board = _board(folder)
+
+    def write(self, progress: Progress) -> None:
+        """One line: step, loss (nats), gradient norm, tokens a second."""
+        line = {
+            "step": progress.step, "loss": progress.loss, "gradient_norm": progress.gradient_norm,
+            "tokens_per_second": progress.tokens_per_second,
+        }  # fmt: skip
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board:
+            self._board.add_event(_event(line, progress.step))
+
+    def close(self) -> None:
+        """Finish both."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def _board(folder: Path):
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    return EventFileWriter(str(folder / "tensorboard"))
+
+
+def _event(line: dict, step: int):
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step" and value is not None]
+    return Event(step=step, wall_time=time.time(), summary=Summary(value=values))

@@ -1,0 +1,144 @@
+"""Training steps compiled by XLA: on one device or many, in one process or many. The loss and the rule are the NumPy ones.
+
+A batch is laid over all devices along its rows, parameters are copies on each or, ``sharded``, cut into as many parts as there
+are devices; what has to be sent between them is XLA's business (GSPMD, Xu et al. 2021, arXiv:2105.04663).
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from bertcraft.errors import InputError
+from bertcraft.tensor import tree, value_and_grad
+from bertcraft.tensor.gradient import unwrap, wrap_jax
+from bertcraft.train.loop import Engine
+from bertcraft.train.rules import Rule, global_norm
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def xla_engine(
+    loss: Callable,
+    rule: Rule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    weight: Callable[[dict], float] | None = None,
+    blank: Callable[[dict, int], dict] | None = None,
+    precision: str = "float32",
+    sharded: bool = False,
+) -> Engine:
+    """An engine for :func:`bertcraft.train.loop.fit_on` on all devices that JAX has, those of other processes included.
+
+    ``loss(params, batch, rng)`` and ``weight`` are those of :func:`bertcraft.tensor.parallel.sharded_value_and_grad`; every
+    process is given the whole batch and takes its rows of it. ``accumulate``: in how many parts, one after another, a batch
+    goes through the model; the gradient is that of the whole. ``blank(batch, n)`` adds n rows that count for nothing: where a
+    part does not divide evenly, they fill the last device's share. ``precision``: "bfloat16" multiplies matrices in it and adds
+    up in float32; all else stays float32. ``sharded``: parameters and the rule's state are cut over the devices.
+
+    Raises InputError, from ``advance``, for a batch that does not divide evenly: into parts, or, without ``blank``, over devices.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    devices = np.array(jax.devices())
+    mesh = Mesh(devices, ("data",))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))  # (accumulate, rows, ...)
+
+    def layout(leaf) -> NamedSharding:
+        shape = np.shape(leaf)
+        axes = [axis for axis, size in enumerate(shape) if size % len(devices) == 0] if sharded else []
+        if not axes:
+            return whole
+        longest = max(axes, key=lambda axis: shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(("data" if axis == longest else None) for axis in range(len(shape)))))
+
+    def put(leaf, sharding):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    def place(values):
+        return tree.map(lambda leaf: put(leaf, layout(leaf)), values)
+
+    def host(values):
+        if sharded and jax.process_count() > 1:
+            return multihost_utils.process_allgather(values, tiled=True)
+        return tree.map(np.asarray, values)
+
+    def share(values):
+        if jax.process_count() == 1:
+            return values
+        return tree.map(np.asarray, multihost_utils.broadcast_one_to_all(values))
+
+    def agree(wish: int) -> int:
+        return wish if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.array(wish)).max())
+
+    def filled(part):
+        missing = -len(tree.leaves(part)[0]) % len(devices)
+        if missing and blank is None:
+            raise InputError(f"{len(tree.leaves(part)[0])} rows do not divide over {len(devices)} devices: expected a multiple")
+        return blank(part, missing) if missing else part
+
+    step = _step(loss, rule)
+    compiled: dict[str, Callable] = {}
+
+    def advance(params, rule_state, batch, number):
+        parts = [filled(part) for part in _parts(batch, accumulate)]
+        weights = np.array([weight(part) for part in parts] if weight else [1.0] * accumulate, np.float64)
+        shares = weights / weights.sum() if weight else weights
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        if "step" not in compiled:
+            kept = tree.map(lambda leaf: leaf.sharding, (params, rule_state))
+            compiled["step"] = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*kept, whole, whole))
+        with jax.default_matmul_precision("BF16_BF16_F32" if precision == "bfloat16" else "float32"):
+            params, rule_state, value, norm = compiled["step"](
+                params, rule_state, tree.map(lambda *leaves: put(np.stack(leaves), rows), *parts), put(shares, whole), key
+            )
+        return params, rule_state, float(value), float(norm)
+
+    return Engine(advance, place, host, agree, share, jax.process_index())
+
+
+def _parts(batch, accumulate: int) -> list:
+    count = len(tree.leaves(batch)[0])
+    if count % accumulate:
+        raise InputError(f"a batch of {count} rows has no {accumulate} equal parts: expected a multiple of {accumulate}")
+    size = count // accumulate
+    return [tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], batch) for i in range(accumulate)]
+
+
+def _step(loss: Callable, rule: Rule) -> Callable:
+    """One training step of JAX arrays; where loss or gradient is not finite it changes nothing."""
+    import jax
+    import jax.numpy as jnp
+
+    from bertcraft.tensor.xla import Generator
+
+    def part(params, batch, share, key):
+        dtype = tree.leaves(params)[0].dtype
+        return value_and_grad(lambda p, b: loss(p, b, Generator(key)) * share.astype(dtype))(params, batch)
+
+    def step(params, rule_state, parts, shares, key):
+        count = len(shares)
+        keys = jax.random.split(key, count)
+        first = tree.map(lambda leaf: leaf[0], parts)
+        value, gradients = part(params, first, shares[0], keys[0])
+        if count > 1:
+
+            def add(total, given):
+                return jax.tree.map(jnp.add, total, part(params, *given)), None
+
+            rest = jax.tree.map(lambda leaf: leaf[1:], (parts, shares, keys))
+            (value, gradients), _ = jax.lax.scan(add, (value, gradients), rest)
+        norm = unwrap(global_norm(wrap_jax(gradients)))
+        updates, after = unwrap(rule.update(wrap_jax(gradients), wrap_jax(rule_state), wrap_jax(params)))
+        sound = jnp.isfinite(value) & jnp.isfinite(norm)
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(sound, new, old))
+        return keep(jax.tree.map(jnp.add, params, updates), params), keep(after, rule_state), value, norm
+
+    return step

@@ -1,0 +1,215 @@
+"""One code: NumPy and XLA, whole batches and parts, one device and four, take the same steps."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertcraft.errors import InputError
+from bertcraft.pretrain.objectives import OBJECTIVES, objective, with_blank_rows
+from bertcraft.pretrain.sizes import SIZES, config_of
+from bertcraft.pretrain.xla import xla_engine
+from bertcraft.tensor import tree, value_and_grad
+from bertcraft.tensor.parallel import sharded_value_and_grad
+from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train.loop import fit_on, numpy_engine
+
+jax = pytest.importorskip("jax")
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+VOCABULARY = {"mask_id": 4, "vocab_size": 60}
+ROWS = np.random.default_rng(0).integers(5, 60, (64, 16)).astype(np.int32)
+STEPS, BATCH = 50, 8
+RULE = chain(clip_by_global_norm(1.0), adamw(warmup_linear(3e-3, 10, STEPS), b2=0.98, eps=1e-6))
+
+
+def goal_of(name: str, **changes):
+    return objective(name, {**SMALL, **changes}, VOCABULARY, 16)
+
+
+def train(engine, goal, dtype, steps=STEPS):
+    def make_batch(step):
+        numbers = np.arange(step * BATCH, (step + 1) * BATCH)
+        return goal.batch(ROWS[numbers % len(ROWS)], numbers, 0)
+
+    params = goal.initial(1, dtype)
+    return fit_on(engine, params, RULE.init(params), make_batch, steps, seed=0)
+
+
+def on_numpy(goal, dtype, steps=STEPS):
+    step = sharded_value_and_grad(goal.loss, shard_size=3, weight=goal.weight)
+    return train(numpy_engine(step, RULE), goal, dtype, steps)
+
+
+def on_xla(goal, dtype, steps=STEPS, **options):
+    return train(xla_engine(goal.loss, RULE, seed=0, weight=goal.weight, **options), goal, dtype, steps)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_both_backends_have_one_loss_curve(name, dtype):
+    goal = goal_of(name)
+    with jax.enable_x64(dtype is np.float64):
+        ours, theirs = on_numpy(goal, dtype), on_xla(goal, dtype)
+    assert np.abs(theirs.losses / ours.losses - 1).max() < (1e-9 if dtype is np.float64 else 1e-4)
+    assert ours.losses[-5:].mean() < ours.losses[:5].mean()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_batch_in_parts_is_the_batch(name):
+    goal = goal_of(name)
+    with jax.enable_x64(True):
+        whole, parts = on_xla(goal, np.float64, 6), on_xla(goal, np.float64, 6, accumulate=4)
+    np.testing.assert_allclose(parts.losses, whole.losses, rtol=1e-10)
+    for (name, a), (_, b) in zip(tree.items(whole.params), tree.items(parts.params), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-9, err_msg=name)
+
+
+def test_dropout_has_the_same_distribution_on_both():
+    """Losses of the first step over many seeds, from the same parameters: means and spreads agree within their errors."""
+    goal = goal_of("masked_lm", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    params, batch = goal.initial(1, np.float32), goal.batch(ROWS[:BATCH], np.arange(BATCH), 0)
+    one = jax.jit(lambda key: goal_loss(goal, params, batch, key))
+    theirs = np.array([float(one(jax.random.key(seed))) for seed in range(300)])
+    step = sharded_value_and_grad(goal.loss, shard_size=BATCH, weight=goal.weight, seed=0)
+    ours = np.array([step(params, batch, number)[0] for number in range(300)])
+    error = np.hypot(ours.std(), theirs.std()) / np.sqrt(300)
+    assert abs(ours.mean() - theirs.mean()) < 4 * error
+    assert 0.8 < ours.std() / theirs.std() < 1.25 and ours.std() > 0
+
+
+def goal_loss(goal, params, batch, key):
+    from bertcraft.tensor.gradient import unwrap, wrap_jax
+    from bertcraft.tensor.xla import Generator
+
+    return unwrap(goal.loss(wrap_jax(jax.tree.map(jax.numpy.asarray, params)), batch, Generator(key)))
+
+
+def test_products_in_bfloat16_are_rougher_and_learn_the_same():
+    goal = goal_of("masked_lm")
+    exact, rough = on_xla(goal, np.float32, 20), on_xla(goal, np.float32, 20, precision="bfloat16")
+    difference = np.abs(rough.losses / exact.losses - 1)
+    assert difference.max() < 0.02
+    with pytest.raises(InputError, match="expected one of float32, bfloat16"):
+        xla_engine(goal.loss, RULE, seed=0, precision="half")
+
+
+def test_a_step_that_is_not_finite_leaves_the_parameters_as_they_were():
+    goal = goal_of("masked_lm")
+    engine = xla_engine(lambda *given: goal.loss(*given) * np.float32(np.inf), RULE, seed=0, weight=goal.weight)
+    params = goal.initial(1, np.float32)
+    batch = goal.batch(ROWS[:BATCH], np.arange(BATCH), 0)
+    after, _, loss, _ = engine.advance(engine.place(params), engine.place(RULE.init(params)), batch, 0)
+    assert not np.isfinite(loss)
+    after = dict(tree.items(engine.host(after)))  # JAX sorts the names
+    for name, leaf in tree.items(params):
+        np.testing.assert_array_equal(after[name], leaf, err_msg=name)
+
+
+def test_a_batch_that_cannot_be_divided_is_told():
+    goal = goal_of("masked_lm")
+    with pytest.raises(InputError, match="expected a multiple of 3"):
+        on_xla(goal, np.float32, 1, accumulate=3)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_blank_rows_count_for_nothing(name):
+    goal = goal_of(name)
+    params, batch = goal.initial(1, np.float64), goal.batch(ROWS[:5], np.arange(5), 0)
+    filled = with_blank_rows(batch, 3)
+    assert {len(leaf) for leaf in filled.values()} == {8}
+    (loss, gradients), (same, theirs) = (value_and_grad(goal.loss)(params, given, None) for given in (batch, filled))
+    assert abs(loss - same) < 1e-12
+    for (path, a), (_, b) in zip(tree.items(gradients), tree.items(theirs), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-12, err_msg=path)
+
+
+def on_four_devices(tmp_path, script: str) -> str:
+    """What a script prints that sees four devices: XLA's own simulation on one CPU."""
+    path = tmp_path / "four.py"
+    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    path.write_text(here + textwrap.dedent(script))
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, env=flags, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+CUT = """
+    import jax, numpy as np
+    from test_engines import goal_of, on_xla, RULE
+    from bertcraft.pretrain.xla import xla_engine
+    from bertcraft.tensor import tree
+    assert jax.device_count() == 4
+    jax.config.update("jax_enable_x64", True)
+    goal = goal_of("electra")
+    engine = xla_engine(goal.loss, RULE, seed=0, sharded=True)
+    params = goal.initial(1, np.float64)
+    placed = engine.place((params, RULE.init(params)))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in tree.leaves(placed))
+    whole = sum(leaf.nbytes for leaf in tree.leaves((params, RULE.init(params))))
+    result = on_xla(goal, np.float64, 10, sharded=True)
+    print(held / whole, *map(repr, result.losses.tolist()))
+"""
+
+
+def test_parameters_cut_over_four_devices_take_a_quarter_of_the_memory_and_the_same_steps(tmp_path):
+    share, *losses = map(float, on_four_devices(tmp_path, CUT).split())
+    assert 0.25 <= share < 0.27
+    with jax.enable_x64(True):
+        alone = on_numpy(goal_of("electra"), np.float64, 10)
+    np.testing.assert_allclose(losses, alone.losses, rtol=1e-9)
+
+
+COUNTED = """
+    import jax, numpy as np
+    from bertcraft.pretrain.objectives import with_blank_rows
+    from bertcraft.pretrain.xla import xla_engine
+    from bertcraft.train import sgd
+    assert jax.device_count() == 4
+    loss = lambda params, batch, rng: np.sum(np.where(batch["labels"] >= 0, params[batch["input_ids"]], 0))
+    for accumulate in (1, 2):
+        engine, rule = xla_engine(loss, sgd(1.0), seed=0, accumulate=accumulate, blank=with_blank_rows), sgd(1.0)
+        params = np.zeros(60, np.float32)
+        params, state = engine.place(params), engine.place(rule.init(params))
+        for step, rows in enumerate(np.random.default_rng(0).permutation(60).reshape(6, 10, 1)):
+            params, state, *_ = engine.advance(params, state, {"input_ids": rows, "labels": rows}, step)
+        print(*engine.host(params))
+"""
+
+
+def test_no_example_is_left_out_or_taken_twice(tmp_path):
+    """Sixty examples, ten a step on four devices, the last of which has one (or, in two parts, none): the gradient of each
+    example's own parameter counts how often it was taken.
+    """
+    for counts in on_four_devices(tmp_path, COUNTED).splitlines():
+        assert counts.split() == ["-1.0"] * 60
+
+
+def test_sizes_have_the_parameters_that_are_published():
+    from bertcraft.bert.layout import parameter_shapes
+
+    def millions(family, head, size):
+        shapes = parameter_shapes(config_of(family, head, size, 30522, 128)).values()
+        return sum(int(np.prod(shape)) for shape in shapes) / 1e6
+
+    assert round(millions("bert", "base", "tiny"), 1) == 4.4  # Turc et al. 2019, table 1
+    assert round(millions("bert", "base", "mini"), 1) == 11.2
+    assert round(millions("electra", "replaced_token_detection", "small")) == 14  # Clark et al. 2020, table 1: 14M, 110M, 335M
+    assert round(millions("electra", "replaced_token_detection", "base"), -1) == 110
+    assert round(millions("electra", "replaced_token_detection", "large")) == 335
+    with pytest.raises(InputError, match="expected one of tiny, mini"):
+        config_of("bert", "base", "huge", 100, 128)
+    assert list(SIZES) == ["tiny", "mini", "small", "base", "large"]
+
+
+def test_an_objective_that_is_not_known_is_told():
+    with pytest.raises(InputError, match="expected one of masked_lm, electra"):
+        objective("gpt", "tiny", VOCABULARY, 16)

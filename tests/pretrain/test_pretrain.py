@@ -1,0 +1,227 @@
+"""The command itself, in processes of its own: stopped and killed, alone and together, on bad input."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertcraft.train.state import load_state
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+BASE = ["--batch", "10", "--length", "16", "--vocabulary", "200", "--warmup", "5", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}{c}" for a in "bdgkmt" for b in "aeiou" for c in "lnrst"]
+    (folder / "texts").mkdir()
+    lines = (" ".join(rng.choice(words, 8)) for _ in range(400))
+    (folder / "texts" / "a.txt").write_text("\n".join(lines) + "\n")
+    (folder / "small.json").write_text(json.dumps(SMALL))
+    return folder
+
+
+def command(place, out, objective="masked_lm", steps=12, *more):
+    size, corpus = ["--size", place / "small.json"], ["--corpus", place / "texts"]
+    given = [sys.executable, "-m", "bertcraft.cli", "pretrain", objective, *size, *corpus, *BASE, "--steps", steps, "--out", out]
+    return [*map(str, given), *map(str, more)]
+
+
+def start(*arguments):
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"}
+    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+
+
+def finish(process, seconds=240):
+    output, errors = process.communicate(timeout=seconds)
+    return process.returncode, output, errors
+
+
+def steps_of(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def parameters(out) -> bytes:
+    return (out / "model" / "model.safetensors").read_bytes()
+
+
+def wait_for(condition, seconds=120):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def taken(out) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return len((out / "metrics.jsonl").read_text().splitlines())
+    return 0
+
+
+def together(place, out, ranks, *more, steps=12):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}", "--processes", ranks, *more]
+    return [start(place, out, "masked_lm", steps, *shared, "--rank", rank) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("objective", ["masked_lm", "electra"])
+def test_the_model_opens_in_transformers_and_the_run_is_told(place, tmp_path, objective):
+    import transformers
+
+    status, output, errors = finish(start(place, tmp_path / "out", objective))
+    assert status == 0, errors
+    assert output.strip() == str(tmp_path / "out" / "model")
+    assert [line["step"] for line in steps_of(tmp_path / "out")] == list(range(1, 13))
+    kind = {"masked_lm": transformers.AutoModelForMaskedLM, "electra": transformers.AutoModelForPreTraining}[objective]
+    model, found = kind.from_pretrained(tmp_path / "out" / "model", output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out" / "model").vocab_size == model.config.vocab_size
+    if objective == "electra":
+        transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "generator")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+def test_a_run_that_was_killed_ends_with_the_same_bits(place, tmp_path, backend):
+    options = ["masked_lm", 300, "--backend", backend, "--save-every", 0]
+    assert finish(start(place, tmp_path / "whole", *options))[0] == 0
+    for stop in (signal.SIGKILL, signal.SIGINT):
+        process = start(place, tmp_path / "killed", *options)
+        before = taken(tmp_path / "killed")
+        wait_for(lambda before=before: taken(tmp_path / "killed") > before + 5)
+        process.send_signal(stop)
+        status, _, errors = finish(process)
+        assert status == (-9 if stop == signal.SIGKILL else 130), errors
+    assert finish(start(place, tmp_path / "killed", *options))[0] == 0
+    assert parameters(tmp_path / "killed") == parameters(tmp_path / "whole")
+    strip = [{**line, "tokens_per_second": None} for line in steps_of(tmp_path / "killed")]
+    assert strip == [{**line, "tokens_per_second": None} for line in steps_of(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_processes_together_do_what_one_does(place, tmp_path, ranks):
+    assert finish(start(place, tmp_path / "one", "masked_lm", 12, "--backend", "jax", "--dropout", 0))[0] == 0
+    for status, _, errors in map(finish, together(place, tmp_path / "many", ranks, "--dropout", 0)):
+        assert status == 0, errors
+    alone, shared = steps_of(tmp_path / "one"), steps_of(tmp_path / "many")
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose([line[name] for line in shared], [line[name] for line in alone], rtol=1e-5)
+    (_, one, _, _), (_, many, _, _) = load_state(tmp_path / "one" / "state"), load_state(tmp_path / "many" / "state")
+    from bertcraft.tensor import tree
+
+    for (name, a), (_, b) in zip(tree.items(one), tree.items(many), strict=True):
+        if not name.endswith("key.bias"):  # its gradient is rounding alone, which Adam scales up
+            np.testing.assert_allclose(b, a, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_stops_the_others_and_all_go_on_to_the_same_bits(place, tmp_path, victim):
+    for status, _, errors in map(finish, together(place, tmp_path / "whole", 2, "--save-every", 0, steps=60)):
+        assert status == 0, errors
+    started = together(place, tmp_path / "killed", 2, "--save-every", 0, steps=60)
+    wait_for(lambda: taken(tmp_path / "killed") >= 3)
+    killed, other = started[victim], started[1 - victim]
+    killed.kill()
+    begin = time.monotonic()
+    status, _, errors = finish(other, 70)
+    assert status != 0 and time.monotonic() - begin < 60
+    assert "is gone" in errors and "Start the same command on all ranks" in errors, errors
+    finish(killed)
+    for status, _, errors in map(finish, together(place, tmp_path / "killed", 2, "--save-every", 0, steps=60)):
+        assert status == 0, errors
+    assert parameters(tmp_path / "killed") == parameters(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (["--processes", 2, "--rate", 0.001], ["--processes", 2, "--rate", 0.002], "rate: 0.001 on rank 0, 0.002 on rank 1"),
+        (["--processes", 2], ["--processes", 3], "processes: 2 on rank 0, 3 on rank 1"),
+    ],
+)
+def test_processes_that_were_not_started_alike_are_refused_with_both_values(place, tmp_path, first, second, said):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}"]
+    own = [["--rank", 0, *first], ["--rank", 1, *second]]
+    for status, _, errors in map(finish, [start(place, tmp_path / "out", "masked_lm", 12, *shared, *each) for each in own]):
+        assert status == 2, errors
+        assert said in errors
+    assert not (tmp_path / "out" / "state").exists()
+
+
+def test_a_folder_of_another_run_is_refused(place, tmp_path):
+    assert finish(start(place, tmp_path / "out"))[0] == 0
+    status, _, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, "--rate", 0.1))
+    assert status == 2 and "rate: 0.0005 there, 0.1 here" in errors
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--corpus", "nowhere"], "corpus: got 'nowhere', expected a folder that is there, or one of "),
+        (["--precision", "bfloat16"], "give --backend jax"),
+        (["--accumulate", 4], "a batch of 10 rows has no 4 equal parts"),
+        (["--processes", 2], "several processes train together with --backend jax only"),
+        (["--backend", "jax", "--processes", 2], "give --coordinator HOST:PORT and --processes together"),
+        (["--backend", "jax", "--processes", 2, "--coordinator", "here"], "expected HOST:PORT of rank 0"),
+        (["--backend", "torch"], "expected one of numpy, jax"),
+        (["--size", "huge"], "size: got 'huge', expected one of tiny"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_in_a_line(place, tmp_path, more, said):
+    status, output, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, *more))
+    assert (status, output) == (2, "")
+    assert said in errors and errors.splitlines()[-1].startswith("error: ")
+
+
+def test_trainer_goes_on_with_the_model_in_two_processes(place, tmp_path):
+    """What transformers' own Trainer makes of the folder, under accelerate's launcher."""
+    assert finish(start(place, tmp_path / "out"))[0] == 0
+    script = Path(__file__).parent / "continue_with_trainer.py"
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    done = subprocess.run(
+        [sys.executable, *launch, script, tmp_path / "out" / "model", tmp_path / "more"],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((tmp_path / "more" / "told.json").read_text())
+    assert told["processes"] == 2 and told["steps"] == 1 and np.isfinite(told["loss"])
+    assert (tmp_path / "more" / "model.safetensors").exists()
+
+
+def test_a_disk_that_fills_leaves_the_last_state_and_the_run_goes_on_from_it(place, tmp_path):
+    """A real file system that another program fills in mid-run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system: not root")
+    try:
+        assert finish(start(place, tmp_path / "whole", "masked_lm", 60))[0] == 0
+        process = start(place, disk / "out", "masked_lm", 60, "--save-every", 0)
+        wait_for(lambda: taken(disk / "out") >= 5)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        status, _, errors = finish(process)
+        assert status == 2 and "No space left on device" in errors and errors.splitlines()[-1].startswith("error: "), errors
+        kept = load_state(disk / "out" / "state")
+        assert kept is not None and 1 <= kept[0] < 60
+        (disk / "filler").unlink()
+        assert finish(start(place, disk / "out", "masked_lm", 60, "--save-every", 0))[0] == 0
+        assert parameters(disk / "out") == parameters(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=True)
