@@ -90,7 +90,7 @@ def test_adamw_equals_torch(problem, options):
         gradients,
     )
     assert_close(ours, theirs, dtype)
-    assert state["step"] == STEPS and state["step"].shape == () and state["step"].dtype == np.int32
+    assert state["step"] == STEPS and state["step"].shape == () and state["step"].dtype == np.int64
     assert all(leaf.dtype == dtype for leaf in tree.leaves([state["m"], state["v"]]))
 
 

@@ -67,8 +67,8 @@ def xla_engine(
 
     def host(values):
         if sharded and jax.process_count() > 1:
-            return multihost_utils.process_allgather(values, tiled=True)
-        return tree.map(np.asarray, values)
+            values = multihost_utils.process_allgather(values, tiled=True)
+        return tree.map(_as_numpy, values)
 
     def share(values):
         if jax.process_count() == 1:
@@ -102,6 +102,12 @@ def xla_engine(
         return params, rule_state, float(value), float(norm)
 
     return Engine(advance, place, host, agree, share, jax.process_index())
+
+
+def _as_numpy(leaf) -> np.ndarray:
+    """An array as the state of a run has it: JAX cuts whole numbers to 32 bits where it is not told otherwise."""
+    array = np.asarray(leaf)
+    return array.astype(np.int64) if array.dtype == np.int32 else array
 
 
 def _parts(batch, accumulate: int) -> list:

@@ -217,7 +217,7 @@ def lamb(
 
 
 def _first_step() -> np.ndarray:
-    return np.zeros((), np.int32)  # JAX makes one of an int64: states of both backends are to be alike
+    return np.zeros((), np.int64)
 
 
 def _init_moments(params):

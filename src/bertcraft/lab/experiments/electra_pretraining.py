@@ -278,6 +278,11 @@ def show_ratios(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             ax.set_yticks([0.125, 0.25, 0.5, 1, 2, 4], ["1/8", "1/4", "1/2", "1", "2", "4"])
             ax.set_ylim(0.1, 5)
             ax.minorticks_off()
+            if len(ax.lines) == 1:  # the one at 1
+                ax.set_xticks([])
+                ax.text(
+                    0.5, 0.6, "no score that both reach\nafter a start below it", ha="center", transform=ax.transAxes, fontsize=9
+                )
         found = dict(pair for ax in axes for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         if found:
             axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, fontsize=8)
