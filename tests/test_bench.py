@@ -203,7 +203,7 @@ def test_the_table_of_training_fits_80_columns_and_shows_every_figure(trained):
 
 def test_missing_and_failed_rivals_are_told_and_the_rest_is_shown(trained):
     result = json.loads(json.dumps(trained))
-    absent, broken = result["contenders"][1], result["contenders"][3]
+    absent, broken = result["contenders"][2], result["contenders"][4]
     for entry, status, error in (
         (absent, "not installed", "pip install transformers torch"),
         (broken, "failed", "RuntimeError: no compiler"),
