@@ -49,3 +49,26 @@ def test_the_document_has_the_tables_of_today():
     document = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
     for hardware in scaling.HARDWARE:
         assert scaling.table(hardware) in document and hardware.source in document
+
+
+def megabytes(layers: int, rows: int) -> float:
+    """What XLA's buffer assignment for a CPU needs beside the arguments of a training step, 256 wide."""
+    jax = pytest.importorskip("jax")
+    from bertcraft.pretrain.xla import _step
+    from bertcraft.train import adamw
+
+    size = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 1024}
+    goal, rule = objective("masked_lm", size, {"mask_id": 4, "vocab_size": 30522}, 128), adamw(1e-4)
+    params = goal.initial(0, np.float32)
+    batch = goal.batch(np.random.default_rng(0).integers(5, 30522, (rows, 128)).astype(np.int32), np.arange(rows), 0)
+    parts = tree.map(lambda leaf: leaf[None], batch)
+    lowered = jax.jit(_step(goal.loss, rule), donate_argnums=(0, 1)).lower(
+        params, rule.init(params), parts, np.ones(1), jax.random.key(0)
+    )
+    return lowered.compile().memory_analysis().temp_size_in_bytes / 1e6
+
+
+def test_memory_is_what_the_document_says_of_xla():
+    found = [megabytes(2, 8), megabytes(2, 16), megabytes(4, 16)]
+    assert found == pytest.approx([378, 725, 903], rel=0.03)
+    assert (found[2] - found[1]) / 2 / 16 == pytest.approx(5.6, rel=0.1)
