@@ -156,8 +156,9 @@ def test_twenty_gigabytes_stream_with_flat_memory_and_go_on_at_the_right_row(tmp
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    begun = told(0, 3)
+    begun = told(0, 5)
     assert begun["bytes"] > 19.5e9 and begun["seconds"] < 60
-    assert begun["peaks"][-1] < 1.1 * begun["peaks"][1], begun["peaks"]  # from the second window on nothing is added
+    # after the second window an allocator may still take some MB; four windows that were kept would be 60 MB of rows
+    assert begun["peaks"][-1] < begun["peaks"][1] + 40, begun["peaks"]
     again = told(begun["step"], 0)
     assert again["first"] == begun["last"]

@@ -149,7 +149,7 @@ def test_a_budget_that_is_too_large_is_not_used_up(data):
 
 def test_costs_are_measured(data):
     model, parts = bertcraft.load(weights("minilm")), compare.splits(data, 0, 1)[0]
-    sample = compare._texts(data, parts.train)
+    sample = compare.texts(data, parts.train)
     costs = budget.timed(model, sample, ["head", "lora"], classes=3, threads=1, tell=lambda *_: None)
     assert set(costs) == {"head", "lora"} and costs["lora"].step > costs["head"].step > 10 * costs["head"].text > 0
 
@@ -183,7 +183,7 @@ def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_h
     assert outcome.scores[name][split].dev == max(score.dev for score in outcome.scores[name])
     parts = compare.splits(data, 0, 2)[split]
     dev = compare.some(parts.dev, outcome.plan.dev, split)
-    assert tuning.accuracy(tuned, compare._texts(data, dev)) == outcome.scores[name][split].dev
+    assert tuning.accuracy(tuned, compare.texts(data, dev)) == outcome.scores[name][split].dev
 
 
 def test_only_classifiers_predict(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertcraft.train.state import load_state
 
@@ -107,6 +108,10 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(place, tmp_path, backend)
     assert parameters(tmp_path / "killed") == parameters(tmp_path / "whole")
     strip = [{**line, "tokens_per_second": None} for line in steps_of(tmp_path / "killed")]
     assert strip == [{**line, "tokens_per_second": None} for line in steps_of(tmp_path / "whole")]
+    events = EventAccumulator(str(tmp_path / "killed" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    for name in ("loss", "gradient_norm"):  # TensorBoard, too, shows one run
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == [(line["step"], np.float32(line[name])) for line in steps_of(tmp_path / "whole")]
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -160,6 +165,24 @@ def test_processes_that_were_not_started_alike_are_refused_with_both_values(plac
         assert status == 2, errors
         assert said in errors
     assert not (tmp_path / "out" / "state").exists()
+
+
+def test_processes_whose_texts_differ_are_refused_with_both_values(place, tmp_path):
+    """The same name of a folder, which on one machine holds one more text."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--corpus", "texts"]
+    started = []
+    for rank, more in enumerate(("", "ban bal\n")):
+        machine = tmp_path / str(rank)
+        (machine / "texts").mkdir(parents=True)
+        (machine / "texts" / "a.txt").write_text((place / "texts" / "a.txt").read_text() + more)
+        given = command(place, machine / "out", "masked_lm", 12, *shared, "--rank", rank)
+        started.append(subprocess.Popen(given, cwd=machine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for status, _, errors in map(finish, started):
+        assert status == 2, errors
+        assert "the processes were not started alike: corpus and vocabulary: '" in errors and "' on rank 1" in errors, errors
 
 
 def test_a_folder_of_another_run_is_refused(place, tmp_path):

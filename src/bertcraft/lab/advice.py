@@ -44,7 +44,7 @@ def plan(plan: Plan, names: list[str], seeds: int) -> str:
     said = (
         f"Plan: {counted(seeds, 'split')} x {counted(len(names), 'arm')}; every arm reads the same {plan.steps} batches of "
         f"{PLAIN.batch_size} texts ({texts:,}: {read}) and is judged on {plan.test:,} test "
-        f"texts. Repeat it with --steps {plan.steps}."
+        f"texts. All start from a head that was trained on the frozen encoder. Repeat it with --steps {plan.steps}."
     )
     if plan.cut > 0.005:
         said += f" {plan.cut:.0%} of the texts have more than {PLAIN.max_length} tokens and are cut there."

@@ -81,6 +81,26 @@ def chosen(names: str | None) -> list[str]:
     return list(dict.fromkeys([FULL, *wanted]))
 
 
+def some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many rows, at random; a larger choice holds the smaller ones."""
+    return np.random.default_rng((seed, 3)).permutation(rows)[:most]
+
+
+def texts(data: Labelled, rows: np.ndarray) -> tuning.Texts:
+    """Some rows, to train on."""
+    return tuning.Texts([data.texts[i] for i in rows], data.numbers[rows])
+
+
+def start(model, data: Labelled, parts: Split, seed: int, threads: int) -> dict:
+    """The head that all arms of a split start from, trained on the frozen encoder's vectors of some of its texts.
+
+    Of 40 a class, at least 1,000: each takes some milliseconds, and more would eat the time for the rest.
+    """
+    rows = some(parts.train, max(1000, 40 * len(data.labels)), seed)
+    settings = replace(PLAIN, steps=min(500, max(50, 10 * len(rows) // 64)), batch_size=64, rate=tuning.RATES["head"])
+    return tuning.probe(model, texts(data, rows), settings, classes=len(data.labels), seed=seed, threads=threads)
+
+
 def tfidf(data: Labelled, parts: Split) -> Callable[[np.ndarray], np.ndarray]:
     """TF-IDF of words and pairs of words with logistic regression, trained on all training texts: rows -> classes."""
     import warnings
@@ -88,15 +108,15 @@ def tfidf(data: Labelled, parts: Split) -> Callable[[np.ndarray], np.ndarray]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    texts = [data.texts[i] for i in parts.train]
+    given = [data.texts[i] for i in parts.train]
     features = min(50_000, 1_000_000 // len(data.labels))  # as many coefficients as are fitted in seconds
     options = {"sublinear_tf": True, "max_features": features, "dtype": np.float32}
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **options)
     try:
-        inputs = vectorizer.fit_transform(texts)
+        inputs = vectorizer.fit_transform(given)
     except ValueError:  # no text has a word, only signs
         vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), **options)
-        inputs = vectorizer.fit_transform(texts)
+        inputs = vectorizer.fit_transform(given)
     model = LogisticRegression(C=10, max_iter=200)
     with warnings.catch_warnings(), one_blas_thread():
         warnings.simplefilter("ignore")  # 200 iterations are enough, converged to the last digit or not

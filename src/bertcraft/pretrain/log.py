@@ -23,7 +23,7 @@ class Log:
                     continue
         self._path.write_text("".join(kept), encoding="utf-8")
         self._file = open(self._path, "a", encoding="utf-8")
-        self._board = _board(folder)
+        self._board = _board(folder, step)
 
     def write(self, progress: Progress) -> None:
         """One line: step, loss (nats), gradient norm, tokens a second."""
@@ -35,6 +35,7 @@ class Log:
         self._file.flush()
         if self._board:
             self._board.add_event(_event(line, progress.step))
+            self._board.flush()  # a state that is saved next must not be ahead of what is told of it
 
     def close(self) -> None:
         """Finish both."""
@@ -43,12 +44,16 @@ class Log:
             self._board.close()
 
 
-def _board(folder: Path):
+def _board(folder: Path, step: int):
     if importlib.util.find_spec("tensorboard") is None:
         return None
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    return EventFileWriter(str(folder / "tensorboard"))
+    board = EventFileWriter(str(folder / "tensorboard"))
+    # a reader drops what an interrupted run wrote from this step on
+    board.add_event(Event(step=step + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+    return board
 
 
 def _event(line: dict, step: int):

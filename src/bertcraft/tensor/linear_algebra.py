@@ -4,6 +4,7 @@ The identities are those of M. Giles, "Collected matrix derivative results for f
 algorithmic differentiation" (2008). Leading axes are batches, as in NumPy.
 """
 
+import math
 import string
 
 import numpy as np
@@ -27,6 +28,10 @@ def _matmul_y(g, z, x, y):
         return unbroadcast(g[..., None] * x, y.shape)
     if np.ndim(x) == 1:
         return unbroadcast(np.expand_dims(x, 1) * g[..., None, :], y.shape)
+    if y.ndim == 2 and np.ndim(x) > 2:  # one product over all rows, not one a batch element and their sum
+        *batch, width = np.shape(x)
+        rows = math.prod(batch)
+        x, g = np.reshape(x, (rows, width)), np.reshape(g, (rows, g.shape[-1]))
     return unbroadcast(np.matmul(np.swapaxes(x, -1, -2), g), y.shape)
 
 
