@@ -159,8 +159,8 @@ def _activations(config: Config, length: int, read: int) -> float:
     """Bytes of float32 that a row takes in a training step, as XLA's buffer assignment for a CPU has it (docs/scaling.md).
 
     A layer takes about twice its nine arrays of length x hidden, two of the inner width and two of each head's
-    probabilities; the head 14 arrays of its scores.
+    probabilities; the head about 2.25 arrays of its scores.
     """
     layer = length * (9 * config.hidden_size + 2 * config.intermediate_size) + 2 * config.num_attention_heads * length**2
     scores = read * (config.vocab_size if config.head == "masked_lm" else config.hidden_size)
-    return 4.0 * (2.05 * config.num_hidden_layers * layer + 14 * scores)
+    return 4.0 * (2.02 * config.num_hidden_layers * layer + 2.25 * scores)
