@@ -17,6 +17,7 @@ from bertcraft.lab import finetune as tuning
 from bertcraft.lab.arms import FULL, MAJORITY, TECHNIQUES, TFIDF
 from bertcraft.lab.budget import Clock, Cost, Plan
 from bertcraft.lab.compare import Outcome, Score
+from bertcraft.tensor import tree
 
 
 def banking(classes: int, each: int) -> Labelled:
@@ -174,6 +175,18 @@ def test_the_same_seed_and_steps_give_the_same_figures_and_other_threads_too(dat
     assert set(both.scores) == {FULL, "lora", TFIDF, MAJORITY}
     assert {name: scores[1:] for name, scores in figures(both).items()} == figures(second)
     assert both.shares[FULL] == 1 and both.shares["lora"] < 0.02
+
+
+def test_every_arm_starts_from_a_head_that_knows_the_classes_and_no_test_text(data):
+    """After one step of a rising rate an arm is what it started as; a new head would be at a third of three classes."""
+    outcome = run(data, "head,lora", seeds=2, steps=1)
+    assert min(np.mean([score.accuracy for score in outcome.scores[name]]) for name in (FULL, "head", "lora")) > 0.7
+    parts, model = compare.splits(data, 0, 1)[0], bertcraft.load(weights("minilm"))
+    numbers = data.numbers.copy()
+    numbers[[*parts.test, *parts.dev]] = 0  # labels that the head must not have seen
+    blind = Labelled(data.texts, data.labels, numbers, np.arange(len(numbers)), [])
+    one, two = (tree.leaves(arms.start(model, each, parts, 0, 1)) for each in (data, blind))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_hold(data):
