@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bertcraft.bench.scaling import free_port
 from bertcraft.train.state import load_state
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
@@ -70,9 +70,7 @@ def taken(out) -> int:
 
 
 def together(place, out, ranks, *more, steps=12):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}", "--processes", ranks, *more]
     return [start(place, out, "masked_lm", steps, *shared, "--rank", rank) for rank in range(ranks)]
 
@@ -156,9 +154,7 @@ def test_a_killed_process_stops_the_others_and_all_go_on_to_the_same_bits(place,
     ],
 )
 def test_processes_that_were_not_started_alike_are_refused_with_both_values(place, tmp_path, first, second, said):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}"]
     own = [["--rank", 0, *first], ["--rank", 1, *second]]
     for status, _, errors in map(finish, [start(place, tmp_path / "out", "masked_lm", 12, *shared, *each) for each in own]):
@@ -169,9 +165,7 @@ def test_processes_that_were_not_started_alike_are_refused_with_both_values(plac
 
 def test_processes_whose_texts_differ_are_refused_with_both_values(place, tmp_path):
     """The same name of a folder, which on one machine holds one more text."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = ["--backend", "jax", "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--corpus", "texts"]
     started = []
     for rank, more in enumerate(("", "ban bal\n")):

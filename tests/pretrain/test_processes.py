@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertcraft.bench.scaling import free_port
+
 pytest.importorskip("jax")
 HERE = Path(__file__).parent
 
 
 def gradients(folder, ranks: int, name: str, dtype: str, sharded: bool = False) -> dict[str, np.ndarray]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     out = folder / f"{ranks}.npz"
     given = [[name, dtype, sharded, address, ranks, rank, str(out)] for rank in range(ranks)]
     started = [

@@ -49,9 +49,7 @@ def run(objective: str, size: str, batch: int, length: int, steps: int, report: 
 
 def _together(count: int, settings: dict) -> dict:
     """The slowest of ``count`` processes that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = machine.child_environment() | {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     started = [
@@ -75,6 +73,13 @@ def _together(count: int, settings: dict) -> dict:
             process.kill()
             process.wait()
     return {name: max(each[name] for each in found) for name in found[0]}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _worker(objective: str, size: str, length: int, steps: int, batch: int, rank: int, count: int, port: int) -> dict:
