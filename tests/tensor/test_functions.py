@@ -72,6 +72,7 @@ CASES = {
         (lambda x, w: F.linear(x, w, bias=None), TF.linear, (2, 4), (5, 4)),
     ],
     F.embedding: [(lambda w: F.embedding(w, IDS), lambda w: TF.embedding(_T(IDS), w), (5, 3))],
+    F.take_positions: [(lambda x: F.take_positions(x, IDS), lambda x: torch.stack([x[0, IDS[0]], x[1, IDS[1]]]), (2, 5, 3))],
     F.add_layer_norm: [
         (F.add_layer_norm, lambda x, y, w, b: TF.layer_norm(x + y, (5,), w, b, 1e-12), (2, 3, 5), shape, (5,), (5,))
         for shape in ((2, 3, 5), (3, 5))

@@ -60,6 +60,7 @@ def case(name, seed, dtype, leading, length, width, heads):
             ({"w": draw(3, 5, width)}, lambda p: F.embedding(p["w"], ids, padding_id=2)),
             ({"w": draw(3, 5, 300)}, lambda p: F.embedding(p["w"], ids, padding_id=2)),  # wide rows are added otherwise
         ],
+        "take_positions": [({"x": three}, lambda p: F.take_positions(p["x"], np.array([[0, -1, 0], [length - 1, 0, 0]])))],
         "attention": [
             ({"q": three, "k": context, "v": draw(7, *context.shape)},
              lambda p: F.attention(p["q"], p["k"], p["v"], bias, heads=heads)),

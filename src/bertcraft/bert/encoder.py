@@ -14,6 +14,7 @@ import numpy as np
 from bertcraft.bert import families
 from bertcraft.bert.config import Config
 from bertcraft.tensor import functions as F
+from bertcraft.tensor.functions import take_positions
 
 
 def dense(p: dict, x):
@@ -88,12 +89,6 @@ def embed(params: dict, config: Config, input_ids, token_type_ids=None, position
     x = F.dropout(x, config.hidden_dropout_prob, rng)
     project = families.projection(params, config)
     return x if project is None else dense(project, x)
-
-
-def take_positions(x, at):
-    """The vectors at some positions of each row: x (B, L, H), at integers (B, M) -> (B, M, H)."""
-    batch, length, hidden = x.shape
-    return F.embedding(np.reshape(x, (batch * length, hidden)), at + np.arange(batch)[:, None] * length)
 
 
 def encode(

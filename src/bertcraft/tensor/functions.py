@@ -184,6 +184,12 @@ def embedding(weight, ids, padding_id=None):
 
 
 @fusable
+def take_positions(x, at):
+    """The vectors at some positions of each row: x (B, L, H), at integers (B, M) -> (B, M, H)."""
+    return x[np.arange(len(x))[:, None], at]
+
+
+@fusable
 def add_layer_norm(x, y, weight, bias, eps=1e-12, rate=0.0, rng=None):
     """layer_norm(x + dropout(y)): the end of each half of a post-LN layer. x and y (..., H)."""
     return layer_norm(x + dropout(y, rate, rng), weight, bias, eps)

@@ -286,6 +286,18 @@ def embedding(needs, weight, ids, padding_id=None):
     return out, backward
 
 
+@kernel(F.take_positions)
+def take_positions(needs, x, at):
+    if type(at) is not np.ndarray or x.ndim != 3 or not floats(x):
+        return NotImplemented
+    batch, length, hidden = x.shape
+    within = np.where(at < 0, at + length, at)
+    if within.size and (within.min() < 0 or within.max() >= length):
+        return NotImplemented  # the definition says what is wrong
+    out, back = embedding(needs, x.reshape(-1, hidden), within + np.arange(batch)[:, None] * length)
+    return out, lambda g: (back(g)[0].reshape(x.shape), None)
+
+
 def _cross_entropy_rows(logits, labels):
     """Losses of the rows; the logits are overwritten by their gradient, softmax minus one-hot."""
     losses = np.empty(len(logits), logits.dtype)

@@ -31,6 +31,47 @@ def _index(index):
     return np.asarray(index) if isinstance(index, list) else index
 
 
+def _own_rows(index, shape) -> int:
+    """How many leading axes an index goes along: 1 for x[np.arange(B)[:, None], at] with x (B, ...) and at (B, M); else 0.
+
+    JAX is told so, by ``vmap``: where those axes are divided over devices, each then reads and adds in rows of its own, and
+    nothing is sent.
+    """
+    if not isinstance(index, tuple) or len(index) < 2 or any(isinstance(part, slice) for part in index):
+        return 0
+    *leading, last = index
+    ndim, count = np.ndim(last), len(leading)
+    if ndim < count or np.shape(last)[:count] != tuple(shape[:count]):
+        return 0
+    for axis, part in enumerate(leading):
+        own = np.arange(shape[axis]).reshape((-1,) + (1,) * (ndim - 1 - axis))
+        if not isinstance(part, np.ndarray) or part.shape != own.shape or not np.array_equal(part, own):
+            return 0
+    return count
+
+
+def _mapped(function: Callable, times: int) -> Callable:
+    import jax
+
+    for _ in range(times):
+        function = jax.vmap(function)
+    return function
+
+
+def _getitem(x, index):
+    index, x = _index(index), _jnp().asarray(x)
+    own = _own_rows(index, x.shape)
+    return _mapped(lambda row, at: row[at], own)(x, index[-1]) if own else x[index]
+
+
+def _scatter_add(x, index, shape):
+    index = _index(index)
+    own = _own_rows(index, shape)
+    if not own:
+        return _jnp().zeros(shape, x.dtype).at[index].add(x)
+    return _mapped(lambda row, at: _jnp().zeros(shape[own:], x.dtype).at[at].add(row), own)(x, index[-1])
+
+
 def _clip(x, a_min=None, a_max=None, *, min=None, max=None):
     return _jnp().clip(x, a_min if min is None else min, a_max if max is None else max)
 
@@ -43,8 +84,8 @@ def _erf_jax(x):
 
 XLA.update(
     {
-        getitem: lambda x, index: _jnp().asarray(x)[_index(index)],
-        scatter_add: lambda x, index, shape: _jnp().zeros(shape, x.dtype).at[_index(index)].add(x),
+        getitem: _getitem,
+        scatter_add: _scatter_add,
         astype: lambda x, dtype: x.astype(dtype),
         identity: lambda x: x,
         concatenate: lambda *arrays, axis=0: _jnp().concatenate(arrays, axis=axis),
