@@ -375,5 +375,4 @@ def test_a_step_on_several_processes_stands_beside_its_prediction():
     assert all(entry["step"] > 0 and entry["all_reduce"] > 0 for entry in others)
     for entry in others:
         crowd = math.ceil(entry["processes"] / found["machine"]["threads"])
-        own = math.ceil(4 / entry["processes"]) * found["row"] + found["rest"]
-        assert entry["predicted"] == pytest.approx(own * crowd + entry["all_reduce"])
+        assert entry["predicted"] == pytest.approx(entry["alone"] * crowd + entry["all_reduce"])

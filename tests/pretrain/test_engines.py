@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bertcraft.errors import InputError
+from bertcraft.pretrain import scaling
 from bertcraft.pretrain.objectives import OBJECTIVES, objective, with_blank_rows
 from bertcraft.pretrain.sizes import SIZES, config_of
 from bertcraft.pretrain.xla import xla_engine
@@ -131,13 +132,13 @@ def test_blank_rows_count_for_nothing(name):
         np.testing.assert_allclose(b, a, atol=1e-12, err_msg=path)
 
 
-def on_four_devices(tmp_path, script: str) -> str:
+def on_four_devices(tmp_path, script: str, *arguments: str) -> str:
     """What a script prints that sees four devices: XLA's own simulation on one CPU."""
     path = tmp_path / "four.py"
     here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     path.write_text(here + textwrap.dedent(script))
     flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, path], capture_output=True, text=True, env=flags, timeout=300)
+    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, env=flags, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -191,6 +192,35 @@ def test_no_example_is_left_out_or_taken_twice(tmp_path):
     """
     for counts in on_four_devices(tmp_path, COUNTED).splitlines():
         assert counts.split() == ["-1.0"] * 60
+
+
+SENT = """
+    import os, re, sys
+    from pathlib import Path
+    os.environ["XLA_FLAGS"] += f" --xla_dump_to={sys.argv[1]} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_step"
+    import jax, numpy as np
+    from test_engines import objective, on_xla
+    assert jax.device_count() == 4
+    for name in ("masked_lm", "electra"):
+        on_xla(objective(name, "tiny", {"mask_id": 4, "vocab_size": 60}, 16), np.float32, 1)
+        newest = max(Path(sys.argv[1]).glob("*cpu_after_optimizations.txt"), key=lambda path: path.stat().st_mtime_ns)
+        collective = r" = (.*) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?[(]"
+        found = re.findall(collective, newest.read_text())
+        sizes = [np.prod(list(map(int, filter(None, shape.split(","))))) for results, _ in found
+                 for shape in re.findall(r"[a-z]+[0-9]+\\[([0-9,]*)\\]", results)]
+        print(name, ",".join(sorted({kind for _, kind in found})), int(sum(sizes)))
+"""
+
+
+def test_devices_send_one_another_the_gradient_and_nothing_that_grows_with_the_batch(tmp_path):
+    """What is read of a row is read where the row is. And the numbers sent are those that docs/scaling.md counts, but for a few
+    rows of tables that are read in none or in all rows.
+    """
+    for line in on_four_devices(tmp_path, SENT, str(tmp_path / "dump")).splitlines():
+        name, kinds, sent = line.split()
+        counted = scaling.work(name, "tiny", 16, 60).summed
+        assert kinds == "all-reduce", line
+        assert abs(int(sent) - counted) <= 4 * 128, (line, counted)
 
 
 def test_sizes_have_the_parameters_that_are_published():

@@ -31,12 +31,12 @@ def test_a_step_is_its_parts():
     one, eight, many = (scaling.step(work, A100, n, 256) for n in (1, 8, 64))
     assert one.communication == 0 and one.compute == pytest.approx(256 * work.flops / 312e12)
     assert eight.compute == pytest.approx(one.compute / 8)
-    assert eight.sent == pytest.approx(2 * 7 / 8 * 4 * work.parameters)
+    assert eight.sent == pytest.approx(2 * 7 / 8 * 4 * work.summed)
     assert eight.communication == pytest.approx(eight.sent / 300e9)
     assert many.communication == pytest.approx(many.sent / 25e9)  # over the network
     assert scaling.step(work, A100, 8, 256, share=0.5).compute == pytest.approx(2 * eight.compute)
     cut = scaling.step(work, A100, 8, 256, sharded=True)
-    assert cut.sent == pytest.approx(1.5 * eight.sent) and cut.memory < eight.memory
+    assert cut.sent == pytest.approx(7 / 8 * 4 * (2 * work.parameters + work.summed)) and cut.memory < eight.memory
     assert scaling.step(work, A100, 3, 256).compute == pytest.approx(86 / 256 * one.compute)  # the fullest device
 
 

@@ -1,8 +1,9 @@
 """``bertcraft bench scaling``: what a training step takes on 1, 2 and 4 processes, beside what its parts predict.
 
-Each process has one CPU to itself while there are enough, then shares it. Measured by themselves are the step of one process on a
-whole and on half a batch (so what a row takes, and what a step takes whatever its rows) and, among n processes, the sum of as
-many numbers as the model has parameters. Predicted is (rows / n) x row x (processes a CPU) + the rest + that sum.
+Each process has one CPU to itself while there are enough, then shares it. Measured by themselves are the step of one process
+alone on its share of the rows and, among n processes, the sum of a gradient: as many arrays of the same shapes as the model has
+parameters, because each array is an exchange of its own. Predicted is the one, times the processes that share a CPU, and the
+other.
 """
 
 import json
@@ -27,23 +28,22 @@ def run(objective: str, size: str, batch: int, length: int, steps: int, report: 
     settings = {"objective": objective, "size": size, "length": length, "steps": steps}
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = machine.load()
-    report("half a batch on one process")
-    half = _together(1, settings | {"batch": batch // 2})
     entries = []
     for count in PROCESSES:
         report(f"{count} process{'es' * (count > 1)}")
-        entries.append({"processes": count, **_together(count, settings | {"batch": batch})})
-    whole = entries[0]["step"]
-    row = (whole - half["step"]) / (batch - batch // 2)
-    rest = whole - batch * row
-    for entry in entries:
-        count = entry["processes"]
-        crowd = -(-count // cpus)
-        entry["predicted"] = (-(-batch // count) * row + rest) * crowd + entry["all_reduce"]
+        entry = {"processes": count, **_together(count, settings | {"batch": batch})}
+        if count == 1:
+            entry["alone"] = entry["step"]
+        else:
+            rows = -(-batch // count)
+            report(f"one process on {rows} rows")
+            entry["alone"] = _together(1, settings | {"batch": rows})["step"]
+        entry["predicted"] = entry["alone"] * -(-count // cpus) + entry["all_reduce"]
+        entries.append(entry)
     return {
         "benchmark": "scaling", "bertcraft": bertcraft.__version__, "machine": machine.description() | {"load_before": load},
         "versions": machine.versions(["jax", "numpy"]),
-        "settings": settings | {"batch": batch}, "parameters": half["parameters"], "row": row, "rest": rest, "entries": entries,
+        "settings": settings | {"batch": batch}, "parameters": entries[0]["parameters"], "entries": entries,
     }  # fmt: skip
 
 
@@ -116,11 +116,14 @@ def _worker(objective: str, size: str, length: int, steps: int, batch: int, rank
     mesh = Mesh(np.array(jax.devices()), ("data",))
     own = NamedSharding(mesh, PartitionSpec("data"))
     whole = NamedSharding(mesh, PartitionSpec())
-    part = jax.make_array_from_callback((count, number), own, lambda index: np.ones((1, number), np.float32))
-    add = jax.jit(lambda x: x.sum(axis=0), out_shardings=whole)
+    parts = [
+        jax.make_array_from_callback((count, *leaf.shape), own, lambda index, leaf=leaf: np.ones((1, *leaf.shape), np.float32))
+        for leaf in tree.leaves(params)
+    ]
+    add = jax.jit(lambda arrays: [x.sum(axis=0) for x in arrays], out_shardings=whole)
     return {
         "step": _median(one, steps),
-        "all_reduce": _median(lambda _: add(part).block_until_ready(), steps) if count > 1 else 0.0,
+        "all_reduce": _median(lambda _: jax.block_until_ready(add(parts)), steps) if count > 1 else 0.0,
         "parameters": number,
     }
 

@@ -78,17 +78,18 @@ def show_scaling(result: dict, console: Console) -> None:
         f"{given['length']} tokens, over processes."
     )
     _show_machine(result, console)
-    table = _table("ms/step", "predicted", "measured/predicted", "of it the sum")
+    table = _table("ms/step", "predicted", "measured/predicted", "rows alone", "sum")
     for entry in result["entries"]:
         table.add_row(
             f"{entry['processes']} processes" if entry["processes"] > 1 else "1 process", _number(1e3 * entry["step"]),
-            _number(1e3 * entry["predicted"]), _times(entry["step"] / entry["predicted"]), _number(1e3 * entry["all_reduce"]),
+            _number(1e3 * entry["predicted"]), _times(entry["step"] / entry["predicted"]),
+            _number(1e3 * entry["alone"]), _number(1e3 * entry["all_reduce"]),
         )  # fmt: skip
     console.print(table)
     console.print(
         Text(
-            f"Predicted: {1e3 * result['row']:.2f} ms a row, {1e3 * result['rest']:.1f} ms that a step takes whatever its rows, "
-            "times the processes that share a CPU, and the sum of the gradients (all in ms). One process: by construction.",
+            "Predicted: what one process alone takes for its share of the rows, times the processes that share a CPU, and the "
+            "sum of the gradients among them (all in ms). One process: by construction.",
             style="dim",
         )
     )

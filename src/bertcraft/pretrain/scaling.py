@@ -50,11 +50,16 @@ HARDWARE = (
 
 @dataclass(frozen=True)
 class Work:
-    """Of one row: operations of its training step, and bytes kept for its backward pass; of the model: parameters."""
+    """Of one row: operations of its training step, and bytes kept for its backward pass; of the model: parameters.
+
+    ``summed``: numbers that devices add up in a step. They are more than the parameters, because what is read in two places,
+    as a word table is by embedding and output layer, is added up for each; less positions that no row reaches.
+    """
 
     flops: float
     activations: float
     parameters: int
+    summed: int
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,13 @@ def work(objective: str, size: str, length: int = 128, vocab_size: int = 30522, 
         raise InputError(f"objective: got {objective!r}, expected masked_lm or electra")
     counts = [_parameters(config) for config, _ in models]
     shared = _embeddings(models[0][0]) if objective == "electra" else 0
+    words = vocab_size * models[0][0].embedding_size  # of the model that guesses words
+    unread = sum((config.max_position_embeddings - length) * config.embedding_size for config, _ in models)
     return Work(
         sum(_flops(config, length, read) for config, read in models),
         sum(_activations(config, length, read) for config, read in models),
         sum(counts) - shared,
+        sum(counts) + words - unread,
     )
 
 
@@ -99,11 +107,11 @@ def step(
     """A step of ``batch`` rows on ``devices``, at a ``share`` of the stated operations a second, ``at_once`` rows in memory.
 
     Gradients (float32) are added up over a ring: each device sends 2 (n - 1) / n times their size; with ``sharded`` parameters
-    3 (n - 1) / n times, the parameters twice and the gradients once. A ring is as fast as its slowest link.
+    (n - 1) / n times, and twice the parameters. A ring is as fast as its slowest link.
     """
     rows = math.ceil(batch / devices)
     size = 4 * given.parameters
-    sent = (3 if sharded else 2) * (devices - 1) / devices * size
+    sent = 4 * (given.summed + 2 * given.parameters if sharded else 2 * given.summed) * (devices - 1) / devices
     link = hardware.near if devices <= hardware.group else hardware.far
     memory = STATE * given.parameters / (devices if sharded else 1) + (size if sharded and devices > 1 else 0)
     return Step(rows * given.flops / (share * hardware.flops), sent / link, memory + min(rows, at_once) * given.activations, sent)
