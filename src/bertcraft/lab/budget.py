@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from bertcraft.data.labelled import Split
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
@@ -17,7 +19,7 @@ from bertcraft.techniques import adapter_modules
 
 MOST_TEST, MOST_DEV = 1000, 500  # texts: beyond them evaluation would eat the time for training
 FEWEST_STEPS, MOST_EPOCHS = 10, 20
-TIMED, WARMING = 10, 4  # steps that are taken to time a method, and how many of them only warm up
+TIMED, WARMING = 16, 4  # steps that are taken to time a method, and how many of them only warm up
 
 
 class Clock:
@@ -80,7 +82,7 @@ def timed(
             model, sample, None, method, replace(PLAIN, steps=TIMED), classes=classes, seed=0, threads=threads,
             report=lambda progress, marks=marks: marks.append(time.monotonic()),
         )  # fmt: skip
-        now, step = time.monotonic(), (marks[-1] - marks[WARMING]) / (TIMED - WARMING)
+        now, step = time.monotonic(), float(np.median(np.diff(marks[WARMING:])))  # a pause of the machine's is no step
         tuning.predict(tuned, sample.texts, threads)
         costs[method] = Cost(max(0.0, marks[1] - marks[0] - step), step, (time.monotonic() - now) / len(sample))
     return costs
