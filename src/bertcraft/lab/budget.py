@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from bertcraft.data.labelled import Split
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
@@ -82,7 +80,7 @@ def timed(
             model, sample, None, method, replace(PLAIN, steps=TIMED), classes=classes, seed=0, threads=threads,
             report=lambda progress, marks=marks: marks.append(time.monotonic()),
         )  # fmt: skip
-        now, step = time.monotonic(), float(np.median(np.diff(marks[WARMING:])))  # a pause of the machine's is no step
+        now, step = time.monotonic(), (marks[-1] - marks[WARMING]) / (TIMED - WARMING)
         tuning.predict(tuned, sample.texts, threads)
         costs[method] = Cost(max(0.0, marks[1] - marks[0] - step), step, (time.monotonic() - now) / len(sample))
     return costs
