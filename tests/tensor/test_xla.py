@@ -58,6 +58,22 @@ def test_functions_of_a_transformer(code, shapes, float64):
     agree(code, numbers(shapes), 1e-10)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        (np.arange(3)[:, None], np.array([[0, -1], [2, 2], [3, 0]])),  # each row its own
+        (np.arange(3), np.array([1, 0, 3])),
+        (np.arange(3)[:, None, None], np.arange(4)[:, None], np.full((3, 4, 2), 1)),
+        (np.arange(3)[:, None], np.array([0, 3])),  # the same of each row
+        (np.array([[2], [1], [0]]), np.array([[0, 1], [2, 2], [3, 0]])),  # rows in another order
+        (np.arange(3), slice(1, 3)),
+        (np.arange(4), np.full(4, True)),  # which of the columns, not what to read of each row
+    ],
+)
+def test_rows_that_are_read_by_their_own_number(index, float64):
+    agree(lambda x: x[index], [np.random.default_rng(3).standard_normal((len(index[0]), 4, 2))], 1e-12)
+
+
 def test_constant_functions_have_an_equivalent():
     for function in CONSTANT:
         assert callable(on_jax(function))

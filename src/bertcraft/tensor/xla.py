@@ -37,9 +37,11 @@ def _own_rows(index, shape) -> int:
     JAX is told so, by ``vmap``: where those axes are divided over devices, each then reads and adds in rows of its own, and
     nothing is sent.
     """
-    if not isinstance(index, tuple) or len(index) < 2 or any(isinstance(part, slice) for part in index):
+    if not isinstance(index, tuple) or len(index) < 2:
         return 0
     *leading, last = index
+    if not np.issubdtype(getattr(last, "dtype", object), np.integer):
+        return 0
     ndim, count = np.ndim(last), len(leading)
     if ndim < count or np.shape(last)[:count] != tuple(shape[:count]):
         return 0
