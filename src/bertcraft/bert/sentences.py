@@ -4,13 +4,13 @@ Sentences of one pack are laid end to end. Everything but attention works on sin
 (a socket of the encoder) goes through the sentences of equal length together. No time is spent on padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertcraft.bert import encoder, heads
+from bertcraft.bert import encoder, families, heads
 from bertcraft.errors import InputError
 from bertcraft.tensor import functions as F
 from bertcraft.tensor.parallel import cpu_count, one_blas_thread, pool
@@ -19,20 +19,30 @@ if TYPE_CHECKING:
     from bertcraft.bert.model import Model
 
 
-def packs(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Sentence numbers, sorted by length and cut into packs of at most ``batch_tokens`` tokens (or one sentence)."""
+def packs(lengths: np.ndarray, batch_tokens: int, threads: int = 1) -> list[np.ndarray]:
+    """Sentence numbers, sorted by length and cut into packs of about ``batch_tokens`` tokens (or one sentence).
+
+    There are as many packs for each thread and all are of one size, to a sentence: no thread works while another is done.
+    """
     order = np.argsort(-lengths, kind="stable")
-    result, start, tokens = [], 0, 0
-    for i, number in enumerate(order):
-        if i > start and tokens + lengths[number] > batch_tokens:
-            result.append(order[start:i])
-            start, tokens = i, 0
-        tokens += int(lengths[number])
-    return [*result, order[start:]] if len(order) else []
+    ends = np.cumsum(lengths[order])
+    total = int(ends[-1]) if len(ends) else 0
+    count = -(-total // (batch_tokens * threads)) * threads
+    cuts = np.searchsorted(ends, total * np.arange(1, count) / max(count, 1))
+    return [part for part in np.split(order, cuts) if len(part)]
 
 
-def packed_attention(lengths: Sequence[int]):
-    """An attention socket for sentences of these lengths laid end to end in one row (1, tokens, H)."""
+def _join(inner: dict) -> dict:
+    """Queries, keys and values as one linear map: one large product is faster than three."""
+    maps = [inner[name] for name in ("query", "key", "value")]
+    return {part: np.concatenate([each[part] for each in maps]) for part in ("weight", "bias")}
+
+
+def packed_attention(lengths: Sequence[int], join: Callable[[dict], dict] = _join):
+    """An attention socket for sentences of these lengths laid end to end in one row (1, tokens, H).
+
+    ``join`` gives a layer's joined projections, for instance from memory where many packs need the same.
+    """
     runs, start = [], 0
     for length, group in groupby(lengths):
         count = len(list(group))
@@ -40,24 +50,23 @@ def packed_attention(lengths: Sequence[int]):
         start += count * length
 
     def attention(layer: dict, x, source, bias, config, rng=None):
-        inner = layer["attention"]["self"]
-        query, key, value = (encoder.dense(inner[name], x) for name in ("query", "key", "value"))
-        context = np.empty_like(query)
+        projected = encoder.dense(join(layer["attention"]["self"]), x)[0]
+        context = np.empty_like(x)
         for part, count, length in runs:
-            q, k, v = (each[0, part].reshape(count, length, -1) for each in (query, key, value))
+            q, k, v = np.split(projected[part].reshape(count, length, -1), 3, axis=-1)
             context[0, part] = F.attention(q, k, v, None, heads=config.num_attention_heads).reshape(count * length, -1)
         return encoder.dense(layer["attention"]["output"]["dense"], context)
 
     return attention
 
 
-def _encode_pack(model: "Model", token_ids: list[list[int]]) -> np.ndarray:
+def _encode_pack(model: "Model", token_ids: list[list[int]], join: Callable[[dict], dict]) -> np.ndarray:
     """Unit-length mean vectors (n, H) of some sentences."""
     config, lengths = model.config, [len(ids) for ids in token_ids]
     first = config.pad_token_id + 1 if config.family == "roberta" else 0
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
-    sockets = encoder.Sockets(attention=packed_attention(lengths))
+    sockets = encoder.Sockets(attention=packed_attention(lengths, join))
     hidden = encoder.encode(model.params, config, ids, position_ids=positions, sockets=sockets)[0]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return F.normalize(np.add.reduceat(hidden, starts, axis=0) / np.array(lengths, hidden.dtype)[:, None])
@@ -96,13 +105,17 @@ def encode_sentences(model: "Model", sentences: Sequence[str], batch_tokens: int
     """See :meth:`bertcraft.bert.model.Model.encode`."""
     token_ids = tokenize(model, sentences, max_length)
     vectors = np.empty((len(token_ids), model.config.hidden_size), np.float32)
-    groups = packs(np.array([len(ids) for ids in token_ids]), batch_tokens)
+    threads = cpu_count()
+    groups = packs(np.array([len(ids) for ids in token_ids], int), batch_tokens, threads)
+    inners = [layer["attention"]["self"] for layer in families.layers(model.params, model.config)]
+    joined = {id(inner["query"]["weight"]): _join(inner) for inner in inners}  # ALBERT's layers share theirs
 
     def work(numbers):
-        vectors[numbers] = _encode_pack(model, [token_ids[i] for i in numbers])
+        ids = [token_ids[i] for i in numbers]
+        vectors[numbers] = _encode_pack(model, ids, lambda inner: joined[id(inner["query"]["weight"])])
 
     with one_blas_thread():
-        list(pool(cpu_count()).map(work, groups))
+        list(pool(threads).map(work, groups))
     return vectors
 
 

@@ -87,10 +87,12 @@ def _blockwise(activation):
                 block = flat[part]
                 activation(block, y[part], None if d is None else d[part], scratch[:, : len(block)])
 
-        def backward(g):
-            return (np.multiply(d.reshape(x.shape), g, out=d.reshape(x.shape)),)
+        shape = x.shape  # and not x, which would be kept
 
-        return y.reshape(x.shape), backward
+        def backward(g):
+            return (np.multiply(d.reshape(shape), g, out=d.reshape(shape)),)
+
+        return y.reshape(shape), backward
 
     return fast
 

@@ -64,7 +64,7 @@ def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
 
     def backward(g):
         g4 = split(g)
-        dq, dk, dv = (empty(x.shape, x.dtype) for x in (query, key, value))
+        dq, dk, dv = (empty(x.shape, x.dtype) for x in (q, key, value))  # not the query itself, which would be kept
         dq4, dk4, dv4 = split(dq), split(dk), split(dv)
         for part in parts:
             p = probabilities[part]
@@ -73,7 +73,7 @@ def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
             ds = np.matmul(g4[part], v4[part].swapaxes(-1, -2), out=empty(p.shape, p.dtype))
             if mask is not None:
                 ds *= mask[part]
-            ds -= np.einsum("bhid,bhid->bhi", g4[part], out4[part])[..., None]
+            ds -= np.vecdot(g4[part], out4[part])[..., None]
             ds *= p
             np.matmul(ds, k4[part], out=dq4[part])
             np.matmul(ds.swapaxes(-1, -2), q4[part], out=dk4[part])
