@@ -12,6 +12,7 @@ import numpy as np
 
 from bertcraft.tensor import functions as F
 from bertcraft.tensor.kernels import kernel
+from bertcraft.tensor.scattered import Scattered
 from bertcraft.tensor.workspace import empty
 
 _BLOCK = 1 << 17  # elements worked on at a time; smaller blocks would fit a nearer cache, but hand the interpreter
@@ -260,29 +261,20 @@ def add_layer_norm(needs, x, y, weight, bias, eps=1e-12, rate=0.0, rng=None):
 # -------------------------------------------------------------------------------------------------- embedding, losses
 
 
-_WIDE = 256  # elements of a row above which np.add.reduceat takes longer than one addition a row
-
-
 @kernel(F.embedding)
 def embedding(needs, weight, ids, padding_id=None):
     if type(ids) is not np.ndarray or weight.ndim != 2 or not floats(weight):
         return NotImplemented
     out = np.take(weight, ids, axis=0)
+    shape = weight.shape
 
     def backward(g):
-        flat, rows = ids.reshape(-1), g.reshape(-1, weight.shape[1])
-        dw = np.zeros_like(weight)
-        if weight.shape[1] > _WIDE:
-            for i, row in zip(flat.tolist(), rows, strict=True):
-                dw[i] += row
-        elif len(flat):
-            order = np.argsort(flat, kind="stable")
-            ordered = flat[order]
-            starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-            dw[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+        flat, rows = ids.reshape(-1), g.reshape(-1, shape[1])
         if padding_id is not None:
-            dw[padding_id] = 0
-        return dw, None
+            real = flat != padding_id
+            if not real.all():
+                flat, rows = flat[real], rows[real]
+        return Scattered(shape, flat, rows), None
 
     return out, backward
 
@@ -296,7 +288,7 @@ def take_positions(needs, x, at):
     if within.size and (within.min() < 0 or within.max() >= length):
         return NotImplemented  # the definition says what is wrong
     out, back = embedding(needs, x.reshape(-1, hidden), within + np.arange(batch)[:, None] * length)
-    return out, lambda g: (back(g)[0].reshape(x.shape), None)
+    return out, lambda g: (back(g)[0].dense().reshape(batch, length, hidden), None)
 
 
 def _cross_entropy_rows(logits, labels):

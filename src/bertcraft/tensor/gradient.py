@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bertcraft.tensor import tree
+from bertcraft.tensor.scattered import Scattered
 from bertcraft.tensor.tensor import DERIVATIVES, Node, Tensor, identity, is_jax, name_of, nested, on_jax, released
 
 
@@ -97,9 +98,14 @@ def _backpropagate(root: Node, seed, leaves: list[Node], record: bool) -> list:
         for parent, part in zip(node.parents, parts, strict=False):
             if part is None or parent is None or parent not in needed:
                 continue
+            if type(part) is Scattered:
+                if parent in owned:
+                    part.add_to(gradients[parent])
+                    continue
+                part = part.dense()
             if parent not in gradients:
                 gradients[parent] = part
-                if fresh and part is not g and sum(part is other for other in parts) == 1:
+                if fresh and part is not g and sum(part is other for other in parts) < 2:
                     owned.add(parent)
             elif parent in owned and type(part) is np.ndarray:  # not a Tensor, which cannot be added in place
                 gradients[parent] += part

@@ -32,7 +32,8 @@ def fusable(definition: Callable) -> Callable:
 
     The kernel, registered with :func:`kernel`, is called as ``kernel(needs, *values, **options)``, where ``needs`` says
     for each positional argument whether its gradient is wanted. It returns ``(value, backward)`` or NotImplemented;
-    ``backward(g)`` returns one gradient, or None, for each positional argument.
+    ``backward(g)`` returns one gradient, or None, for each positional argument: an array, or for a table of which only
+    some rows were read a :class:`bertcraft.tensor.scattered.Scattered`.
     """
 
     names = list(inspect.signature(definition).parameters)

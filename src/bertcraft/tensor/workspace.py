@@ -12,11 +12,12 @@ import numpy as np
 
 _SMALLEST = 1 << 16  # bytes; below this malloc is as good
 _LARGEST_IDLE = 1 << 28  # bytes a thread may keep
+_ALIGNMENT = 64  # bytes: a vector register's load that crosses a line of the cache takes twice as long
 
 
 class _Buffers(threading.local):
     def __init__(self):
-        self.by_size: dict[int, list[np.ndarray]] = {}
+        self.by_size: dict[int, list[tuple[np.ndarray, int]]] = {}  # each with its first aligned byte
         self.total = 0
 
 
@@ -25,7 +26,7 @@ _buffers = _Buffers()
 
 def _idle_references() -> int:
     """What the loop in :func:`empty` counts for a buffer that no array uses; it differs between versions of Python."""
-    for buffer in [np.empty(1, np.uint8)]:
+    for buffer, _ in [(np.empty(1, np.uint8), 0)]:
         return sys.getrefcount(buffer)
     raise AssertionError
 
@@ -47,16 +48,17 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
         return np.empty(shape, dtype)
     size = _size_class(nbytes)
     pool = _buffers.by_size.setdefault(size, [])
-    for buffer in pool:
+    for buffer, start in pool:
         if sys.getrefcount(buffer) == _IDLE:
-            return buffer[:nbytes].view(dtype).reshape(shape)
+            return buffer[start : start + nbytes].view(dtype).reshape(shape)
     if _buffers.total + size > _LARGEST_IDLE:
         release()
         pool = _buffers.by_size.setdefault(size, [])
-    buffer = np.empty(size, np.uint8)
-    pool.append(buffer)
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    pool.append((buffer, start))
     _buffers.total += size
-    return buffer[:nbytes].view(dtype).reshape(shape)
+    return buffer[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def release() -> None:
