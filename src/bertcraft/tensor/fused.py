@@ -103,7 +103,8 @@ _C = math.sqrt(2 / math.pi)
 
 def _gelu_tanh_block(x, y, d, scratch):
     """x sigma with sigma = (1 + tanh u) / 2 and u = c (x + 0.044715 x^3) (Hendrycks & Gimpel 2016, section 2)."""
-    square, s, _ = scratch
+    s = scratch[0]
+    square = s if d is None else d
     np.multiply(x, x, out=square)
     np.multiply(square, _C * 0.044715, out=s)
     s += _C
@@ -112,13 +113,14 @@ def _gelu_tanh_block(x, y, d, scratch):
     s += 1
     s *= 0.5
     np.multiply(x, s, out=y)
-    if d is not None:  # sigma + (y - y sigma) 2u'
-        square *= 6 * _C * 0.044715
-        square += 2 * _C
-        np.multiply(y, s, out=d)
-        np.subtract(y, d, out=d)
-        d *= square
-        d += s
+    if d is not None:  # sigma + x sigma (1 - sigma) 2u' = 1 - (1 - sigma) (1 - y 2u')
+        d *= 6 * _C * 0.044715
+        d += 2 * _C
+        d *= y
+        np.subtract(1, d, out=d)
+        np.subtract(1, s, out=s)
+        d *= s
+        np.subtract(1, d, out=d)
 
 
 # log Phi(-a) for a >= 0, highest power first, fitted so that the largest error of max(a, 1) Phi(-a) is smallest: 6.4e-7.
