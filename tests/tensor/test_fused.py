@@ -134,6 +134,23 @@ def test_kernel_is_really_used(name, monkeypatch):
         assert len(calls) == 1
 
 
+@pytest.mark.parametrize("width", [4, 300])
+@pytest.mark.parametrize("padding_id", [None, 2])
+def test_a_table_read_in_several_ways_gets_all_its_gradients(width, padding_id):
+    """Rows read by number are added to what a product with the whole table gave, and to each other."""
+    ids, others = np.array([[3, 0, 3, 2], [2, 2, 1, 4]]), np.array([4, 4, 1])
+    weights = numbers(1, 2, 4, 5, dtype=np.float64)
+
+    def loss(w):
+        x = F.embedding(w, ids, padding_id) + np.sum(F.embedding(w, others), axis=0)
+        return np.sum(F.linear(x, w) * weights)
+
+    table = numbers(2, 5, width, dtype=np.float64)
+    fast = value_and_grad(loss)(table)[1]
+    with kernels_disabled():
+        np.testing.assert_allclose(fast, value_and_grad(loss)(table)[1], rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("extreme", [0.0, 1e-30, 5.0, 40.0, 1e4, 1e10])
 @pytest.mark.parametrize("function", [F.gelu, F.gelu_tanh])
 def test_activations_are_finite_at_extremes(function, extreme):
@@ -183,6 +200,7 @@ def test_workspace_reuses_memory_only_when_nothing_refers_to_it():
     def job():
         workspace.release()
         first = workspace.empty((300, 300), np.float32)
+        assert first.ctypes.data % 64 == 0, "a load of a vector register is not to cross a line of the cache"
         place = first.ctypes.data
         second = workspace.empty((300, 300), np.float32)
         assert second.ctypes.data != place

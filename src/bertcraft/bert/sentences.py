@@ -28,7 +28,7 @@ def packs(lengths: np.ndarray, batch_tokens: int, threads: int = 1) -> list[np.n
     ends = np.cumsum(lengths[order])
     total = int(ends[-1]) if len(ends) else 0
     count = -(-total // (batch_tokens * threads)) * threads
-    cuts = np.searchsorted(ends, total * np.arange(1, count) / max(count, 1))
+    cuts = np.searchsorted(ends, total * np.arange(1, count) / max(count, 1), side="right")
     return [part for part in np.split(order, cuts) if len(part)]
 
 

@@ -71,7 +71,7 @@ def linear(needs, x, weight, bias=None):
 def _blockwise(activation):
     """A kernel that walks over x in blocks.
 
-    ``activation(x, y, d, scratch)`` writes the value into y and the derivative into d (unless it is None); scratch holds three
+    ``activation(x, y, d, scratch)`` writes the value into y and the derivative into d (unless it is None); scratch holds two
     rows of memory to work in: temporaries of this size would be fetched from the operating system again and again.
     """
 
@@ -81,7 +81,7 @@ def _blockwise(activation):
         flat = np.ascontiguousarray(x).reshape(-1)
         y = empty(flat.shape, x.dtype)
         d = empty(flat.shape, x.dtype) if needs[0] else None
-        scratch = empty((3, min(len(flat), _BLOCK)), x.dtype)
+        scratch = empty((2, min(len(flat), _BLOCK)), x.dtype)
         with np.errstate(over="ignore"):
             for start in range(0, len(flat), _BLOCK):
                 part = slice(start, start + _BLOCK)
@@ -131,7 +131,7 @@ _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 def _gelu_block(x, y, d, scratch):
     """x Phi(x) = max(x, 0) - a Phi(-a) with a = |x|: one exp, and no quotient."""
-    a, q, e = scratch
+    a, q = scratch
     np.absolute(x, out=a)
     np.multiply(a, _LOG_PHI[0], out=q)
     for coefficient in _LOG_PHI[1:-1]:
@@ -144,8 +144,8 @@ def _gelu_block(x, y, d, scratch):
         q *= a
         y -= q
         return
-    np.multiply(a, q, out=e)
-    y -= e
+    np.multiply(a, q, out=d)
+    y -= d
     np.multiply(a, a, out=d)  # the slope r at -a is Phi(-a) - a phi(a), and at a it is 1 - r
     d *= -0.5
     d -= _LOG_ROOT
