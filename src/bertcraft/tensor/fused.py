@@ -35,9 +35,19 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
+def _times_vector(x, y):
+    """x @ y of a matrix and a vector, without a warning that is not one.
+
+    OpenBLAS's kernel for AVX-512 and matrices of five columns lets a few processes in a hundred see a flag of "invalid",
+    from numbers that it then drops. The result is right.
+    """
+    with np.errstate(invalid="ignore"):
+        return x @ y
+
+
 def _column_sum(x):
     """Sum over rows as a vector-matrix product, which reads x once."""
-    return np.ones(len(x), x.dtype) @ x
+    return _times_vector(np.ones(len(x), x.dtype), x)
 
 
 # ---------------------------------------------------------------------------------------------------------- linear
@@ -172,7 +182,7 @@ def gelu(needs, x):
 def _normalise(s, weight, bias, eps, out, scale):
     """Normalise the rows of s in place, keep 1/deviation in ``scale``, write the affine result into ``out``."""
     mean = np.full(s.shape[1], 1 / s.shape[1], s.dtype)
-    s -= (s @ mean)[:, None]
+    s -= _times_vector(s, mean)[:, None]
     np.vecdot(s, s, out=scale)
     scale *= 1 / s.shape[1]
     scale += eps
@@ -188,8 +198,8 @@ def _normalise_back(g, hat, weight, scale, dx):
     scratch = np.multiply(g, hat, out=empty(g.shape, g.dtype))
     dw, db = _column_sum(scratch), _column_sum(g)
     np.multiply(g, weight, out=dx)
-    dx -= (dx @ np.full(g.shape[1], 1 / g.shape[1], g.dtype))[:, None]
-    dx -= np.multiply(hat, (scratch @ (weight / g.shape[1]))[:, None], out=scratch)
+    dx -= _times_vector(dx, np.full(g.shape[1], 1 / g.shape[1], g.dtype))[:, None]
+    dx -= np.multiply(hat, _times_vector(scratch, weight / g.shape[1])[:, None], out=scratch)
     dx *= scale[:, None]
     return dw, db
 
