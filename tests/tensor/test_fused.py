@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcraft.tensor import functions as F
-from bertcraft.tensor import tree, value_and_grad, workspace
+from bertcraft.tensor import fused, tree, value_and_grad, workspace
 from bertcraft.tensor.kernels import kernels_disabled
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 2e-6}
@@ -169,6 +169,17 @@ def test_gelu_float32_is_exact_to_a_millionth():
     single = x.astype(np.float32)
     assert np.abs(F.gelu(single) - exact).max() < 1.2e-6
     assert np.abs(value_and_grad(lambda x: np.sum(F.gelu(x)))(single)[1] - slope).max() < 1.2e-6
+
+
+def test_gelu_is_fitted_as_well_as_it_says():
+    """What is wrong without any rounding: the fit of the polynomial."""
+    x = np.linspace(-15, 15, 60_001)
+    y, d = np.empty_like(x), np.empty_like(x)
+    fused._gelu_block(x, y, d, np.empty((2, len(x))))
+    with kernels_disabled():
+        exact, slope = F.gelu(x), value_and_grad(lambda x: np.sum(F.gelu(x)))(x)[1]
+    assert np.abs(y - exact).max() < 6.5e-7
+    assert np.abs(d - slope).max() < 6.5e-7
 
 
 def test_softmax_of_extreme_scores_stays_finite():
