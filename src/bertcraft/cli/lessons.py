@@ -30,7 +30,9 @@ def lessons_build(
     Each notebook is run from top to bottom and stored with its outputs: with
     stubs in notebooks/, with the answers in notebooks/solutions/. Building
     twice gives the same bytes. An error, a warning, a path of this machine on
-    a page, more than 90 seconds or 1.5 MB is refused; what was there stays.
+    a page, more than 90 seconds or 1.5 MB is refused, as is a page that has
+    not the shape of a lesson (bertcraft/course/shape.py says which; the counts
+    are printed); what was there stays.
 
     [bold]Examples[/]
 
@@ -40,7 +42,7 @@ def lessons_build(
     need("jupytext", "nbclient", "nbformat", "ipykernel")
     import json
 
-    from bertcraft.course import builder, shelf
+    from bertcraft.course import builder, shape, shelf
 
     names = [shelf.name_of(lesson) for lesson in lessons or ()] or shelf.lesson_names()
     names.sort(key=lambda name: (name == shelf.INDEX, name))  # the index lists the other notebooks
@@ -68,6 +70,8 @@ def lessons_build(
                 edition = "solutions" if solved else "lesson"
                 took, size = time.perf_counter() - start, len(content) / 1e3
                 print(f"{name:30} {edition:9} {took:4.0f} s {size:5.0f} kB  {state}", flush=True)
+                if not solved:
+                    print(f"{'':30} {shape.counts(notebook)}", flush=True)
         except BertcraftError as error:  # the others are built all the same
             failures.append(str(error))
     if failures:

@@ -5,19 +5,21 @@ import hashlib
 import json
 from pathlib import Path
 
-from bertcraft.course import inline, kernel, shelf, source
+from bertcraft.course import inline, kernel, shape, shelf, source
 from bertcraft.data import cache
 from bertcraft.errors import InputError
 
+IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 LARGEST = 1_500_000  # bytes of a notebook
-KEPT = ("exercise", "stars", "tags")  # of a cell's header
+KEPT = ("alt", "exercise", "stars", "tags")  # of a cell's header
 
 
 def build(path: Path, solved: bool):
     """The notebook of a lesson, not run yet, without outputs.
 
     Its cells carry under ``metadata[shelf.MARK]`` what :func:`execute` needs and takes away: the cell's line in the source and
-    its line for the quick mode. Raises InputError with the file and the line where the source is at fault.
+    its line for the quick mode. Raises InputError with the file and the line where the source is at fault, and where the
+    page is not of the shape that :mod:`bertcraft.course.shape` describes.
     """
     from nbformat import v4
 
@@ -38,14 +40,18 @@ def build(path: Path, solved: bool):
         "language_info": {"name": "python"},
         shelf.MARK: {"lesson": path.stem, "solved": solved, "edition": _edition(path.stem, cells)},
     }
-    return v4.new_notebook(cells=cells, metadata=about)
+    notebook = v4.new_notebook(cells=cells, metadata=about)
+    if faults := shape.faults(notebook):
+        raise InputError(f"{path.name}: {'; '.join(faults)}")
+    return notebook
 
 
 def execute(notebook, quick: bool = False):
     """The notebook with its outputs, run in a kernel of its own.
 
     ``quick``: with each cell's line for the quick mode, so that a test takes seconds. Raises InputError with the lesson and the
-    line for an error, a warning or a machine's path on the page, and when the notebook takes too long.
+    line for an error, a warning, a machine's path or a figure without alternative text on the page, and when the notebook takes
+    too long.
     """
     if quick:
         notebook = notebook.copy()
@@ -53,7 +59,27 @@ def execute(notebook, quick: bool = False):
         for cell in notebook.cells:
             if line := cell.metadata[shelf.MARK]["quick"]:
                 cell.source = quickened(cell.source, line)
-    return kernel.run(notebook)
+    return _described(kernel.run(notebook), notebook)
+
+
+def _described(ran, notebook):
+    """The run notebook with the alternative text of each figure, from the header of its cell: ``# %% alt="..."``.
+
+    It stands where the programs that show notebooks look for it: in the image's own metadata (IPython's key, which nbconvert
+    and Sphinx read), in the cell's (nbconvert too) and as the output's plain text (VS Code, terminals).
+    """
+    about = notebook.metadata[shelf.MARK]
+    for cell, marked in zip(ran.cells, notebook.cells, strict=True):
+        images = [(output, kind) for output in cell.get("outputs", ()) for kind in output.get("data", ()) if kind in IMAGES]
+        where = f"lessons/{about['lesson']}.py, the cell at line {marked.metadata[shelf.MARK]['line']}"
+        if images and about["lesson"] not in shape.OLD_SHAPE:
+            if not cell.metadata.get("alt"):
+                raise InputError(f'{where}: it shows a figure without alternative text: write # %% alt="..." at its head')
+            if len(images) > 1:
+                raise InputError(f"{where}: it shows {len(images)} figures; one a cell, so that each has its alternative text")
+        for output, kind in images if cell.metadata.get("alt") else ():
+            output["metadata"].setdefault(kind, {})["alt"] = output["data"]["text/plain"] = cell.metadata["alt"]
+    return ran
 
 
 def written(notebook) -> bytes:
