@@ -9,7 +9,7 @@ BASELINE, TECHNIQUE = 0, 1
 COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-_SETTINGS = {
+SETTINGS = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -39,7 +39,7 @@ def figure(path: Path, columns: int = 1, width: float = 6.4, height: float = 3.8
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         drawing = Figure(figsize=(width, height))
         yield drawing.subplots(1, columns)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +52,23 @@ def shown(columns: int = 1, width: float = 7.0, height: float = 3.2) -> Iterator
 
     The same picture whichever backend matplotlib has: a PNG of 110 dots an inch.
     """
-    import io
-    import sys
-
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         drawing = Figure(figsize=(width, height))
         yield drawing.subplots(1, columns)
-        picture = io.BytesIO()
-        drawing.savefig(picture, format="png", dpi=110, metadata={"Software": None})
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-        from IPython.display import Image, display
+        display(drawing)
 
-        display(Image(data=picture.getvalue(), format="png"))
+
+def display(drawing) -> None:
+    """Show a figure on a notebook's page, as a PNG of 110 dots an inch; outside of IPython it is drawn and nothing is shown."""
+    import io
+    import sys
+
+    picture = io.BytesIO()
+    drawing.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        import IPython.display
+
+        IPython.display.display(IPython.display.Image(data=picture.getvalue(), format="png"))
