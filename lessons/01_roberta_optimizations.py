@@ -440,10 +440,11 @@ from dataclasses import replace
 
 from bertcraft.data.batches import batch_indices
 from bertcraft.lab.experiment import Context
+from bertcraft.pretrain.held_out import HeldOut
 
 setting = replace(setting, steps=STEPS, warmup=STEPS // 10)
 config = pretraining.config_of(setting, len(pieces))
-held_out = pretraining.HeldOut(texts.held_out, texts)
+held_out = HeldOut(texts.held_out, texts)
 start = pretraining.initial(config, texts, seed=0)
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertcraft.bert import encoder, heads
 from bertcraft.lab import pretraining
 from bertcraft.lab.experiment import Context
+from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import tree
 
@@ -30,7 +30,7 @@ def start(texts):
 
 def trained(texts, start, setting=SETTING, **more):
     config, params = start
-    held_out = pretraining.HeldOut(texts.held_out, texts)
+    held_out = HeldOut(texts.held_out, texts)
     options = {"seed": 0, "context": Context(), "signature": {}, "evaluate": lambda p: held_out(p, config)} | more
     return pretraining.train(
         setting, params, lambda p, batch, rng: masking.masked_lm_loss(p, batch, rng, config),
@@ -75,21 +75,6 @@ def test_a_batch_depends_on_the_step_alone_and_an_epoch_reads_each_text_once(tex
         lengths = batch["attention_mask"].sum(axis=1)
         assert (np.diff(lengths) <= 0).all(), "the longest first, so that shards are trimmed"
     assert sorted(read) == sorted(row.tobytes() for row in texts.train)
-
-
-def test_held_out_loss_is_the_cross_entropy_at_fixed_masks(texts, start):
-    config, params = start
-    held_out = pretraining.HeldOut(texts.held_out, texts)
-    batch = held_out.batch
-    hidden = encoder.encode(params, config, batch["input_ids"], batch["attention_mask"], at=batch["at"])
-    expected = heads.masked_lm_loss(params, config, hidden, batch["labels"])
-    assert held_out(params, config)["loss"] == pytest.approx(float(expected), rel=1e-5)
-    again = pretraining.HeldOut(texts.held_out, texts)
-    assert all(np.array_equal(held_out.batch[key], again.batch[key]) for key in held_out.batch)
-    uniform = tree.map(np.zeros_like, params)
-    assert held_out(uniform, config)["loss"] == pytest.approx(np.log(len(texts.log_frequency)), rel=1e-5)
-    uniform["cls"]["predictions"]["bias"][:] = texts.log_frequency
-    assert held_out(uniform, config)["loss"] == pytest.approx(held_out.unigram, rel=1e-4), "word frequencies alone"
 
 
 def test_training_learns_and_evaluates_as_often_as_asked(texts, start):

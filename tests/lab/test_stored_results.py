@@ -25,7 +25,10 @@ def same_place(stored: dict) -> bool:
 @pytest.mark.parametrize("experiment", STORED, ids=lambda each: each.name)
 def test_the_cheapest_run_of_an_experiment_gives_its_stored_figures_again(experiment):
     results = Results(experiment, default_folder())
-    run = min((run for run in results.runs() if not results.is_stale(run)), key=lambda run: run["seconds"])
+    fresh = [run for run in results.runs() if not results.is_stale(run)]
+    if not fresh:
+        pytest.skip(f"all its runs are of older code: bertcraft run {experiment.number:02d} --full measures them again")
+    run = min(fresh, key=lambda run: run["seconds"])
     again = replay_arm(experiment, experiment.arm(run["arm"]), run["seed"], Context())
     assert again and set(again) <= set(run["figures"])
     exact = same_place(results.read()["environments"][run["environment"]])

@@ -1,4 +1,4 @@
-"""Pretraining at a scale where minutes count: texts, a small encoder, held-out masks and a training run, for experiments.
+"""Pretraining at a scale where minutes count: texts, a small encoder and a training run, for experiments.
 
 A corpus has three parts. ``train`` is learnt from. ``dev`` is where settings may be chosen. ``held_out`` is what an experiment
 reports and nothing is ever chosen on.
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bertcraft.bert import Config, encoder, heads
+from bertcraft.bert import Config
 from bertcraft.lab.experiment import Context
+from bertcraft.pretrain.held_out import log_frequency, mask
+from bertcraft.pretrain.objectives import FIRST_WORD
 from bertcraft.techniques import roberta_optimizations as masking
-from bertcraft.tensor import functions as F
 
 PARTS = ("train", "dev", "held_out")
-FIRST_WORD = 5  # below it are [PAD] (0), [UNK], [CLS], [SEP] and [MASK]
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,6 @@ def tokenize_some(tokenizer, texts: list[str], enough: int | None) -> Iterator[n
             yield tokens
 
 
-def log_frequency(rows: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Logarithm of each token's share in some rows, (vocab_size,); special tokens are never predicted."""
-    counts = np.bincount(rows[rows >= FIRST_WORD], minlength=vocab_size) + 1.0
-    counts[:FIRST_WORD] = 1e-3
-    return np.log(counts / counts.sum())
-
-
 # ------------------------------------------------------------------------------------------------- model and batches
 
 
@@ -151,13 +144,6 @@ def initial(config: Config, texts: Texts, seed: int) -> dict:
     return params
 
 
-def mask(rows: np.ndarray, numbers: np.ndarray, reading: np.ndarray, seed: int, rate: float, vocabulary: dict) -> dict:
-    """A batch of masked texts: input_ids, at, labels, attention_mask. ``numbers`` and ``reading`` (n,) decide each mask."""
-    random = masking.uniforms(seed, numbers, reading, 3 * rows.shape[1])
-    masked = masking.mask_tokens(rows, random, rate=rate, **vocabulary)
-    return {**masked._asdict(), "attention_mask": (rows != 0).astype(np.int32)}
-
-
 def batch_maker(setting: Setting, texts: Texts, seed: int, copies: int | None = None) -> Callable[[int], dict]:
     """``make_batch(step)``: the texts of a step, masked, the longest first; it depends on nothing but the step.
 
@@ -175,31 +161,6 @@ def batch_maker(setting: Setting, texts: Texts, seed: int, copies: int | None = 
         return mask(texts.train[rows], rows, reading, seed, setting.mask_rate, vocabulary)
 
     return make_batch
-
-
-class HeldOut:
-    """Texts under masks that all arms and seeds share: ``held_out(params, config)`` is the mean loss and the accuracy."""
-
-    def __init__(self, rows: np.ndarray, texts: Texts, rate: float = 0.15):
-        rows = rows[np.argsort(-(rows != 0).sum(axis=1), kind="stable")]
-        self.batch = mask(rows, np.arange(len(rows)), np.full(len(rows), 10**6), 0, rate, texts.vocabulary)
-        labels = self.batch["labels"]
-        self.unigram = -float(texts.log_frequency[labels[labels >= 0]].mean())
-
-    def __call__(self, params: dict, config: Config) -> dict:
-        """Loss in nats and accuracy over all masked tokens."""
-        loss = right = total = 0.0
-        for start in range(0, len(self.batch["at"]), 250):
-            part = masking.trimmed({name: array[start : start + 250] for name, array in self.batch.items()})
-            hidden = encoder.encode(
-                params, config, part["input_ids"], part["attention_mask"], part.get("token_type_ids"), at=part["at"]
-            )
-            logits, labels = heads.masked_lm_logits(params, config, hidden), part["labels"]
-            number = int((labels >= 0).sum())
-            loss += float(F.cross_entropy(logits, labels)) * number
-            right += int((logits.argmax(axis=-1) == labels).sum())
-            total += number
-        return {"loss": loss / total, "accuracy": right / total}
 
 
 # ---------------------------------------------------------------------------------------------------------- training

@@ -16,7 +16,9 @@ import numpy as np
 from bertcraft.bert import Config, initial_params
 from bertcraft.lab import flops, pretraining, probes, statistics, style
 from bertcraft.lab.experiment import Arm, Claim, Comparison, Context, Experiment, Metric
-from bertcraft.lab.pretraining import HeldOut, Setting, Texts
+from bertcraft.lab.pretraining import Setting, Texts
+from bertcraft.pretrain import held_out as held_out_loss
+from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import electra_pretraining as technique
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import tree
@@ -440,7 +442,7 @@ EXPERIMENT = Experiment(
     replay=replay,
     show=show,
     minutes=100,
-    code=(pretraining, probes, flops),
+    code=(pretraining, probes, flops, held_out_loss),
     quick=_short(SHORT, _short(QUICK, None)),
     notes=(
         "An encoder of 2 layers, 128 wide, on short requests, minutes of training. The paper's claim is about models that "

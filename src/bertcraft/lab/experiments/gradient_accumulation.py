@@ -20,6 +20,7 @@ from bertcraft.lab import pretraining, style
 from bertcraft.lab.experiment import Arm, Claim, Comparison, Context, Experiment, Metric
 from bertcraft.lab.results import compare
 from bertcraft.lab.statistics import mean
+from bertcraft.pretrain import held_out as held_out_loss
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import functions as F
@@ -87,13 +88,13 @@ def batch_maker(settings: dict, seed: int) -> Callable[[int], dict]:
 
 
 def evaluator(settings: dict, config, part: str) -> Callable[[dict], dict]:
-    """``evaluate(params)``: losses in nats a masked token on requests, on conversations and on their mixture, three to one."""
+    """``evaluate(params)``: losses in nats at [MASK] on requests, on conversations and on their mixture, three to one."""
     kinds = dict(zip(("short_loss", "long_loss"), texts(settings["texts"]), strict=True))
     if settings.get("requests_only"):
         del kinds["long_loss"]
     rows = {"short_loss": 3 * settings["held_out"], "long_loss": settings["held_out"]}
-    tests = {name: pretraining.HeldOut(getattr(kind, part)[: rows[name]], kind) for name, kind in kinds.items()}
-    weights = [masking.predicted(test.batch) for test in tests.values()]
+    tests = {name: held_out_loss.HeldOut(getattr(kind, part)[: rows[name]], kind) for name, kind in kinds.items()}
+    weights = [test.masked for test in tests.values()]
 
     def evaluate(params: dict) -> dict:
         losses = {name: test(params, config)["loss"] for name, test in tests.items()}
@@ -548,7 +549,7 @@ EXPERIMENT = Experiment(
     replay=replay,
     show=show,
     minutes=17,
-    code=(pretraining,),
+    code=(pretraining, held_out_loss),
     quick=_short(
         "Is a gradient accumulated over micro-batches that of the large batch?",
         ("full", "weighted", "mean_of_means", "grouped", "pairs_full", "pairs_accumulated", "pairs_cached"), 30, CUTS,

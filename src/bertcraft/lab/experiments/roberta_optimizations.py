@@ -15,7 +15,9 @@ import numpy as np
 from bertcraft.bert import Config, encoder, heads
 from bertcraft.lab import pretraining, probes, style
 from bertcraft.lab.experiment import Arm, Claim, Comparison, Context, Experiment, Metric
-from bertcraft.lab.pretraining import HeldOut, Setting, Texts
+from bertcraft.lab.pretraining import Setting, Texts
+from bertcraft.pretrain import held_out as held_out_loss
+from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as technique
 
 REPLAYED = 40  # first losses that are stored and can be replayed
@@ -214,7 +216,7 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment, panels: di
                         ax.plot(rows, each["curve"], color=look["color"], lw=0.5, alpha=0.5)
                 ax.plot(rows, np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(arm).title)
             ax.axhline(own[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-            ax.set(title=title, xlabel="rows read (thousands)", ylabel="held-out loss (nats a masked token)")
+            ax.set(title=title, xlabel="rows read (thousands)", ylabel=f"{experiment.metrics['loss'].title} (nats)")
             falling = all(run["figures"]["curve"][-1] < run["figures"]["curve"][0] for run in runs if run["arm"] in arms)
             ax.legend(fontsize=7.5, loc="lower left" if falling else "center right")  # where no curve is
     return path
@@ -288,8 +290,8 @@ CONVERSATIONS = {
 }  # fmt: skip
 
 METRICS = {
-    "loss": Metric("held-out loss", "nats"),
-    "gain": Metric("below word frequencies", "nats"),
+    "loss": Metric("held-out loss at [MASK]", "nats"),
+    "unigram": Metric("word frequencies alone", "nats"),
     "accuracy": Metric("words guessed", "%", 1),
 }
 SHORT = REQUESTS | {"texts": 20_800, "steps": 1300, "warmup": 50}  # four readings: as often as BERT read each of its masks
@@ -364,7 +366,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     metrics={
-        "loss": METRICS["loss"],
+        "loss": Metric("held-out loss", "nats"),
         "loss_other_format": Metric("in the other format", "nats"),
         "bigram_shift": Metric(probes.TITLES["bigram_shift"], "%", 1),
         "replaced_word": Metric(probes.TITLES["replaced_word"], "%", 1),
@@ -375,7 +377,7 @@ EXPERIMENT = Experiment(
     replay=replay,
     show=show,
     minutes=55,
-    code=(pretraining, probes),
+    code=(pretraining, probes, held_out_loss),
     quick=_short(
         SHORT, "Are masks drawn anew at each reading (dynamic) better than one mask for all four readings (static)?",
         _short(QUICK, "Are masks drawn anew at each reading (dynamic) better than one mask for both readings (static)?", None),
