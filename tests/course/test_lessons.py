@@ -10,7 +10,7 @@ import pytest
 from tests.course.lessons import path as path_of
 from tests.course.lessons import solution, stub, told
 
-from bertcraft.course import builder, checks, shelf, source
+from bertcraft.course import builder, checks, glossary, shape, shelf, source
 
 LESSONS = sorted(shelf.folder("lessons").glob("[0-9][0-9]_*.py"))
 EDITIONS = [(path, solved) for path in LESSONS for solved in builder.editions(path)]
@@ -77,6 +77,11 @@ def test_a_hint_or_solution_that_the_text_names_is_there(path):
     names = {cell.exercise for cell in cells if cell.exercise}
     named = re.findall(r"\b(?:hint|solution)\(\"(\w+)\"\)", "\n".join(cell.text for cell in cells))
     assert set(named) - {"name"} <= names
+
+
+@EVERY_LESSON
+def test_a_word_of_the_glossary_is_explained_before_it_is_used(path):
+    assert path.stem in shape.OLD_SHAPE or glossary.unexplained(builder.build(path, solved=False)) == []
 
 
 def test_no_notebook_is_left_of_a_lesson_that_is_gone():

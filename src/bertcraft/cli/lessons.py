@@ -32,7 +32,8 @@ def lessons_build(
     twice gives the same bytes. An error, a warning, a path of this machine on
     a page, more than 90 seconds or 1.5 MB is refused, as is a page that has
     not the shape of a lesson (bertcraft/course/shape.py says which; the counts
-    are printed); what was there stays.
+    are printed, and the words of the glossary that it uses before it explains
+    them); what was there stays.
 
     [bold]Examples[/]
 
@@ -42,7 +43,7 @@ def lessons_build(
     need("jupytext", "nbclient", "nbformat", "ipykernel")
     import json
 
-    from bertcraft.course import builder, shape, shelf
+    from bertcraft.course import builder, glossary, shape, shelf
 
     names = [shelf.name_of(lesson) for lesson in lessons or ()] or shelf.lesson_names()
     names.sort(key=lambda name: (name == shelf.INDEX, name))  # the index lists the other notebooks
@@ -56,7 +57,8 @@ def lessons_build(
                 differs |= _rankings(check)
             for solved in builder.editions(path):
                 start = time.perf_counter()
-                notebook = builder.execute(builder.build(path, solved))
+                built = builder.build(path, solved)
+                notebook = builder.execute(built)
                 content = builder.written(notebook)
                 state = "same"
                 place = shelf.notebook(name, solved)
@@ -72,6 +74,8 @@ def lessons_build(
                 print(f"{name:30} {edition:9} {took:4.0f} s {size:5.0f} kB  {state}", flush=True)
                 if not solved:
                     print(f"{'':30} {shape.counts(notebook)}", flush=True)
+                    for each in glossary.unexplained(built):
+                        print(f"{'':30} {each}", flush=True)
         except BertcraftError as error:  # the others are built all the same
             failures.append(str(error))
     if failures:

@@ -82,7 +82,7 @@ class _Exercise:
 
 def counts(notebook) -> Counts:
     """The counts of a built notebook."""
-    main = _main_line(notebook)
+    main = main_line(notebook)
     return Counts(
         words=sum(words(cell.source) for cell in main if cell.cell_type == "markdown" and not cell.metadata.get("solution")),
         lines=sum(lines(cell.source) for cell in main if cell.cell_type == "code" and not cell.metadata.get("exercise")),
@@ -121,7 +121,7 @@ def faults(notebook) -> list[str]:
 
 
 def _faults_of_a_technique(notebook) -> list[str]:
-    main, found = _main_line(notebook), []
+    main, found = main_line(notebook), []
     headed = [f"{i}. {name}" for i, name in enumerate(SECTIONS, 1)]
     sections = [title for title, _ in _sections(main)]
     for i in range(max(len(headed), len(sections))):
@@ -180,7 +180,8 @@ def _faults_of_minutes(notebook, required: bool) -> list[str]:
     return found
 
 
-def _main_line(notebook) -> list:
+def main_line(notebook) -> list:
+    """The cells before the first appendix."""
     for i, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown" and re.search(r"^## Appendix\b", cell.source, re.M):
             return notebook.cells[:i]
