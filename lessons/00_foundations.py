@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Foundations: what every lesson takes for granted
+# # Foundations, part 1: what every lesson takes for granted
 #
 # A transformer looks like a large machine. Inside there are five ideas, and none needs more than school algebra:
 #
@@ -10,7 +10,11 @@
 # 5. a **masked language model** learns by guessing words that were hidden from it.
 #
 # This lesson builds each one small enough to check by hand, then looks at the real one: the code that the other lessons run.
-# You need NumPy, nothing else. All code here is yours to edit: what you change is what runs.
+# You need NumPy, nothing else. All code here is yours to edit: what you change is what runs. [Part
+# 2](00_foundations_2.ipynb) turns the encoder into a classifier and says how the lessons decide what is better; the
+# [glossary](00_glossary.ipynb) has every word and letter.
+#
+# Set aside 230 minutes. That is one sitting for sections 1 to 4, one for 5 and 6, and an hour for the open project at the end.
 
 # %%
 import math
@@ -24,7 +28,7 @@ lesson = open_lesson("foundations")
 check, hint, solution = lesson.check, lesson.hint, lesson.solution
 
 # %% [markdown]
-# ## 1. What training needs to know
+# ## 1. What training needs to know (5 minutes)
 #
 # A model has *parameters*: numbers that we may change. A *loss* says how badly it does, in one number. To improve, we ask of
 # each parameter: **if I raise it a little, how much does the loss change?** That ratio is the *derivative*; the derivatives
@@ -58,7 +62,7 @@ print("slope along b:", round((loss_of(2.0, 1.0 + NUDGE) - start) / NUDGE, 3))
 # Measuring costs one run of the model **for each parameter**. MiniLM, the small encoder of these lessons, has 22.7 million.
 # What follows finds all of them at the price of about two runs more.
 #
-# ## 2. A number that remembers
+# ## 2. A number that remembers (20 minutes)
 #
 # Break the computation into steps so small that each one's derivative is obvious. A product $z = x y$ changes by $y$ when $x$
 # changes by 1: its *slopes* are $y$ along $x$ and $x$ along $y$. A sum has slopes $1$ and $1$, a difference $1$ and $-1$.
@@ -130,7 +134,7 @@ print("along w", gradients[w.place], "  along b", gradients[b.place])
 # The tape as a picture. Black is the value going forward; each arrow carries its slope; orange is the derivative coming back.
 # Check three of the orange numbers by hand.
 
-# %%
+# %% alt="The tape as a graph: w and x make w x, with b w x + b, with t the error, and twice the error the loss. Each box has its value, each arrow its slope, and below each box stands its derivative: 12 for w, 4 for b."
 numbers = {"w": w, "x": x, "b": b, "t": t, "w x": product, "w x + b": answer, "error": error, "loss": loss}
 places = {"w": (0, 1), "x": (0, 0), "w x": (1, 1), "b": (1, 0), "w x + b": (2, 1), "t": (2, 0), "error": (3, 1), "loss": (4, 1)}
 names = list(places)
@@ -191,7 +195,7 @@ print("loss", value, " along w", gradient["w"], " along b", gradient["b"])
 #   the *other* factor). In a transformer these kept arrays, the *activations*, take more memory than the parameters. Lesson
 #   06 lives on this fact.
 #
-# ## 3. The derivative table
+# ## 3. The derivative table (35 minutes)
 #
 # What `Tiny` computes on the spot stands in a table in the library, one line for each NumPy function. A line takes `g`, the
 # derivative of the loss along the result $z$, and answers with the derivative along each argument:
@@ -225,7 +229,7 @@ bc.check_grads(lambda a, b: np.tanh(a @ b), rng.standard_normal((3, 4)), rng.sta
 print("tanh of a matrix product: first and second derivatives agree with measured slopes")
 
 # %% [markdown]
-# ### Exercise 1 (one star): a table for six operations
+# ### Exercise 1 (one star, 10 minutes): a table for six operations
 #
 # Return the slopes of one operation as a tuple, one for each argument. `x` (and `y`) are its arguments, `z` its result.
 #
@@ -277,7 +281,7 @@ for name, by_hand in {"x": g @ weight, "weight": g.T @ x, "bias": g.sum(axis=0)}
     print(f"{name:7} {found[name].shape}  largest difference from equation 3: {np.abs(found[name] - by_hand).max():.0e}")
 
 # %% [markdown]
-# ### Exercise 2 (two stars): undo a broadcast
+# ### Exercise 2 (two stars, 15 minutes): undo a broadcast
 #
 # NumPy stretches an argument of shape `(2,)` or `(1, 2)` or `(5, 1)` to fit `(5, 2)`. The gradient `g` arrives in the
 # stretched shape; the argument wants one of its **own** shape. Whatever was repeated has as many paths as copies. Write the
@@ -299,7 +303,7 @@ def unbroadcast(g, shape):
 check.unbroadcast(unbroadcast)
 
 # %% [markdown]
-# ## 4. Attention by hand, on three tokens
+# ## 4. Attention by hand, on three tokens (40 minutes)
 #
 # A text is cut into *tokens* (words and pieces of words), and each token becomes a vector of $H$ numbers. So far no token
 # knows of any other. *Attention* changes that: each token collects from all tokens, itself included, and decides how much
@@ -309,8 +313,8 @@ check.unbroadcast(unbroadcast)
 # **value** (what do I hand over?). Token $i$ scores token $j$ by the product of its query and the other's key. A *softmax*
 # turns a row of scores into positive weights of sum 1. The result is the weighted average of the values:
 #
-# $$w_{ij} = \frac{e^{s_{ij}}}{\sum_k e^{s_{ik}}}, \qquad s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}, \qquad
-# o_i = \sum_j w_{ij}\, v_j \tag{4}$$
+# $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}}, \qquad s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}, \qquad
+# o_i = \sum_j a_{ij}\, v_j \tag{4}$$
 #
 # $q$, $k$, $v$ have shape $(L, D)$ for $L$ tokens; $D$ is their size. The $\sqrt D$ keeps scores of size 1 whatever $D$ is: a
 # sum of $D$ products of independent numbers of deviation 1 has deviation $\sqrt D$.
@@ -332,8 +336,8 @@ print("results", (weights @ value).ravel())
 
 # %% [markdown]
 # The first token's query is 0: it scores all alike, takes a third of each, and gets $21/3 = 7$. The second weighs $1 : 2 : 4$
-# and gets $21/7 = 3$. The third weighs $1 : 4 : 16$ and gets $21/21 = 1$. A longer query means a more decided choice, nothing
-# else.
+# and gets $21/7 = 3$. The third weighs $1 : 4 : 16$ and gets $21/21 = 1$. With one number a token, a longer query only means a
+# more decided choice. With more numbers its direction also says which keys are chosen.
 #
 # Three properties to remember, each visible in equation 4:
 #
@@ -353,7 +357,7 @@ shuffled = F.attention(q[:, order], k[:, order], v[:, order])[0]
 print("the library's attention on shuffled tokens = its results, shuffled:", np.allclose(shuffled, straight[order]))
 
 # %% [markdown]
-# ### Exercise 3 (two stars): attention
+# ### Exercise 3 (two stars, 15 minutes): attention
 #
 # Write equation 4 for any $L$ and $D$. One trap is not on the napkin: $e^{1000}$ is infinite on a computer. Subtract each
 # row's largest score first: it changes no weight (why?) and no exponential can overflow.
@@ -380,7 +384,7 @@ check.attend(attend)
 # One average is little. So the $H$ numbers of a vector are cut into $A$ *heads* of $D = H / A$ numbers, each head attends on
 # its own, and the results are laid side by side again. MiniLM has $H = 384$, $A = 12$, so $D = 32$.
 #
-# ### Exercise 4 (two stars): find the bug
+# ### Exercise 4 (two stars, 10 minutes): find the bug
 #
 # The function below should cut $(B, L, H)$ into heads, $(B, A, L, D)$. It runs, and the shape is right. But a token's numbers
 # end up in other tokens' rows: a model with this bug trains, only badly. Mend it.
@@ -403,11 +407,11 @@ def split_heads(x, heads):
 check.split_heads(split_heads)
 
 # %% [markdown]
-# ## 5. The encoder and its four sockets
+# ## 5. The encoder and its four sockets (20 minutes)
 #
 # An *encoder* is a stack of equal layers. A layer has two halves. In the first, tokens talk: attention. In the second, each
 # token thinks on its own: the *feed-forward* half widens its vector to $4H$ numbers, applies a curve (GELU), and narrows it
-# again. After either half the input is **added back** (the *residual*), and the sum is *normalised*:
+# again. After either half the input is **added back** (the *residual*), and the sum is *normalised* (**layer norm**):
 #
 # $$\mathrm{norm}(x) = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \cdot \gamma + \beta, \qquad \mu = \frac1H \sum_h x_h, \qquad
 # \sigma^2 = \frac1H \sum_h (x_h - \mu)^2 \tag{5}$$
@@ -436,7 +440,7 @@ from bertcraft.bert.encoder import post_layer_norm, Sockets  # inline
 # %% [markdown]
 # One picture of a layer, with the techniques that plug in where. Grey is plain BERT.
 
-# %%
+# %% alt="A layer of the encoder from bottom to top: attention, norm, feed_forward, norm, with the input added back before each norm. Beside each box stand the techniques that replace it; a dashed frame around all is the wiring."
 from matplotlib.patches import Rectangle
 
 boxes = {
@@ -499,7 +503,7 @@ print("weights (layers, heads, L, L):", attention_weights.shape, " rows sum to",
 # looks most at **other** tokens, those that are neither special nor neighbours? **Predict first**: does a head that looks one
 # step back need to know what the words mean?
 
-# %%
+# %% alt="Two tables of attention weights over the words of the sentence. Left: a dark line just below the diagonal, each token looks at the one before. Right: scattered grey; fit and big look at suitcase."
 L = len(encoded.tokens)
 before = attention_weights[:, :, np.arange(1, L), np.arange(L - 1)].mean(axis=-1)  # (layers, heads)
 far = np.abs(np.arange(L)[:, None] - np.arange(L)) > 1
@@ -511,16 +515,26 @@ with style.shown(columns=2, width=7.8, height=3.9) as both:
         axes.imshow(attention_weights[layer, head], cmap="Greys", vmin=0, vmax=black)
         axes.set_xticks(range(L), encoded.tokens, rotation=90, fontsize=7)
         axes.set_yticks(range(L), encoded.tokens, fontsize=7)
-        axes.set_title(f"{what}: layer {layer + 1}, head {head + 1}\n(black: a weight of {black:g} or more)", fontsize=9)
+        most = "1" if black == 1 else f"{black:g} or more"
+        axes.set_title(f"{what}: layer {layer + 1}, head {head + 1}\n(black: a weight of {most})", fontsize=9)
         axes.set(xlabel="is looked at")
         axes.grid(False)
     both[0].set(ylabel="looks")
 
 # %% [markdown]
-# The left head is a shift by one: it works by position alone, in any sentence. The right one spreads over words: *fit* and
-# *big* look at *suitcase*. Try `SENTENCE` with "small" at the end, or a sentence of yours. Two warnings. A dark square says
-# where numbers came *from*, not that they decided anything. And every row sums to 1: a head must look somewhere, also where
-# there is nothing to see.
+# The left head is a shift by one. Does it read positions or words? Give it a row of random words:
+
+# %%
+seen.clear()
+random_words = np.concatenate([[101], np.random.default_rng(0).integers(2000, 28_000, 30), [102]])[None]  # 101, 102: [CLS], [SEP]
+encoder.encode(model.params, model.config, random_words, sockets=Sockets(attention=watching))
+layer, head = np.unravel_index(before.argmax(), before.shape)
+print(f"weight on the token before, among 30 random words: {seen[layer][head, np.arange(1, 32), np.arange(31)].mean():.3f}")
+
+# %% [markdown]
+# It works by position alone. The right one spreads over words: *fit* and *big* look at *suitcase*. Try `SENTENCE` with
+# "small" at the end, or a sentence of yours. Two warnings. A dark square says where numbers came *from*, not that they
+# decided anything. And every row sums to 1: a head must look somewhere, also where there is nothing to see.
 #
 # Where do a model's parameters sit? Not where most people guess.
 
@@ -537,10 +551,10 @@ for kind, number in share.items():
     print(f"{kind:16} {number:>10,}  {number / sum(share.values()):.1%}")
 
 # %% [markdown]
-# ## 6. How a masked language model is trained
+# ## 6. How a masked language model is trained (30 minutes)
 #
 # Take any text. Hide about 15 % of its tokens. Let the encoder guess them. Nobody has to label anything: the text is its own
-# answer. Of the chosen tokens 80 % become `[MASK]`, 10 % a random token, and 10 % stay as they are, so that the model can
+# answer. Of the chosen tokens 80 % become **[MASK]**, 10 % a random token, and 10 % stay as they are, so that the model can
 # never be sure that a token it sees is the right one.
 #
 # The text here: the State of the Union addresses of the presidents of the United States, cut into 2,048 kinds of tokens
@@ -580,21 +594,25 @@ for place, label in zip(example["at"][0], example["labels"][0]):
 # %% [markdown]
 # ### What a loss of so many nats means
 #
-# The encoder's vector at a chosen position is turned into one number (*logit*) $a_c$ for each token $c$ of the vocabulary, a
+# The encoder's vector at a chosen position is turned into one number (*logit*) $z_c$ for each token $c$ of the vocabulary, a
 # softmax makes probabilities of them, and the loss is minus the logarithm of the probability of the right token $y$, averaged
-# over the chosen positions:
+# over the chosen positions. This is the **cross-entropy**:
 #
-# $$\ell = -\ln p_y = -\ln \frac{e^{a_y}}{\sum_c e^{a_c}} \tag{6}$$
+# $$\ell = -\ln p_y = -\ln \frac{e^{z_y}}{\sum_c e^{z_c}} \tag{6}$$
 #
 # By hand: three tokens, logits $0, \ln 2, \ln 5$. The sum is $1 + 2 + 5 = 8$, the probabilities $\frac18, \frac28, \frac58$.
-# If the third token is right the loss is $\ln \frac85 = 0.47$; if the first is, it is $\ln 8 = 2.08$. A loss of $\ell$ is as
-# good as choosing among $e^{\ell}$ equally likely tokens.
+# If the third token is right the loss is $\ln \frac85 = 0.47$; if the first is, it is $\ln 8 = 2.08$.
+#
+# The unit is the **nat**, that of the natural logarithm. A loss of $\ell$ nats is as good as choosing among $e^{\ell}$ equally
+# likely tokens: 2.08 nats, eight tokens; 0 nats, always sure and right. (In bits, with the logarithm to the base 2, these would
+# be 3 and 0; a nat is 1.44 bits.) *Differences* are read as factors: a model that is better by 0.1 nats gives the right token
+# $e^{0.1} = 1.105$ times the probability, as a geometric mean over all positions; by 1 nat, 2.7 times.
 #
 # Two landmarks, before any training:
 #
 # - A model that knows **nothing** chooses among 2,048: loss $\ln 2048 = 7.62$.
-# - A model that knows only **how frequent** each token is has the *unigram* loss, the entropy of those frequencies. No look
-#   at the neighbours is needed.
+# - A model that knows only **how frequent** each token is has the **unigram loss**, the cross-entropy of the held-out tokens
+#   under the frequencies of the training text. No look at the neighbours is needed.
 
 # %%
 counts = np.bincount(train.ravel(), minlength=2048) + 1.0
@@ -607,7 +625,7 @@ UNIFORM, UNIGRAM = math.log(2048), -np.log(frequency[test["labels"][test["labels
 print(f"knowing nothing {UNIFORM:.2f}, knowing frequencies {UNIGRAM:.2f} nats")
 
 # %% [markdown]
-# ### Exercise 5 (two stars): the loss of a masked language model
+# ### Exercise 5 (two stars, 10 minutes): the loss of a masked language model
 #
 # Write equation 6, averaged over the positions that are asked for. Positions with the label $-100$ are not asked for and must
 # not count, neither in the sum nor in the number that it is divided by. Mind the overflow of exercise 3. And mind that
@@ -682,14 +700,15 @@ def loss_with(sockets):
 
 
 # %%
-def run(sockets):
+def run(sockets, start=None, steps=STEPS):
     loss = loss_with(sockets)
     loss_and_gradient = sharded_value_and_grad(loss, shard_size=16, weight=predicted)
     rule = chain(clip_by_global_norm(1.0), adamw(warmup_linear(RATE, 50, STEPS), b2=0.98))
-    params = initial_params(config, seed=0)
-    params["cls"]["predictions"]["bias"][:] = np.log(frequency)
+    params = start or initial_params(config, seed=0)
+    if start is None:
+        params["cls"]["predictions"]["bias"][:] = np.log(frequency)
     state, curve = rule.init(params), []
-    for step in range(STEPS + 1):
+    for step in range(steps + 1):
         if step % EVERY == 0:
             curve.append((step, float(loss(params, test)), float(loss(params, everything))))
         rows = train[np.arange(step * BATCH, (step + 1) * BATCH) % len(train)]
@@ -703,7 +722,7 @@ _, plain_run = run(encoder.BERT)
 params, near_run = run(Sockets(attention=near_attention))
 print(f"held-out loss where the model sees [MASK]: plain {plain_run[1, -1]:.2f}, near {near_run[1, -1]:.2f}")
 
-# %%
+# %% alt="Held-out loss against steps. The plain run stays on the dotted line of the unigram loss where it sees [MASK]; averaged over all chosen positions it lies below. The near run falls below the line at once and keeps falling."
 with style.shown() as axes:
     axes.axhline(UNIGRAM, color="0.2", linestyle=":", linewidth=1)
     axes.text(STEPS, UNIGRAM + 0.1, "knows how frequent tokens are", ha="right", color="0.2")
@@ -716,14 +735,29 @@ with style.shown() as axes:
 # %% [markdown]
 # Three things to see.
 #
-# - The plain run lies on the dotted line: the **plateau**. Its attention is useless until the values that it fetches mean
-#   something, and these are not learnt while nobody fetches them. With more steps, more text and more layers it does get off;
-#   BERT had a million steps. A run that ends on the plateau has learnt nothing that a table of counts could not say, and
-#   cannot tell two recipes apart.
+# - The plain run lies on the dotted line: the **plateau**. With more steps, more text and more layers it does get off; BERT
+#   had a million steps. A run that ends on the plateau has learnt nothing that a table of counts could not say, and cannot
+#   tell two recipes apart.
 # - The near run leaves it at once. One good assumption, put into a socket, was worth more than all the steps of the other.
 # - **A trap**: averaged over *all* chosen positions the plain run seems to beat the dotted line. It has only learnt to copy:
 #   one chosen token in ten is left as it is, and a token that is no `[MASK]` may well be its own answer. Look at the
 #   positions that are really hidden before you believe that a model has learnt from its neighbours.
+#
+# Why does the plain run stay there? It has to learn two things: *where* to look, and what to *do* with what is fetched. A test:
+# give it all that the near run has learnt, but for queries, keys and position embeddings, which start anew. **Predict first**:
+# does plain attention leave the plateau then?
+
+# %%
+fresh = dict(tree.items(initial_params(config, seed=0)))
+anew = ("query", "key", "position_embeddings")
+start = {name: fresh[name] if any(part in name for part in anew) else leaf for name, leaf in tree.items(params)}
+_, helped_run = run(encoder.BERT, tree.nest(start), steps=STEPS // 3)
+for step, loss in zip(*helped_run[:2]):
+    print(f"step {step:3.0f}: {loss:.2f}")
+
+# %% [markdown]
+# It leaves at once, and learns where to look in a hundred steps. So neither half is hard for plain attention by itself. What 600
+# steps are not enough for is to learn both at once, from a start at which neither is of use without the other.
 #
 # What does the near model say now? A table of counts would give the same answer everywhere.
 
@@ -758,35 +792,35 @@ if lesson.installed("torch"):
         print(f"gradient along {name:5}: largest difference {np.abs(one - other.grad.numpy()).max():.0e}")
 
 # %% [markdown]
-# ## 7. Two more exercises, without a check
+# ## 7. Two more exercises, without a check (75 minutes)
 #
-# ### Exercise 6 (two stars): derive
+# ### Exercise 6 (two stars, 15 minutes): derive
 #
-# Show from equation 6 that the derivative of the loss along the logit $a_c$ is $p_c - [c = y]$: the probability, less 1 for
+# Show from equation 6 that the derivative of the loss along the logit $z_c$ is $p_c - [c = y]$: the probability, less 1 for
 # the right token. Check it for the logits $0, \ln 2, \ln 5$ with the third token right: $(\frac18, \frac28, -\frac38)$. What
 # does it say about a model that is sure and right? And why is the *sum* of the derivatives always 0?
 
 # %% [markdown] solution=true
-# **Answer.** $\ell = -a_y + \ln \sum_c e^{a_c}$. The first term has derivative $-[c = y]$ along $a_c$. The second is a
-# logarithm of a sum: its derivative is $e^{a_c} / \sum_{c'} e^{a_{c'}} = p_c$. Together $p_c - [c = y]$. A model that is sure
+# **Answer.** $\ell = -z_y + \ln \sum_c e^{z_c}$. The first term has derivative $-[c = y]$ along $z_c$. The second is a
+# logarithm of a sum: its derivative is $e^{z_c} / \sum_{c'} e^{z_{c'}} = p_c$. Together $p_c - [c = y]$. A model that is sure
 # and right has $p_y$ near 1 and all others near 0: every derivative is near 0, and nothing is learnt from what is known. The
 # probabilities sum to 1, so the derivatives sum to $1 - 1 = 0$: raising all logits together changes no probability (the
 # reason why the largest may be subtracted in exercise 3).
 #
 # ```python
 # logits = np.log(np.array([[1.0, 2.0, 5.0]]))
-# bc.grad(lambda a: F.cross_entropy(a, np.array([2])))(logits)   # 0.125, 0.25, -0.375
+# bc.grad(lambda z: F.cross_entropy(z, np.array([2])))(logits)   # 0.125, 0.25, -0.375
 # ```
 
 # %% [markdown]
-# ### Exercise 7 (three stars): an open project
+# ### Exercise 7 (three stars, 60 minutes): an open project
 #
 # Write an attention socket of your own, train the small encoder of section 6 with it and lay the curve over the other two.
 # Three to start from: every token takes the plain **average** of all values, without queries and keys; one head looks at the
 # token before, one at the token after, and **no other** is seen; the slopes of `near` are **learnt**. Before you run each:
 # will it leave the plateau, and where will it end?
 #
-# ## 8. Pitfalls, references, what next
+# ## 8. Pitfalls, references, what next (5 minutes)
 #
 # - **float32 in, float32 out.** One float64 constant (`np.sqrt(32)` is one) promotes everything after it and halves the
 #   speed. Use `math.sqrt`.
@@ -795,10 +829,10 @@ if lesson.installed("torch"):
 # - **A small gradient is not a small effect.** A gradient is a slope at one point, per unit of a parameter; a parameter of
 #   size 0.01 and one of size 10 do not compare.
 # - **Attention is not explanation** (section 5).
-# - **A small model starts with larger random weights than BERT.** BERT-base's deviation of 0.02 belongs to 768 numbers a
-#   token; the library's `initial_params` takes $1/\sqrt H$.
+# - **A small model starts with larger random weights than BERT.** BERT-base draws its weights with a deviation of 0.02 at 768
+#   numbers a token. The library's `initial_params` takes $1/\sqrt H$: 0.036 there, 0.088 at 128.
 # - **Know the loss of a table of counts** before you read a curve, and count hidden positions only.
-# - **One run is one run.** The lessons that follow compare recipes over several seeds, with intervals.
+# - **One run is one run.** [Part 2](00_foundations_2.ipynb) says what several show.
 #
 # Read on: Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3 (equation 4 here is its equation 1);
 # Devlin et al. 2019, "BERT", arXiv:1810.04805, section 3.1 (masks); Ba, Kiros and Hinton 2016, "Layer Normalization",
@@ -806,6 +840,6 @@ if lesson.installed("torch"):
 # Differentiation in Machine Learning: a Survey", arXiv:1502.05767; Jain and Wallace 2019, "Attention is not Explanation",
 # arXiv:1902.10186. In the library: `bertcraft/tensor/tensor.py` (350 lines), `derivatives.py`, `bert/encoder.py`.
 #
-# Next, by path: **Efficiency and deployment** starts at lesson 01, **Training and optimization** at 06 (what a batch is, and
-# why memory is the limit), **Architecture and innovation** at 03 (of those, lesson 10 plugs into the attention socket),
-# **Applications and specialization** at 11 (lesson 12 wraps a frozen layer).
+# Next: [part 2](00_foundations_2.ipynb). Then, by path: **Efficiency and deployment** starts at lesson 01, **Training and
+# optimization** at 06 (what a batch is, and why memory is the limit), **Architecture and innovation** at 03 (of those, lesson
+# 10 plugs into the attention socket), **Applications and specialization** at 11 (lesson 12 wraps a frozen layer).

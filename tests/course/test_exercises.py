@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bertcraft.course.exercises import Exercise, Wrong, judge, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, judge, same
 
 X = np.arange(6.0).reshape(2, 3)
 
@@ -67,6 +67,21 @@ def test_a_checker_that_cannot_use_an_answer_says_what_it_got():
     exercise = Exercise("f", "F", 1, lambda function: function(1).sum())
     outcome = judge(exercise, lambda x: "text")
     assert outcome.state == "wrong" and "could not use what <lambda> returned, 'text'" in outcome.text
+
+
+def test_a_decision_is_told_what_is_wrong_with_it():
+    exercise = Exercise("f", "F", 1, decision({"arm": {"x": "", "y": "its interval holds 0"}, "because": {"a": ""}}))
+    assert judge(exercise, lambda: {"arm": "x", "because": "a"}).state == "solved"
+    for answer, message in (
+        ({"arm": "y", "because": "a"}, "'arm', 'y': its interval holds 0"),
+        ({"arm": "z", "because": "a"}, "'arm' is 'z', expected one of 'x', 'y'"),
+        ({"arm": ["x"], "because": "a"}, "'arm' is ['x'], expected"),
+        ({"arm": "x"}, "return a dict with 'arm', 'because'"),
+        ("x", "return a dict with 'arm', 'because'; it got 'x'"),
+    ):
+        outcome = judge(exercise, lambda answer=answer: answer)
+        assert outcome.state == "wrong" and message in outcome.text
+    assert judge(exercise, lambda: None).state == "not started"
 
 
 def test_a_bug_of_the_checker_itself_is_raised():

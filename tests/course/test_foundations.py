@@ -1,6 +1,7 @@
 """Lesson 00: its equations, naively, against the library; its exercises with wrong answers that learners give."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -166,5 +167,11 @@ def test_the_page_shows_what_it_promises(solved):
     pictures = sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
     assert pictures == 4
     assert sum("the same hidden states: True" in text for text in texts) == 1
+    printed = "".join(texts)
+    unigram = float(re.search(r"knowing frequencies ([\d.]+) nats", printed)[1])
+    stuck, near = map(float, re.search(r"sees \[MASK\]: plain ([\d.]+), near ([\d.]+)", printed).groups())
+    assert stuck > unigram - 0.1 and near < unigram - 0.5  # on the plateau, and off it
+    assert float(re.findall(r"^step +\d+: ([\d.]+)$", printed, re.M)[-1]) < unigram - 0.5
+    assert float(re.search(r"among 30 random words: ([\d.]+)", printed)[1]) > 0.95
     plain = [output.get("data", {}).get("text/plain", "") for cell in notebook.cells for output in cell.get("outputs", ())]
     assert sum(text.startswith("Solved: ") for text in plain) == (5 if solved else 0)

@@ -78,12 +78,15 @@ def test_the_file_is_in_the_user_s_own_folder_unless_she_chooses(monkeypatch):
 
 # ---- what comes next
 
-BUILT = ("00_foundations", "01_roberta_optimizations", "06_gradient_accumulation", "10_sparse_attention", "25_meta_learning")
+BUILT = (
+    "00_foundations", "00_foundations_2", "01_roberta_optimizations", "06_gradient_accumulation", "10_sparse_attention",
+    "25_meta_learning",
+)  # fmt: skip
 
 
 @pytest.fixture
 def course(file, tmp_path, monkeypatch):
-    """Five built lessons with the exercises "first" and "second"; a function that gives the next lesson's slug."""
+    """Six built lessons with the exercises "first" and "second"; a function that gives the next lesson's slug."""
     for name in ("lessons", "notebooks", "results"):
         (tmp_path / name).mkdir()
     for name in BUILT:
@@ -112,6 +115,8 @@ def test_what_comes_next(course):
     solve("sparse_attention")
     assert course() == "foundations first"
     solve("foundations")
+    assert course() == "foundations_2 first"
+    solve("foundations_2")
     assert course() == "roberta_optimizations first"  # nothing else is left on the path of 10
     progress.record("gradient_accumulation", "second", False)
     assert course() == "gradient_accumulation first"

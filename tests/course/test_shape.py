@@ -157,7 +157,7 @@ def test_a_figure_has_its_alternative_text_where_programs_look_for_it(lesson):
 
 def test_the_list_of_old_lessons_holds_only_lessons_that_miss_the_shape(monkeypatch):
     listed = shape.OLD_SHAPE
-    assert set(listed) <= {"00_index", "00_foundations"} | {technique.name for technique in TECHNIQUES}
+    assert set(listed) <= {"00_index"} | {technique.name for technique in TECHNIQUES}
     monkeypatch.setattr(shape, "OLD_SHAPE", ())
     for name in listed:
         if name.startswith("00_"):

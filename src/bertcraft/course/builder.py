@@ -46,6 +46,25 @@ def build(path: Path, solved: bool):
     return notebook
 
 
+def both(path: Path):
+    """The learner's notebook of a lesson and, after it, what its solutions change: both editions tested by one run.
+
+    Those are the solved exercises, what only the solved edition has, and every cell that reads a name which one of these binds.
+    """
+    stubs, solved = build(path, solved=False), build(path, solved=True)
+    same = {cell.id for cell in stubs.cells}
+    changed: set[str] = set()
+    for cell in solved.cells:
+        if cell.cell_type != "code":
+            continue
+        names = [node for node in ast.walk(inline.parsed(cell.source)) if isinstance(node, ast.Name)]
+        if cell.id not in same or changed & {name.id for name in names if isinstance(name.ctx, ast.Load)}:
+            changed |= set(inline.bound(inline.parsed(cell.source)))
+            cell.id = f"{cell.id}-solved"
+            stubs.cells.append(cell)
+    return stubs
+
+
 def execute(notebook, quick: bool = False):
     """The notebook with its outputs, run in a kernel of its own.
 

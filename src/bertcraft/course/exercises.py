@@ -8,14 +8,14 @@ right and raises :class:`Wrong` with the message for her when one is not.
 import functools
 import inspect
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from bertcraft.course.same import Wrong, described, same
 
-__all__ = ["Exercise", "Outcome", "Wrong", "described", "judge", "same"]
+__all__ = ["Exercise", "Outcome", "Wrong", "decision", "described", "judge", "same"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,26 @@ class Outcome:
 
     state: str
     text: str = ""
+
+
+def decision(questions: Mapping[str, Mapping[str, str]]) -> Callable[[Callable], None]:
+    """The checker of an exercise whose answer is a decision: her function, without arguments, returns a dict of choices.
+
+    ``questions``: question -> choice -> what is wrong with it, "" for the right one. The first wrong choice is told.
+    """
+
+    def check(function: Callable) -> None:
+        got = function()
+        if not isinstance(got, dict) or set(got) != set(questions):
+            raise Wrong(f"return a dict with {', '.join(map(repr, questions))}; it got {described(got)}")
+        for question, choices in questions.items():
+            choice = got[question]
+            if not isinstance(choice, str) or choice not in choices:
+                raise Wrong(f"{question!r} is {described(choice)}, expected one of {', '.join(map(repr, choices))}")
+            if choices[choice]:
+                raise Wrong(f"{question!r}, {choice!r}: {choices[choice]}")
+
+    return check
 
 
 class _NotStarted(Exception):

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from bertcraft.course import checks, display, measured, progress, rankings, shelf
+from bertcraft.course import checks, display, glossary, measured, progress, rankings, shelf
 from bertcraft.course.catalogue import PATHS, TECHNIQUES, Technique
 from bertcraft.course.display import Page
 
-FOUNDATIONS = "00_foundations"
+PAGES = (*glossary.FOUNDATIONS, glossary.PAGE)  # that are no technique's
 NOT_WRITTEN = "not written yet"
 
 
@@ -38,14 +38,14 @@ def paths() -> Page:
 def notebooks() -> Page:
     """Which notebooks there are: size, checked exercises, whether the technique's experiment is stored."""
     rows = []
-    for name in (FOUNDATIONS, *(t.name for t in TECHNIQUES)):
+    for name in (*PAGES, *(t.name for t in TECHNIQUES)):
         exists = shelf.notebook(name).exists()
         slug = name[3:]
         rows.append((
             f"[{name}]({name}.ipynb)" if exists else name,
             size(shelf.notebook(name).stat().st_size) if exists else NOT_WRITTEN,
-            str(len(checks.of(slug))) if exists else "",
-            "" if name == FOUNDATIONS else "yes" if measured.runs(slug) else "not yet",
+            str(len(checks.of(slug)) or "") if exists else "",
+            "" if name in PAGES else "yes" if measured.runs(slug) else "not yet",
         ))  # fmt: skip
     return _page(("notebook", "size", "checked exercises", "measured"), rows)
 

@@ -11,7 +11,7 @@ _COLOURS = {"solved": "#009e73", "not started": "#5b5b5b", "wrong": "#d55e00"}
 
 
 def open_lesson(slug: str) -> "Lesson":
-    """The lesson of a technique, or "foundations" or "index". Raises InputError for any other name."""
+    """The lesson of a technique, or "foundations", "foundations_2" or "index". Raises InputError for any other name."""
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, for who lacks ipywidgets; nobody misses them
     return Lesson(slug, shelf.name_of(slug), checks.of(slug))
 

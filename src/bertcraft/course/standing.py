@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bertcraft.course import checks, progress, shelf
 from bertcraft.course.catalogue import PATHS, TECHNIQUES, LearningPath, technique
 
-FOUNDATIONS = "foundations"
+FOUNDATIONS = {"foundations": "Foundations, part 1", "foundations_2": "Foundations, part 2"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def lessons() -> list[Standing]:
         names = [exercise.name for exercise in checks.of(slug)]
         if names and shelf.notebook(name).exists():
             own = done.get(slug, {})
-            title = "Foundations" if slug == FOUNDATIONS else technique(slug).title
+            title = FOUNDATIONS.get(slug) or technique(slug).title
             solved = tuple(each for each in names if "solved" in own.get(each, {}))
             left = tuple(each for each in names if each not in solved)
             found.append(Standing(number, slug, title, solved, left, sum(own[each]["tries"] for each in names if each in own)))
@@ -60,7 +60,7 @@ def next_of(every: list[Standing]) -> Standing | None:
     left = [each for each in every if each.left]
     if begun := [each for each in left if each.is_begun]:
         return begun[0]
-    if left and left[0].slug == FOUNDATIONS:
+    if left and left[0].slug in FOUNDATIONS:
         return left[0]
     walked = sorted(PATHS, key=lambda path: -sum(len(each.solved) for each in of_path(path, every)))
     on_paths = [each for path in walked for each in of_path(path, every) if each.left]

@@ -169,7 +169,7 @@ def _check_masked_loss(function) -> None:
         (expected / np.log(2), "the loss is in bits (log2); take the natural logarithm, for nats"),
         (-np.exp(chosen[asked]).mean(), "the mean of the probabilities, negated: the logarithm is missing"),
         (-np.log(np.exp(chosen[asked]).mean()), "the logarithm of the mean probability: take the mean of the logarithms"),
-        (-logits[asked, labels[asked]].mean(), "the logits themselves are no log-probabilities: subtract ln of the sum of e^a"),
+        (-logits[asked, labels[asked]].mean(), "the logits themselves are no log-probabilities: subtract ln of the sum of e^z"),
     ):  # fmt: skip
         if np.ndim(got) == 0 and isinstance(got, (float, np.floating, np.ndarray)) and abs(float(got) - value) < 1e-9:
             raise Wrong(message)
@@ -220,7 +220,7 @@ EXERCISES = (
         name="masked_loss", title="The loss of a masked language model", stars=2, check=_check_masked_loss,
         hints=(
             "Keep the rows that are asked for, first of all: logits[labels != -100].",
-            "ln p = a - max - ln(sum of e^(a - max)), row by row.",
+            "ln p = z - max - ln(sum of e^(z - max)), row by row.",
             "log_p[np.arange(n), labels] picks one number from each row.",
         ),
     ),
