@@ -127,7 +127,7 @@ print(f"TF-IDF              {words.score(test_texts, test_labels):.1%}")
 # Nothing is **frozen** here: all 22.7 million parameters move. **Predict first**: how many of the eight classes does it get
 # right before the first step, and after 40?
 
-# %% quick="STEPS = 3"
+# %% quick="STEPS = 6"
 STEPS, RATE = 40, 3e-4
 
 # %%

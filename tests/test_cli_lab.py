@@ -21,6 +21,7 @@ def bertcraft_command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("run", "22"), "the experiment of 22 Neural architecture search is not written yet; there are 01 roberta"),
         (("run", "99"), "there are 01 roberta_optimizations"),
         (("run", "nonsense"), "there are 01 roberta_optimizations"),
         (("run", "06", "--seeds", "2"), "--seeds belongs to the whole experiment: add --full"),

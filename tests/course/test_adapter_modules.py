@@ -178,6 +178,7 @@ WRONG = {
         ("alpha / rank", "alpha", "divide it by the rank"),
         ("alpha / rank", "rank / alpha", "upside down"),
         ("a.shape[0]", "a.shape[1]", "number of inputs"),
+        ("a.shape[0]", "b.shape[0]", "number of outputs"),
         ("b @ a", "(b @ a).T", "transposed"),
         ("return weight + alpha / rank * (b @ a)", "return alpha / rank * (b @ a)", "the change alone"),
         ("return weight + alpha / rank * (b @ a)", "weight += alpha / rank * (b @ a)\n    return weight", "in place"),

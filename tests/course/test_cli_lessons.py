@@ -143,6 +143,7 @@ def test_learn_starts_jupyterlab_at_the_notebook(tmp_path):
     ("arguments", "told"),
     [
         (("learn", "77", "--copy"), "'77' is no lesson; there are 00_index"),
+        (("learn", "22", "--copy"), "22 Neural architecture search is not written yet; there are 00_index"),
         (("list", "--path", "nowhere"), "names no learning path; there are Efficiency"),
         (("lessons", "build", "77"), "'77' is no lesson"),
     ],

@@ -50,9 +50,8 @@ def run(
       bertcraft run 06 --full --jobs 2
     """
     from bertcraft.lab import show
-    from bertcraft.lab.experiments import experiment
 
-    chosen = experiment(technique)
+    chosen = _experiment(technique)
     if not full:
         for option, value in (("--seeds", seeds), ("--scheduler", scheduler), ("--jobs", None if jobs == 1 else jobs)):
             if value is not None:
@@ -82,11 +81,11 @@ def results(
       bertcraft results --check
     """
     from bertcraft.lab import show
-    from bertcraft.lab.experiments import everything, experiment
+    from bertcraft.lab.experiments import everything
 
     if plots and not technique:
         raise InputError("--plots draws the plots of one technique: name it")
-    chosen = [experiment(technique)] if technique else everything()
+    chosen = [_experiment(technique)] if technique else everything()
     if check:
         if show.check(chosen):
             raise typer.Exit(1)
@@ -94,3 +93,15 @@ def results(
         show.results_of(chosen[0], plots)
     else:
         show.ledger(chosen)
+
+
+def _experiment(technique: str):
+    """The experiment of a technique. Raises InputError, with the technique's title where its experiment is not written yet."""
+    from bertcraft.course.catalogue import numbered
+    from bertcraft.lab.experiments import everything, experiment
+
+    found, written = numbered(technique), everything()
+    if found and found.slug not in {each.slug for each in written}:
+        listed = ", ".join(f"{each.number:02d} {each.slug}" for each in written)
+        raise InputError(f"the experiment of {found.rank:02d} {found.title} is not written yet; there are {listed}")
+    return experiment(technique)

@@ -78,7 +78,7 @@ def execute(notebook, quick: bool = False):
         for cell in notebook.cells:
             if line := cell.metadata[shelf.MARK]["quick"]:
                 cell.source = quickened(cell.source, line)
-    return _described(kernel.run(notebook), notebook)
+    return _described(kernel.run(notebook, quick), notebook)
 
 
 def _described(ran, notebook):

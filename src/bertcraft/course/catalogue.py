@@ -107,6 +107,14 @@ def technique(name: str | int) -> Technique:
     )
 
 
+def numbered(name: str) -> Technique | None:
+    """The technique of a number or name as a user gives it ("3", "03", a slug), None where there is none."""
+    try:
+        return technique(name)
+    except InputError:
+        return None
+
+
 def learning_path(name: str) -> LearningPath:
     """A path by the beginning of its name, in any case: "efficiency". Raises InputError where there is none."""
     found = [path for path in PATHS if path.name.casefold().startswith(name.strip().casefold())]

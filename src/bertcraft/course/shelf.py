@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from bertcraft.course import catalogue
 from bertcraft.errors import DataError, InputError
 
 MARK = "bertcraft"  # our part of a notebook's metadata
@@ -42,6 +43,8 @@ def name_of(lesson: str) -> str:
     for name in names:
         if wanted in (name, name[3:]) or wanted == name[:2] and name != INDEX:
             return name
+    if found := catalogue.numbered(lesson):
+        raise InputError(f"{found.rank:02d} {found.title} is not written yet; there are {', '.join(names) or 'none yet'}")
     raise InputError(f"{lesson!r} is no lesson; there are {', '.join(names) or 'none yet'}")
 
 
