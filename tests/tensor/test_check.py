@@ -54,6 +54,38 @@ def test_a_derivative_wrong_at_second_order_only_is_found(sine):
         check_grads(f, X, Y)
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("argument", [0, 1])
+def test_a_derivative_that_loses_the_history_of_its_gradient_is_found(sine, argument, order):
+    """Right for f itself at every order, and wrong for the second derivative of f squared."""
+    lost = [right, lambda g, z, x, y: g * np.cos(x * y) * x]
+    keep = lost[argument]
+    lost[argument] = lambda g, z, x, y: keep(stop_gradient(g), z, x, y)
+    f = sine(*lost)
+    check_grads(f, X, Y, order=1)
+    with pytest.raises(AssertionError, match="order 2 with respect to the gradient of the result .*out of its history"):
+        check_grads(f, X, Y, order=order)
+
+
+@pytest.mark.parametrize("within", [lambda x: x, lambda x: 2 * x, np.sin, lambda x: np.reshape(x, (1, -1))[0]])
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        lambda g, z, x, y: right(g, z, x, y),  # not summed over the axis that x was repeated along
+        lambda g, z, x, y: np.sum(right(g, z, x, y), axis=0, keepdims=True),
+        lambda g, z, x, y: np.sum(right(g, z, x, y), axis=0)[None, None],
+        lambda g, z, x, y: np.sum(right(g, z, x, y), axis=0)[:1],
+        lambda g, z, x, y: np.sum(right(g, z, x, y)),
+        lambda g, z, x, y: 1.5,
+    ],
+)
+def test_a_derivative_of_the_wrong_shape_is_found(sine, derivative, within):
+    """Also where the next derivative backwards would sum it to the right one."""
+    f = sine(derivative)
+    with pytest.raises(AssertionError, match=r"derivative of _sine is .* shape \(.*, expected .* argument, \(2,\)"):
+        check_grads(lambda x, y: f(within(x), y), X[0], Y)
+
+
 def test_the_gradient_of_an_argument_that_does_not_matter_is_zero():
     check_grads(lambda x, y: x * x, X, Y)
     check_grads(lambda x: 1.5, X)

@@ -3,7 +3,8 @@
 The derivative of a function along a random direction is one number, whichever the shapes. Comparing that
 number finds any wrong element of a gradient with probability 1, at the cost of a few evaluations (as
 ``check_grads`` of HIPS/autograd does). For the second order, the first derivative along a direction is the
-function that is differentiated again.
+function that is differentiated again. The projection's weights are arguments too: they arrive in a derivative as its
+``g``, and a derivative may lose the history of that.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,9 @@ def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, s
     largest difference, relative to the larger of the two values (differences below about 1e-10 are rounding).
     seed: of the random directions.
 
-    Raises AssertionError naming order, argument, numeric and analytic value when they differ; TypeError for
-    arrays that are not float64 (float32 has too few digits for differences: convert with
-    ``.astype(np.float64)``); ValueError when arrays or results are not finite.
+    Raises AssertionError naming order, argument, numeric and analytic value when they differ, or naming the function
+    whose derivative has the wrong shape; TypeError for arrays that are not float64 (float32 has too few digits for
+    differences: convert with ``.astype(np.float64)``); ValueError when arrays or results are not finite.
     """
     if not arrays or order < 1:
         raise ValueError(f"expected arrays and order >= 1, got {len(arrays)} arrays and order {order}")
@@ -38,9 +39,12 @@ def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, s
     weights = rng.standard_normal(np.shape(value))
 
     def projected(points):
-        return np.sum(f(*points) * weights)
+        *arrays, weights = points
+        return np.sum(f(*arrays) * weights)
 
-    _check(projected, points, 1, order, tolerance, rng)
+    names = [f"argument {i}" for i in range(len(points))]
+    names.append("the gradient of the result (is a derivative's g taken out of its history?)")
+    _check(projected, (*points, weights), names, 1, order, tolerance, rng)
 
 
 def _point(i: int, array) -> np.ndarray:
@@ -52,11 +56,11 @@ def _point(i: int, array) -> np.ndarray:
     return array
 
 
-def _check(scalar: Callable, points: tuple, order: int, last: int, tolerance: float, rng) -> None:
+def _check(scalar: Callable, points: tuple, names: list[str], order: int, last: int, tolerance: float, rng) -> None:
     """Check the gradient of a scalar function of a tuple, then that of its derivative along a direction."""
     directions = tuple(rng.standard_normal(p.shape) for p in points)
     analytic = grad(scalar)(points)
-    for i, (gradient, direction) in enumerate(zip(analytic, directions, strict=True)):
+    for i, (gradient, direction, name) in enumerate(zip(analytic, directions, names, strict=True)):
         samples = []
         for steps in (-2, -1, 1, 2):
             moved = np.asarray(points[i] + steps * _STEP * direction)
@@ -64,13 +68,13 @@ def _check(scalar: Callable, points: tuple, order: int, last: int, tolerance: fl
         expected, found = _five_point(samples), float(np.sum(gradient * direction))
         if not np.isfinite([expected, found]).all():
             raise ValueError(
-                f"order {order}, argument {i}: numeric {expected!r}, analytic {found!r}; "
+                f"order {order}, {name}: numeric {expected!r}, analytic {found!r}; "
                 "derivatives are checked where the function and they are finite"
             )
         rounding = 100 * np.finfo(np.float64).eps * max(1.0, *map(abs, samples)) / _STEP
         if abs(expected - found) > tolerance * max(abs(expected), abs(found)) + rounding:
             raise AssertionError(
-                f"the derivative of order {order} with respect to argument {i} is wrong: along a random "
+                f"the derivative of order {order} with respect to {name} is wrong: along a random "
                 f"direction the numeric value is {expected:.12g}, the analytic one {found:.12g}"
             )
     if order < last:
@@ -79,7 +83,7 @@ def _check(scalar: Callable, points: tuple, order: int, last: int, tolerance: fl
         def directional(points):
             return sum(np.sum(g * d) for g, d in zip(grad(scalar)(points), along, strict=True))
 
-        _check(directional, points, order + 1, last, tolerance, rng)
+        _check(directional, points, names, order + 1, last, tolerance, rng)
 
 
 def _five_point(samples: list[float]) -> float:

@@ -98,6 +98,11 @@ def _backpropagate(root: Node, seed, leaves: list[Node], record: bool) -> list:
         for parent, part in zip(node.parents, parts, strict=False):
             if part is None or parent is None or parent not in needed:
                 continue
+            if parent.value is not None and getattr(part, "shape", None) != parent.value.shape:
+                raise AssertionError(  # before a later sum over broadcast axes hides it
+                    f"the derivative of {name_of(node.function)} is {type(part).__name__} of shape {np.shape(part)}, "
+                    f"expected an array of the shape of its argument, {parent.value.shape}"
+                )
             if type(part) is Scattered:
                 if parent in owned:
                     part.add_to(gradients[parent])
