@@ -141,3 +141,9 @@ def test_gradients_that_share_memory_or_cannot_be_written_are_added_up_all_the_s
         assert (gradients["a"] == np.sum(batch[::2]) + 6).all()
         assert (gradients["b"] == np.sum(batch[::2])).all()
         assert (gradients["c"] == 2 * np.sum(batch[1::2])).all()
+
+
+def test_a_loss_that_is_no_float_is_refused_before_its_share_makes_one_of_it():
+    step = sharded_value_and_grad(lambda p, b, rng: np.sum(p > b), shard_size=2, weight=len)
+    with pytest.raises(TypeError, match="floating-point scalar, but the function returned int64"):
+        step(np.ones(2), np.zeros((4, 2)), 0)

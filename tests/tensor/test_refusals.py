@@ -1,12 +1,17 @@
 """What cannot be differentiated says so, names itself and the remedy; nothing degrades to an object array."""
 
+import copy
 import math
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from bertcraft.tensor import Tensor, grad, value_and_grad
+from bertcraft.tensor import functions as F
+from bertcraft.tensor.kernels import kernels_disabled
 from bertcraft.tensor.tensor import CONSTANT
 
 X = np.array([[0.5, -1.5], [2.0, 0.25]])
@@ -86,7 +91,7 @@ def _write_into_array(x):
         ("np.clip: pass min by position", lambda x: np.clip(X, min=x)),
         ("can become floats, integers or booleans, not object", lambda x: x.astype(object)),
         ("not complex128", lambda x: x.astype(complex)),
-        ("complex numbers have no derivative here", lambda x: x * 1j),
+        ("of a floating-point scalar, but the function returned complex128", lambda x: x * 1j),
         ("0-d Tensor cannot be iterated", lambda x: list(x[0, 0])),
         ("unhashable", lambda x: {x}),
     ],
@@ -108,11 +113,17 @@ def test_a_function_without_a_derivative_is_refused_before_it_runs():
 @pytest.mark.parametrize(
     ("message", "function", "params"),
     [
-        (r"of a scalar, but the function returned shape \(2, 2\): sum or average it", lambda x: x, X),
+        (r"of a floating-point scalar, but the function returned shape \(2, 2\): sum or average it", lambda x: x, X),
         (r"returned shape \(1,\)", lambda x: x[0, :1], X),
-        ("of a scalar, but the function returned list", lambda x: [np.sum(x)], X),
-        ("of a scalar, but the function returned tuple", lambda x: (np.sum(x), 1), X),
-        ("of a scalar, but the function returned NoneType", lambda x: None, X),
+        ("of a floating-point scalar, but the function returned list", lambda x: [np.sum(x)], X),
+        ("of a floating-point scalar, but the function returned tuple", lambda x: (np.sum(x), 1), X),
+        ("of a floating-point scalar, but the function returned NoneType", lambda x: None, X),
+        ("floating-point scalar, but the function returned bool", lambda x: np.all(x > 0), X),
+        ("floating-point scalar, but the function returned bool", lambda x: np.allclose(x, 1), X),
+        ("floating-point scalar, but the function returned int64", lambda x: np.sum(x > 0), X),
+        ("floating-point scalar, but the function returned int64", lambda x: np.array(3), X),
+        ("floating-point scalar, but the function returned int", lambda x: 3, X),
+        ("floating-point scalar, but the function returned str", lambda x: "0.5", X),
         ("floating-point arrays, got int64", np.sum, np.arange(3)),
         ("floating-point arrays, got bool", np.sum, X > 0),
         ("floating-point arrays, got complex128", np.sum, X + 1j),
@@ -141,6 +152,98 @@ def test_a_tensor_that_leaked_from_a_gradient_is_refused():
     with pytest.raises(ValueError, match="a parameter is a Tensor of another gradient computation.*pass its .value"):
         grad(lambda x: np.sum(x))(leaked[0])
     np.testing.assert_array_equal(leaked[0].value, 2 * X)
+
+
+@pytest.mark.parametrize("within", [lambda f: f, lambda f: lambda x: np.sum(grad(f)(x) ** 2)], ids=["first", "second"])
+@pytest.mark.parametrize("reached", [False, True])
+@pytest.mark.parametrize(
+    "used", [lambda x, t: np.sum(x) * t, lambda x, t: np.sum(x + grad(lambda y: y * t * y)(2.0)), lambda x, t: t]
+)
+def test_a_tensor_kept_from_an_earlier_computation_is_no_constant(within, reached, used):
+    """Whether or not its backward pass went through it; used outside or inside of an inner gradient."""
+    cache = {}
+
+    def loss(x, use):
+        cache.setdefault("size", np.sum(x**2))
+        return used(x, cache["size"]) if use else np.sum(x) + reached * cache["size"]
+
+    grad(lambda x: loss(x, False))(X)
+    with pytest.raises(ValueError, match="from an earlier gradient computation"):
+        grad(within(lambda x: loss(x, True)))(X)
+
+
+def test_a_tensor_of_another_thread_is_no_constant():
+    """Neither of one that runs at the same time, nor the outer Tensor in an inner gradient on a worker."""
+    with ThreadPoolExecutor(1) as pool:
+        inner = lambda x: pool.submit(grad(lambda y: np.sum(x * y)), X).result()  # noqa: E731
+        with pytest.raises(ValueError, match="on another thread"):
+            grad(lambda x: np.sum(inner(x)))(X)
+
+        def outer(x):
+            pool.submit(grad(lambda y: shared.append(y * y) or np.sum(y)), X).result()
+            return np.sum(x * shared[0])
+
+        shared = []
+        with pytest.raises(ValueError, match="on another thread"):
+            grad(outer)(X)
+
+
+@pytest.mark.parametrize("kernel", [
+    lambda x: F.layer_norm(x, X[0], X[0], 0.1), F.gelu_tanh, lambda x: F.linear(x, X),
+    lambda x: F.cross_entropy(x, np.array([0, 1])), lambda x: F.attention(x[None], x[None], x[None]),
+], ids=["layer_norm", "gelu_tanh", "linear", "cross_entropy", "attention"])  # fmt: skip
+def test_a_kernel_on_another_thread_has_a_first_derivative_only(kernel):
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = lambda x: pool.submit(kernel, x).result()  # noqa: E731
+        square = lambda f: lambda x: np.sum(f(x) ** 2)  # noqa: E731
+        np.testing.assert_array_equal(grad(square(elsewhere))(X), grad(square(kernel))(X))
+        with pytest.raises(ValueError, match="kernel.*on another thread.*kernels_disabled"):
+            grad(lambda x: np.sum(grad(square(elsewhere))(x) ** 2))(X)
+        with kernels_disabled():
+            found = grad(lambda x: np.sum(grad(square(elsewhere))(x) ** 2))(X)
+        np.testing.assert_allclose(found, grad(lambda x: np.sum(grad(square(kernel))(x) ** 2))(X), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps, lambda x: copy.deepcopy({"a": [x]}),
+                                    lambda x: pickle.dumps((1, x), 0)])  # fmt: skip
+def test_a_copy_that_would_lose_the_history_is_refused(copied):
+    refused(r"cannot be deep-copied or pickled.*np.copy\(x\)", copied)
+    constant = Tensor(X)
+    np.testing.assert_array_equal(copy.deepcopy(constant).value, X)
+
+
+def test_copies_that_keep_the_history():
+    for copied in (copy.copy, np.copy, lambda x: x.copy(), lambda x: copy.copy([x])[0]):
+        np.testing.assert_array_equal(on_tensor(lambda x, c=copied: c(x) * c(x)), 2 * X)
+
+
+def test_a_tensor_is_printed_as_its_value_is():
+    def code(x):
+        total = x[0, 0]
+        assert f"{total:.3f} {total:>8.1e}" == "0.500  5.0e-01" and "{:.0%}".format(total) == "50%"  # noqa: UP032
+        assert f"{total}" == str(total) and round(total * 1.2345, 2) == 0.62 and round(total * 5) == 2
+        return x
+
+    on_tensor(code)
+    refused(r"float\(x.value\)", lambda x: "%.3f" % x[0, 0])  # noqa: UP031
+    with pytest.raises(AttributeError, match=r"'Tensor' object has no attribute 'item': x.value.item"):
+        on_tensor(lambda x: x[0, 0].item())
+    with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'cuda'$"):
+        on_tensor(lambda x: x.cuda())
+
+
+@pytest.mark.parametrize("write", [
+    lambda a, x: a.__setitem__(0, x[0, 0]), lambda a, x: a.__setitem__(0, x), lambda a, x: a.__setitem__(slice(0, 1), x[0, :1]),
+    lambda a, x: a.__setitem__(a == 0, [x[0, 0], x[0, 1]]), lambda a, x: a.fill(x[0, 0]),
+    lambda a, x: np.fromiter((v for v in x[0]), a.dtype),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, bool])
+def test_a_tensor_in_a_plain_array_is_named(write, dtype):
+    """NumPy's own error is that an element was set with a sequence."""
+    with pytest.raises(TypeError, match=r"a Tensor (cannot|.*np.where)"):
+        on_tensor(lambda x: write(np.zeros(2, dtype), x) or x)
+    with pytest.raises(ValueError, match="could not be broadcast|cannot reshape"):  # others are let through
+        on_tensor(lambda x: np.reshape(x, (3, 3)))
 
 
 def test_a_broken_gradient_leaves_the_thread_as_it_was():

@@ -14,7 +14,18 @@ import numpy as np
 
 from bertcraft.tensor import tree
 from bertcraft.tensor.scattered import Scattered
-from bertcraft.tensor.tensor import DERIVATIVES, Node, Tensor, identity, is_jax, name_of, nested, on_jax, released
+from bertcraft.tensor.tensor import (
+    DERIVATIVES,
+    Node,
+    Tensor,
+    computation,
+    identity,
+    is_jax,
+    name_of,
+    nested,
+    on_jax,
+    released,
+)
 
 
 def unbroadcast(g, shape: tuple[int, ...]):
@@ -32,20 +43,22 @@ def _reachable(root: Node, leaves: set[Node]) -> list[Node]:
     """The nodes between root and leaves, latest first. Iterative: depth of the graph does not matter.
 
     Nodes older than every leaf cannot depend on one: an inner ``grad`` does not walk through the outer graph.
+
+    Raises ValueError where a Tensor of another computation takes part: it would count as a constant in silence.
     """
-    first = min((leaf.number for leaf in leaves), default=root.number)
+    first, current = min((leaf.number for leaf in leaves), default=root.number), computation()
     seen, stack_, order = {root}, [root], []
     while stack_:
         node = stack_.pop()
         order.append(node)
         if node in leaves:
             continue
-        if node.function is released:
+        if node.function is released or node.number < current or (node.function is None and node.args != current):
             released()
         for parent in node.parents:
             if parent is None or parent in seen:
                 continue
-            if parent.number >= first or parent.function is released:
+            if parent.number >= first or parent.number < current or parent.function is released:
                 seen.add(parent)
                 stack_.append(parent)
     order.sort(key=operator.attrgetter("number"))
@@ -59,6 +72,11 @@ def _reachable(root: Node, leaves: set[Node]) -> list[Node]:
 def _gradients_of_arguments(node: Node, g, needed: set[Node], record: bool) -> list:
     """One gradient (or None) for each positional argument of a node."""
     if node.args is None:
+        if record:
+            raise ValueError(
+                "a fast kernel, which has no second derivative, was called on another thread than the inner gradient that "
+                "it is part of: call it on the same thread, or within bertcraft.tensor.kernels.kernels_disabled()"
+            )
         return node.function(g)
     if record:
         args, out = node.args, Tensor(node.value, node)
@@ -131,7 +149,7 @@ def _track(name: str, leaf, level: int) -> Tensor:
         got = f"{tensor.dtype} at {name}" if name else str(tensor.dtype)
         raise TypeError(f"gradients are taken with respect to floating-point arrays, got {got}")
     if tensor.node is None:
-        return Tensor(tensor.value, Node(None, (), {}, (), tensor.value))
+        return Tensor(tensor.value, Node(None, computation(), {}, (), tensor.value))
     if level == 1:
         raise ValueError(
             "a parameter is a Tensor of another gradient computation, which has ended or runs on another "
@@ -142,6 +160,20 @@ def _track(name: str, leaf, level: int) -> Tensor:
 
 def _is_float(dtype) -> bool:
     return dtype.kind == "f" or str(dtype) == "bfloat16"
+
+
+def check_loss(loss: Any) -> None:
+    """Raise TypeError unless a loss is one floating-point number: a count or a comparison has no gradient."""
+    shape = getattr(loss, "shape", () if isinstance(loss, float) else None)
+    if shape is None:
+        got = type(loss).__name__
+    elif shape != ():
+        got = f"shape {shape}: sum or average it"
+    elif not _is_float(getattr(loss, "dtype", np.dtype(float))):
+        got = f"{loss.dtype}"
+    else:
+        return
+    raise TypeError(f"the gradient is of a floating-point scalar, but the function returned {got}")
 
 
 def stop_gradient(values: Any) -> Any:
@@ -166,7 +198,7 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     returns a scalar, or with ``has_aux`` a pair of a scalar and anything else (returned as bare arrays, not differentiated).
     Calls nest: the gradient of a gradient is exact. Under ``jax.jit`` the arguments and results are JAX arrays.
 
-    Raises TypeError when the function does not return a scalar or a parameter is not floating point.
+    Raises TypeError when the function does not return a floating-point scalar or a parameter is not floating point.
     """
 
     @functools.wraps(function)
@@ -175,16 +207,21 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
             named = iter([_track(name, leaf, level) for name, leaf in tree.items(params)])
             tracked = tree.map(lambda _, source=named: next(source), params)
             leaves = [leaf.node for leaf in tree.leaves(tracked)]
-            result = function(tracked, *wrap_jax(args), **wrap_jax(kwargs))
+            try:
+                result = function(tracked, *wrap_jax(args), **wrap_jax(kwargs))
+            except ValueError as error:  # behind NumPy's "setting an array element with a sequence"
+                if "a Tensor" not in str(error.__cause__):
+                    raise
+                raise TypeError(
+                    "a Tensor cannot be written into a plain array: its history would be lost. "
+                    "Collect the Tensors in a list and join them with np.stack, or write its .value as a constant"
+                ) from error
             if has_aux and not (type(result) is tuple and len(result) == 2):
                 got = type(result).__name__
                 raise TypeError(f"with has_aux the function returns a pair (loss, aux), but it returned {got}")
             loss, aux = result if has_aux else (result, None)
             del named, tracked, result
-            shape = getattr(loss, "shape", () if isinstance(loss, (int, float)) else None)
-            if shape != ():
-                got = type(loss).__name__ if shape is None else f"shape {shape}: sum or average it"
-                raise TypeError(f"the gradient is of a scalar, but the function returned {got}")
+            check_loss(loss)
             record = level > 1
             gradients = [None] * len(leaves)
             if type(loss) is Tensor and loss.node is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertcraft.tensor import tree
-from bertcraft.tensor.gradient import value_and_grad
+from bertcraft.tensor.gradient import check_loss, value_and_grad
 
 
 @functools.cache
@@ -75,8 +75,12 @@ def sharded_value_and_grad(
     threads = threads or cpu_count()
 
     def shard_value_and_grad(params, shard, share, rng):
-        both = value_and_grad(lambda p, b, r: loss(p, b, r) * share)
-        return both(params, prepare(shard) if prepare else shard, rng)
+        def part(params, shard, rng):
+            value = loss(params, shard, rng)
+            check_loss(value)  # before a share makes a float of a count
+            return value * share
+
+        return value_and_grad(part)(params, prepare(shard) if prepare else shard, rng)
 
     def whole(params, batch, step: int = 0):
         rows = {len(leaf) for leaf in tree.leaves(batch)}

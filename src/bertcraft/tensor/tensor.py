@@ -37,10 +37,17 @@ def depth() -> int:
     return getattr(_thread, "depth", 0)
 
 
+def computation() -> int:
+    """The outermost of them: a number that no other computation has, smaller than those of its nodes."""
+    return _thread.computation
+
+
 @contextmanager
 def nested() -> Iterator[int]:
     """Count one more gradient computation on this thread for the length of a ``with`` block."""
     _thread.depth = level = depth() + 1
+    if level == 1:
+        _thread.computation = next(_numbers)
     try:
         yield level
     finally:
@@ -56,8 +63,9 @@ def is_jax(value: Any) -> bool:
 class Node:
     """One remembered computation: ``value = function(*args, **kwargs)``.
 
-    ``parents`` holds, for each positional argument, its node or None. A leaf has no function. A fused
-    kernel keeps no arguments: its ``function`` maps the gradient of the value to those of the arguments.
+    ``parents`` holds, for each positional argument, its node or None. A leaf has no function; its ``args`` is the
+    :func:`computation` that it belongs to. A fused kernel keeps no arguments: its ``function`` maps the gradient of the
+    value to those of the arguments.
     """
 
     __slots__ = ("args", "function", "kwargs", "number", "parents", "value")
@@ -74,7 +82,7 @@ class Node:
 
 def released(*_):
     raise ValueError(
-        "a Tensor from an earlier gradient computation was used again; its history is gone. "
+        "a Tensor from an earlier gradient computation, or one on another thread, was used; its history is gone. "
         "Return it from the function (has_aux=True), or keep its .value"
     )
 
@@ -155,6 +163,27 @@ class Tensor:
 
     def __repr__(self):
         return f"Tensor({self.value!r})"
+
+    def __format__(self, spec):
+        return format(self.value, spec) if spec else str(self)
+
+    def __round__(self, ndigits=None):
+        return apply(np.round, self, ndigits or 0)
+
+    def __copy__(self):
+        return Tensor(self.value, self.node)
+
+    def __reduce_ex__(self, protocol):
+        if self.node is None:
+            return Tensor, (self.value,)
+        raise TypeError(
+            "a Tensor cannot be deep-copied or pickled: its history would be lost. "
+            "Use np.copy(x), which keeps it, or its .value for a constant"
+        )
+
+    def __getattr__(self, name):
+        remedy = f": x.value.{name} is that of a constant" if hasattr(np.ndarray, name) else ""
+        raise AttributeError(f"'Tensor' object has no attribute {name!r}{remedy}", name=name, obj=self)
 
     def astype(self, dtype):
         kind = np.dtype(dtype).kind
