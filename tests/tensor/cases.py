@@ -7,7 +7,7 @@
 import numpy as np
 import torch
 
-from bertcraft.tensor.functions import _erf
+from bertcraft.tensor.functions import _erf, _sigmoid
 from bertcraft.tensor.tensor import astype, concatenate, getitem, identity, scatter_add, stack
 
 ANY, POSITIVE, UNIT, OVER_ONE = (-3, 3), (0.3, 3), (-0.9, 0.9), (1.2, 3)
@@ -59,6 +59,7 @@ ELEMENTWISE = {
     np.copy: (torch.clone, ANY),
     identity: (torch.clone, ANY),
     _erf: (torch.erf, ANY),
+    _sigmoid: (torch.sigmoid, ANY),
     np.add: (torch.add, ANY, ANY),
     np.subtract: (torch.sub, ANY, ANY),
     np.multiply: (torch.mul, ANY, ANY),
@@ -169,6 +170,7 @@ OTHERS = {
         (*_both(lambda m, x: m.roll(x, 2)), (2, 3)),
         (*_both(lambda m, x: m.roll(x, -1, 1)), (2, 3)),
         (*_both(lambda m, x: m.roll(x, (1, 2), (0, 1))), (2, 3)),
+        (lambda x: np.roll(x, np.array([True, False]), (0, 1)), lambda x: torch.roll(x, 1, 0), (2, 3)),
     ],
     np.tril: [(*_both(lambda m, x, k=k: m.tril(x, k)), (2, 3, 4)) for k in (0, 1, -1)],
     np.triu: [
@@ -196,6 +198,11 @@ OTHERS = {
         (lambda x: np.take(x, _I, axis=1), lambda x: x[:, _T(_I)], (2, 3, 4)),
         (lambda x: x.take([-1, 0], axis=-1), lambda x: x[..., [-1, 0]], (2, 3)),
         (lambda x: np.take(x, 1, 0), lambda x: x[1], (2, 3)),
+        *[  # booleans are 0 and 1 here, and no mask
+            (lambda x, i=i: np.take(x, i, axis=1), lambda x, i=i: x[:, _T(np.asarray(i, int))], (2, 3))
+            for i in (np.array([True, True]), np.array([[True, False, True]]), [True, False], True, np.True_)
+        ],
+        (lambda x: np.take(x, x > 0), lambda x: torch.take(x, (x > 0).long()), (2, 3)),
     ],
     np.take_along_axis: [
         (lambda x: np.take_along_axis(x, _I, 1), lambda x: torch.take_along_dim(x, _T(_I), 1), (2, 4)),
@@ -339,6 +346,9 @@ OTHERS = {
     np.einsum: [
         (*_both(lambda m, x, y: m.einsum("bhid,bhjd->bhij", x, y)), (2, 2, 3, 4), (2, 2, 5, 4)),
         (*_both(lambda m, x: m.einsum("ij->j", x)), (2, 3)),
+        (*_both(lambda m, x, y: m.einsum(x, [0, 1], y, [1, 2], [0, 2])), (2, 3), (3, 4)),
+        (*_both(lambda m, x, y: m.einsum(x, [30, 1], y, [1, 2])), (2, 3), (3, 4)),  # the output left out: [2, 30]
+        (*_both(lambda m, x, y: m.einsum(x, [..., 0, 1], y, [1, 2], [..., 2])), (2, 2, 3), (3, 4)),
     ],
 }
 REDUCTIONS = {  # function -> torch's over a tuple of axes

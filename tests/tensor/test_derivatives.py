@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
-from bertcraft.tensor import Tensor, gradient, value_and_grad
+from bertcraft.tensor import Tensor, grad, gradient, value_and_grad
 from bertcraft.tensor.check import check_grads
 from bertcraft.tensor.tensor import _METHODS, COMPOSED, CONSTANT, DERIVATIVES
 
@@ -225,6 +225,56 @@ def test_remainder_counts_the_wraps():
     against_torch(np.remainder, torch.remainder, x, y)
     against_torch(np.fmod, torch.fmod, x, y)
     against_torch(lambda y: 5 % y, lambda y: torch.remainder(torch.tensor(5.0).double(), y), y)
+
+
+@pytest.mark.parametrize("function", [lambda x: np.linalg.norm(x) ** 2, lambda x: np.std(x) ** 2])
+def test_the_second_derivative_of_a_root_at_zero_is_not_0_in_silence(function):
+    """As in torch: 0 the first time, nan the second (right would be that of the square: no zero)."""
+    assert (grad(function)(np.zeros(2)) == 0).all()
+    with np.errstate(all="ignore"):
+        assert np.isnan(grad(lambda x: np.sum(grad(function)(x) * np.array([1.0, -2.0])))(np.zeros(2))).all()
+
+
+def test_logaddexp_of_infinities_is_as_in_torch():
+    x = np.array([-np.inf, np.inf, -np.inf, 0.0, np.inf, 800.0, -800.0])
+    y = np.array([0.0, 0.0, np.inf, -np.inf, -np.inf, 0.0, 0.0])
+    against_torch(np.logaddexp, torch.logaddexp, x, y)
+    against_torch(np.logaddexp2, torch.logaddexp2, x, y)
+
+
+# ---------------------------------------------------------------------------------------------------------- float16
+
+_MANY = (np.arange(70_000) % 7).astype(np.float16)  # more than the largest float16, 65504
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # np.var itself overflows
+@pytest.mark.parametrize(
+    ("code", "reference"),
+    [
+        (np.mean, torch.mean),
+        (lambda x: np.mean(np.reshape(x, (-1, 2)), axis=0)[1], lambda x: x.reshape(-1, 2).mean(0)[1]),
+        (lambda x: np.var(x), lambda x: x.var(correction=0)),
+        (lambda x: np.std(x), lambda x: x.std(correction=0)),
+        (lambda x: np.std(x, ddof=1, keepdims=True)[0], lambda x: x.std()),
+        (np.max, torch.amax),
+        (lambda x: np.min(x), lambda x: x.amin()),
+        (lambda x: np.mean(x[:3].sum() + 0 * x), lambda x: x[:3].sum()),
+    ],
+    ids=range(8),
+)
+def test_reductions_of_more_elements_than_float16_counts(code, reference):
+    tensor = torch.from_numpy(_MANY.astype(np.float64)).requires_grad_()
+    (1024 * reference(tensor)).backward()  # scaled, as a loss in mixed precision is
+    found = grad(lambda x: 1024 * code(x))(_MANY)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(float), tensor.grad.numpy(), rtol=2e-3, atol=1e-6)
+
+
+def test_a_gradient_is_summed_over_broadcast_rows_in_float32():
+    """float16 rows added one by one stand still at 2048 times their size."""
+    found = grad(lambda b: np.mean(np.ones((70_000, 4), np.float16) * b))(np.ones(4, np.float16))
+    np.testing.assert_allclose(found, 0.25, rtol=2e-3)
+    assert found.dtype == np.float16
 
 
 # -------------------------------------------------------------------------------- functions whose derivative is zero

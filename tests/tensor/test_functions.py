@@ -201,6 +201,42 @@ def test_extreme_inputs_neither_overflow_nor_lose_the_gradient(function, dtype, 
 
 
 @pytest.mark.filterwarnings("error")
+def test_logsumexp_of_infinities():
+    inf = np.inf
+    x = np.array([[-inf, -inf], [inf, 0], [inf, inf], [inf, -inf], [-inf, 3], [1000, 1000]])
+    np.testing.assert_allclose(F.logsumexp(x), [-inf, inf, inf, inf, 3, 1000 + math.log(2)], rtol=1e-15)
+    np.testing.assert_array_equal(F.logsumexp(x.T.astype(np.float32), axis=0, keepdims=True)[0, :4], [-inf, inf, inf, inf])
+    assert np.isnan(F.logsumexp(np.array([np.nan, inf])))
+    against_torch(F.logsumexp, lambda x: torch.logsumexp(x, -1), x[4:])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_and_its_slope_are_exact_in_the_tails(dtype):
+    x = np.array([-700, -80, -40, -17, -1, 0, 1, 17, 40, 80, 700], dtype)[1 if dtype == np.float32 else 0 :]
+    e = np.exp(-np.abs(x.astype(np.longdouble)))
+    value, slope = np.where(x < 0, e, 1) / (1 + e), e / (1 + e) ** 2
+    few = {"rtol": 8 * np.finfo(dtype).eps, "atol": np.finfo(dtype).tiny}
+    np.testing.assert_allclose(F.sigmoid(x), value.astype(dtype), **few)
+    with np.errstate(under="ignore"):
+        gradient = value_and_grad(lambda x: np.sum(F.sigmoid(x)))(x)[1]
+    np.testing.assert_allclose(gradient, slope.astype(dtype), **few)
+    infinite = np.array([-np.inf, np.inf, np.nan])
+    np.testing.assert_array_equal(F.sigmoid(infinite), [0, 1, np.nan])
+    np.testing.assert_array_equal(value_and_grad(lambda x: np.sum(F.softplus(x)))(infinite[:2])[1], [0, 1])
+
+
+def test_losses_of_more_float16_labels_than_float16_counts():
+    labels = np.arange(70_000) % 2
+    logits = np.where(labels[:, None] == [0, 1], 0, 4).astype(np.float16)  # wrong by 4: the sum is 281,000 nats
+    value, found = value_and_grad(lambda x: 1024 * F.cross_entropy(x, labels))(logits)
+    expected, right = value_and_grad(lambda x: 1024 * F.cross_entropy(x, labels))(logits.astype(np.float64))
+    np.testing.assert_allclose([value, *found[0]], [expected, *right[0]], rtol=4e-3)
+    assert value.dtype == found.dtype == np.float16
+    binary = lambda x: F.binary_cross_entropy(x, labels, np.ones(70_000, bool))  # noqa: E731
+    np.testing.assert_allclose(binary(logits[:, 0]), binary(logits[:, 0].astype(np.float64)), rtol=4e-3)
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_losses_of_extreme_logits(dtype, kernels):
     z = np.array([[1e4, -1e4, 0.0], [1e4, 1e4 - 1, 1e4 + 1], [-1e4, -1e4, -1e4]], dtype)

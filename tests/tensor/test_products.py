@@ -73,6 +73,21 @@ def test_einsum_refuses_a_repeated_index_of_one_operand():
         grad(lambda x: np.sum(np.einsum("ii->i", x)))(np.ones((2, 2)))
 
 
+@pytest.mark.parametrize("matrix", [
+    [[1, 2], [2, 4]], [[1, 2], [2, 4 + 1e-13]], [[0, 0], [0, 0]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+    [[1, 2, 3], [2, 4, 6], [3, 6, 9]], [[0]], [[[1, 2], [2, 4]], [[1, 2], [3, 4]]], np.zeros((4, 4)),
+])  # fmt: skip
+def test_the_determinant_of_a_singular_matrix_has_its_cofactors_as_gradient(matrix):
+    """Exact where there is no inverse (by the definition: each element's cofactor), and so to second order."""
+    x = np.array(matrix, float)
+    found = grad(lambda x: np.sum(np.linalg.det(x)))(x)
+    for place in np.ndindex(x.shape):
+        *_, i, j = place
+        minor = np.delete(np.delete(x[place[:-2]], i, 0), j, 1)
+        np.testing.assert_allclose(found[place], (-1) ** (i + j) * np.linalg.det(minor), atol=1e-12)
+    check_grads(np.linalg.det, x)
+
+
 def test_norm_refuses_other_norms_than_the_2_norm():
     for call in (
         lambda x: np.linalg.norm(x, 1),

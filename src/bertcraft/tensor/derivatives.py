@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bertcraft.tensor.gradient import unbroadcast
+from bertcraft.tensor.gradient import narrow, unbroadcast, wide
 from bertcraft.tensor.tensor import (
     CONSTANT,
     DERIVATIVES,
@@ -91,8 +91,12 @@ elementwise(np.log, lambda g, z, x: g / x)
 elementwise(np.log2, lambda g, z, x: g / (x * math.log(2)))
 elementwise(np.log10, lambda g, z, x: g / (x * math.log(10)))
 elementwise(np.log1p, lambda g, z, x: g / (1 + x))
-elementwise(np.logaddexp, lambda g, z, x, y: g * np.exp(x - z), lambda g, z, x, y: g * np.exp(y - z))
-elementwise(np.logaddexp2, lambda g, z, x, y: g * np.exp2(x - z), lambda g, z, x, y: g * np.exp2(y - z))
+for _logadd, _exp in ((np.logaddexp, np.exp), (np.logaddexp2, np.exp2)):  # by y - x, where x - z may be inf - inf
+    elementwise(
+        _logadd,
+        lambda g, z, x, y, logadd=_logadd, exp=_exp: g * exp(-logadd(0, y - x)),
+        lambda g, z, x, y, logadd=_logadd, exp=_exp: g * exp(-logadd(0, x - y)),
+    )
 elementwise(np.sin, lambda g, z, x: g * np.cos(x))
 elementwise(np.cos, lambda g, z, x: -g * np.sin(x))
 elementwise(np.tan, lambda g, z, x: g * (1 + z * z))
@@ -164,23 +168,27 @@ def _count(x, z):
 
 
 def _mean_back(g, z, x, axis=None, *, keepdims=False):
-    return spread(g / _count(x, z), x, axis, keepdims)
+    return spread(narrow(wide(g) / _count(x, z), x.dtype), x, axis, keepdims)
 
 
 def _var_back(g, z, x, axis=None, *, ddof=0, keepdims=False):
+    dtype, x = x.dtype, wide(x)
     centred = x - np.mean(x, axis=axis, keepdims=True)
-    return spread(g, x, axis, keepdims) * (centred * 2 / (_count(x, z) - ddof))
+    return narrow(spread(wide(g), x, axis, keepdims) * (centred * 2 / (_count(x, z) - ddof)), dtype)
 
 
 def _std_back(g, z, x, axis=None, *, ddof=0, keepdims=False):
-    flat = np.equal(z, 0)  # no slope where there is no deviation
-    return _var_back(np.where(flat, 0, g / (2 * np.where(flat, 1, z))), z, x, axis, ddof=ddof, keepdims=keepdims)
+    if x.dtype == np.float16:  # NumPy's own z may be inf, as it sums squares in float16
+        z = np.std(wide(x), axis=axis, ddof=ddof, keepdims=keepdims)
+    with np.errstate(divide="ignore", invalid="ignore"):  # masked last: the slope of the slope at 0 is nan, not 0
+        back = _var_back(wide(g) / (2 * z), z, x, axis, ddof=ddof, keepdims=keepdims)
+    return np.where(spread(np.equal(z, 0), x, axis, keepdims), 0, back)
 
 
 def _extreme_back(g, z, x, axis=None, *, keepdims=False):
     """Of max and min: ties share the gradient equally."""
-    best = np.equal(x, spread(z, x, axis, keepdims)).astype(x.dtype)
-    return spread(g, x, axis, keepdims) * (best / np.sum(best, axis=axis, keepdims=True))
+    best = wide(np.equal(x, spread(z, x, axis, keepdims)).astype(x.dtype))
+    return narrow(spread(wide(g), x, axis, keepdims) * (best / np.sum(best, axis=axis, keepdims=True)), x.dtype)
 
 
 def _prod_back(g, z, x, axis=None, *, keepdims=False):
@@ -272,10 +280,14 @@ variadic(stack, lambda i, g, z, *arrays, axis=0: np.take(g, i, axis=axis))
 
 
 def _negated(shift):
-    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
+    return tuple(-int(s) for s in np.ravel(shift)) if np.ndim(shift) else -int(shift)  # int: a boolean has no negative
 
 
 def _take_back(g, x, indices, axis):
+    if isinstance(indices, (bool, list, tuple)):
+        indices = np.asarray(indices, int)
+    elif np.issubdtype(getattr(indices, "dtype", int), np.bool_):  # np.take reads them as 0 and 1, an index as a mask
+        indices = indices.astype(int)
     if axis is None:
         return np.reshape(scatter_add(g, indices, (x.size,)), x.shape)
     return scatter_add(g, (slice(None),) * (axis % x.ndim) + (indices,), x.shape)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from bertcraft.tensor.derivatives import elementwise
-from bertcraft.tensor.gradient import stop_gradient
+from bertcraft.tensor.gradient import narrow, stop_gradient, wide
 from bertcraft.tensor.kernels import fusable
 from bertcraft.tensor.tensor import apply
 
@@ -72,9 +72,17 @@ def relu(x):
     return np.where(x <= 0, 0, x)
 
 
+def _sigmoid(x):
+    small = np.exp(-np.absolute(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
 def sigmoid(x):
-    """1 / (1 + exp(-x)), written with tanh so that no exponential overflows."""
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    """1 / (1 + exp(-x)), exact in both tails: no exponential overflows."""
+    return apply(_sigmoid, x)
+
+
+elementwise(_sigmoid, lambda g, z, x: g * z * sigmoid(-x))
 
 
 def silu(x):
@@ -96,9 +104,14 @@ ACTIVATIONS = {
 
 
 def logsumexp(x, axis=-1, keepdims=False):
-    """log of the sum of exponentials along an axis, shifted by the maximum so that nothing overflows."""
+    """log of the sum of exponentials along an axis, shifted by the maximum so that nothing overflows.
+
+    -inf where all terms are -inf, inf where one is inf; there the gradient is nan, as in PyTorch and JAX.
+    """
     top = _stopped_max(x, axis)
-    total = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
+    top = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        total = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
     return total if keepdims else np.squeeze(total, axis=axis)
 
 
@@ -248,7 +261,7 @@ def cross_entropy(logits, labels):
     check_labels(labels, logits.shape[-1])
     counted = labels != IGNORED
     chosen = np.take_along_axis(log_softmax(logits), np.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
-    return -np.sum(np.where(counted, chosen, 0)) / _number(counted, logits.dtype)
+    return -_mean_where(counted, chosen)
 
 
 def check_labels(labels, classes: int) -> None:
@@ -259,8 +272,10 @@ def check_labels(labels, classes: int) -> None:
             raise ValueError(f"got the label {wrong[0]}, expected 0 to {classes - 1} or {IGNORED} (not predicted)")
 
 
-def _number(counted, dtype):
-    return np.maximum(np.sum(counted), 1).astype(dtype)
+def _mean_where(counted, losses):
+    """The mean of those that count, 0 of none; of float16 summed in float32, as np.mean does."""
+    total = np.sum(np.where(counted, wide(losses), 0))
+    return narrow(total / np.maximum(np.sum(counted), 1).astype(total.dtype), losses.dtype)
 
 
 @fusable
@@ -278,7 +293,7 @@ def binary_cross_entropy(logits, targets, mask=None):
     losses = softplus(logits) - logits * targets
     if mask is None:
         return np.mean(losses)
-    return np.sum(np.where(mask, losses, 0)) / _number(mask, logits.dtype)
+    return _mean_where(mask, losses)
 
 
 def mean_squared_error(prediction, target):

@@ -32,11 +32,22 @@ def unbroadcast(g, shape: tuple[int, ...]):
     """Sum a gradient over the axes along which NumPy had broadcast an argument of this shape."""
     if g.shape == shape:
         return g
+    dtype, g = g.dtype, wide(g)
     extra = g.ndim - len(shape)
     if extra:
         g = np.sum(g, axis=tuple(range(extra)))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
-    return np.sum(g, axis=stretched, keepdims=True) if stretched else g
+    return narrow(np.sum(g, axis=stretched, keepdims=True) if stretched else g, dtype)
+
+
+def wide(x):
+    """float16 as float32, others as they are: sums and counts of float16 end at 65504, and lose small terms before."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def narrow(x, dtype):
+    """What was computed of :func:`wide` arrays, back in their dtype."""
+    return x.astype(dtype) if dtype == np.float16 else x
 
 
 def _reachable(root: Node, leaves: set[Node]) -> list[Node]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bertcraft.tensor.derivatives import general, spread, variadic
 from bertcraft.tensor.gradient import unbroadcast
+from bertcraft.tensor.tensor import Tensor, is_jax
 
 # --------------------------------------------------------------------------------------------------- products
 
@@ -66,8 +67,21 @@ def _explicit(pattern: str, arrays) -> tuple[list[str], str]:
     return terms, dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1 and c not in dots))
 
 
+def _lettered(*arguments) -> tuple[str, tuple]:
+    """The pattern and the operands of ``np.einsum(x, [0, 1], y, [1, 2], [0, 2])``, its spelling with lists of axes."""
+    letters = string.ascii_uppercase + string.ascii_lowercase  # sorted, as the axes of an output left out are
+    terms = ["".join("..." if axis is Ellipsis else letters[axis] for axis in axes) for axes in arguments[1::2]]
+    pattern, arrays = ",".join(terms), arguments[::2]
+    if len(arguments) % 2:
+        pattern += "->" + "".join("..." if axis is Ellipsis else letters[axis] for axis in arguments[-1])
+        arrays = arrays[:-1]
+    return pattern, arrays
+
+
 def _einsum_back(i, g, z, pattern, *arrays, optimize=False):
     """Contract the gradient with the other operands; an axis that only this operand had is spread again."""
+    if not isinstance(pattern, str):
+        (pattern, arrays), i = _lettered(pattern, *arrays), i // 2 + 1
     terms, output = _explicit(pattern, arrays)
     mine, others, x = terms[i - 1], terms[: i - 1] + terms[i:], arrays[i - 1]
     if len(set(mine)) != len(mine):
@@ -90,7 +104,8 @@ def _norm_back(g, z, x, ord=None, axis=None, keepdims=False):
     vector = isinstance(axis, int) or (axis is None and x.ndim == 1)
     if not (ord is None or (ord == 2 and vector) or (ord == "fro" and not vector)):
         raise TypeError(f"np.linalg.norm has a derivative for the 2-norm of the elements only, got ord={ord!r}")
-    return spread(g / np.where(np.equal(z, 0), 1, z), x, axis, keepdims) * x
+    with np.errstate(divide="ignore", invalid="ignore"):  # masked last: the slope of the slope at 0 is nan, not 0
+        return np.where(spread(np.equal(z, 0), x, axis, keepdims), 0, spread(g / z, x, axis, keepdims) * x)
 
 
 def _inv_back(g, z, x):
@@ -115,4 +130,26 @@ def _solve_a(g, z, a, b):
 general(np.linalg.norm, _norm_back)
 general(np.linalg.inv, _inv_back)
 general(np.linalg.solve, _solve_a, _solve_b)
-general(np.linalg.det, lambda g, z, x: (g * z)[..., None, None] * np.swapaxes(np.linalg.inv(x), -1, -2))
+general(np.linalg.det, lambda g, z, x: g[..., None, None] * _cofactors(z, x))
+
+
+def _cofactors(z, x):
+    """The derivative of a determinant z: by the inverse or, where a matrix is (nearly) singular, by all its minors."""
+    value = x.value if type(x) is Tensor else x
+    if is_jax(value) or not _singular(value):
+        return z[..., None, None] * np.swapaxes(np.linalg.inv(x), -1, -2)
+    n = x.shape[-1]
+    others = np.array([[j for j in range(n) if j != i] for i in range(n)], int).reshape(n, n - 1)
+    minors = np.linalg.det(x[..., others[:, None, :, None], others[None, :, None, :]])
+    return minors * (1 - 2 * (np.indices((n, n)).sum(0) % 2)).astype(x.dtype)
+
+
+def _singular(x) -> bool:
+    """Whether half of the digits of an inverse of these matrices would be lost."""
+    if x.size == 0:
+        return False
+    try:
+        condition = np.linalg.norm(x, axis=(-2, -1)) * np.linalg.norm(np.linalg.inv(x), axis=(-2, -1))
+    except np.linalg.LinAlgError:
+        return True
+    return bool(np.any(condition > np.finfo(x.dtype).eps ** -0.5))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bertcraft.tensor.functions import _erf
+from bertcraft.tensor.functions import _erf, _sigmoid
 from bertcraft.tensor.gradient import unwrap, wrap_jax
 from bertcraft.tensor.tensor import XLA, Tensor, astype, concatenate, getitem, identity, scatter_add, stack
 
@@ -84,6 +84,12 @@ def _erf_jax(x):
     return jax.scipy.special.erf(x)
 
 
+def _sigmoid_jax(x):
+    import jax.nn
+
+    return jax.nn.sigmoid(x)
+
+
 XLA.update(
     {
         getitem: _getitem,
@@ -93,6 +99,7 @@ XLA.update(
         concatenate: lambda *arrays, axis=0: _jnp().concatenate(arrays, axis=axis),
         stack: lambda *arrays, axis=0: _jnp().stack(arrays, axis=axis),
         _erf: _erf_jax,
+        _sigmoid: _sigmoid_jax,
         np.clip: _clip,
         np.take: lambda x, indices, axis=None: _jnp().take(x, _index(indices), axis),
         np.repeat: lambda x, repeats, axis=None: _jnp().repeat(x, _index(repeats), axis),
