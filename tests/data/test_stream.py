@@ -42,7 +42,7 @@ def found(corpus):
 
 
 def rows_of_an_epoch(found, tokenizer) -> Counter:
-    made = [stream._make(block, tokenizer.to_str(), LENGTH) for block in found]
+    made = [stream.rows_of(block, tokenizer.to_str(), LENGTH) for block in found]
     return Counter(row.tobytes() for part in made for row in part)
 
 
@@ -80,8 +80,8 @@ def test_another_seed_is_another_order(found, tokenizer):
 def test_a_run_that_goes_on_makes_no_window_that_it_has_read(found, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "WINDOW", 4)
     made = []
-    whole = stream._make
-    monkeypatch.setattr(stream, "_make", lambda *given: made.append(1) or whole(*given))
+    whole = stream.rows_of
+    monkeypatch.setattr(stream, "rows_of", lambda *given: made.append(1) or whole(*given))
     with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as first:
         expected = [first.batch(step, 32) for step in range(20)]
     read = len(made)

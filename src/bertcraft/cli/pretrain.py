@@ -1,10 +1,13 @@
 """The command pretrain."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bertcraft.cli.models import folder_of
+from bertcraft.cli.training import Shown
 from bertcraft.errors import InputError
 
 SIZE_FIELDS = (
@@ -20,15 +23,28 @@ def pretrain(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where state, metrics and model go; a run there goes on.")],
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of the whole run.")],
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="Go on from a folder, a hub id or a name of 'data list'.")
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="all|head|top:N", help="What of MODEL is trained; top:N: last N layers and head."),
+    ] = None,
     size: Annotated[
-        str, typer.Option(metavar="SIZE", help="tiny, mini, small, base, large, or a config.json (its sizes).")
-    ] = "small",
+        str | None,
+        typer.Option(metavar="SIZE", help="tiny, mini, small, base, large, or a config.json (its sizes).", show_default="small"),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a step, of all processes together.")] = 128,
     length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
     rate: Annotated[float, typer.Option(metavar="X", help="Highest learning rate.")] = 5e-4,
     warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Steps until it is reached; it falls in a line then.")] = 1000,
-    vocabulary: Annotated[int, typer.Option(min=200, metavar="N", help="WordPieces to learn from the corpus.")] = 8192,
-    dropout: Annotated[float, typer.Option(min=0, max=0.9, metavar="X", help="Of hidden states and attention.")] = 0.1,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=200, metavar="N", help="WordPieces to learn from the corpus.", show_default="8192")
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.9, metavar="X", help="Of hidden states and attention.", show_default="0.1, or MODEL's"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random numbers.")] = 0,
     backend: Annotated[str, typer.Option(metavar="NAME", help="numpy, or jax: accelerators and several machines.")] = "numpy",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Of matrix products: float32, or bfloat16 (jax).")] = "float32",
@@ -40,12 +56,20 @@ def pretrain(
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes there are in all.")] = 1,
     rank: Annotated[int, typer.Option(min=0, metavar="N", help="Which of them this is, from 0.")] = 0,
 ) -> None:
-    """Pretrain a model for as long as you like, on texts of any size.
+    r"""Pretrain a model for as long as you like, on texts of any size.
 
     Ends with DIR/model, a folder that transformers opens. Ctrl-C, or a power
     cut, loses at most --save-every minutes: the same command goes on, and ends
     with the same parameters. DIR/metrics.jsonl gets a line a step, and
     DIR/tensorboard its events where tensorboard is installed.
+
+    Shows the loss on held-out text, before, meanwhile and after, beside that of
+    word frequencies: only at positions that show \[MASK], since a word that is
+    shown can be copied.
+
+    With --from it goes on from a checkpoint, with its own tokenizer: a model
+    learns the language of your texts. Where it has no masked-LM head it gets
+    one. --train head or top:2 leaves the rest of it as it is, and is faster.
 
     On several machines give the same command to each, with --coordinator,
     --processes and its own --rank.
@@ -53,58 +77,48 @@ def pretrain(
     [bold]Examples[/]
 
       bertcraft pretrain masked_lm --corpus utterances --steps 2000 --out run
+      bertcraft pretrain masked_lm --from minilm --corpus texts/ --train top:2 \
+          --length 32 --batch 32 --steps 1000 --warmup 100 --out mine
       bertcraft pretrain electra --corpus texts/ --steps 90000 --out run
     """
     from bertcraft.pretrain import cluster
     from bertcraft.pretrain.run import Plan
-    from bertcraft.pretrain.run import pretrain as train
+    from bertcraft.pretrain.run import pretrain as run
 
     if backend != "jax" and (processes > 1 or coordinator):
         raise InputError("several processes train together with --backend jax only")
     if (processes > 1) != (coordinator is not None):
         raise InputError("give --coordinator HOST:PORT and --processes together, or neither")
+    if start is not None and (size or vocabulary):
+        given = "--size" if size else "--vocabulary"
+        raise InputError(
+            f"{given} and --from contradict each other: the checkpoint brings its sizes and its tokenizer; leave one out"
+        )
+    own = {} if start is None else {"start": start, "train": train or "all"}
+    if start is None and train is not None:
+        raise InputError("--train says what of a checkpoint is trained: give --from MODEL as well")
     plan = Plan(
-        objective, _size(size), corpus, steps, batch, length, rate, warmup, dropout=dropout, vocab_size=vocabulary, seed=seed,
-        backend=backend, precision=precision, accumulate=accumulate, sharded=sharded,
+        objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup,
+        dropout=dropout if start or dropout is not None else 0.1, vocab_size=vocabulary or 8192, seed=seed, backend=backend,
+        precision=precision, accumulate=accumulate, sharded=sharded, **own,
     )  # fmt: skip
     plan.check()
+    if start:
+        plan = replace(plan, start=str(folder_of(start)))
     if coordinator:
         cluster.join(coordinator, processes, rank)
-    shown = _Shown(steps, quiet=rank > 0)
+    shown = Shown(steps, quiet=rank > 0)
     try:
         with shown.bar:
-            result = train(plan, out, workers=workers, save_every_minutes=save_every, told=shown.say, report=shown.step)
+            result = run(plan, out, workers=workers, save_every_minutes=save_every, told=shown.say, report=shown.step)
     except BaseException as error:
         if coordinator and not isinstance(error, KeyboardInterrupt):  # Ctrl-C stops all of them together
             cluster.abandon(2)
         raise
-    last = result.losses[-100:]
-    shown.console.print(f"{result.step} steps; loss over the last {len(last)}: {last.mean():.3f} nats")
+    if result.held_out:
+        shown.summary(result.held_out)
     if rank == 0:
         print(out / "model")
-
-
-class _Shown:
-    """A live line of what is done; where there is no terminal, a line every twentieth of the run."""
-
-    def __init__(self, steps: int, quiet: bool):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=True, highlight=False, quiet=quiet)
-        columns = BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn()
-        self.bar = Progress(*columns, console=self.console, disable=quiet or not self.console.is_terminal)
-        self._task = self.bar.add_task("", total=steps)
-        self._every = max(1, steps // 20)
-
-    def say(self, text: str) -> None:
-        self.console.print(text)
-
-    def step(self, progress) -> None:
-        line = f"{progress.step}/{progress.steps} loss {progress.loss:.3f} {progress.tokens_per_second or 0:,.0f} tokens/s"
-        self.bar.update(self._task, completed=progress.step, description=line)
-        if not self.console.is_terminal and progress.step % self._every == 0:
-            self.console.print(line)
 
 
 def _size(given: str) -> str | dict:

@@ -19,6 +19,7 @@ import numpy as np
 
 from bertcraft.data import cache, files
 from bertcraft.data.batches import epoch_order, pack, tokenize
+from bertcraft.data.tokenizer import frame_ids
 from bertcraft.errors import DataError, InputError
 
 WINDOW = 16  # blocks whose rows are shuffled together: about 16 MB of text, 30,000 rows of 128 tokens
@@ -30,9 +31,10 @@ class Stream:
     def __init__(
         self, blocks: Sequence[files.Block], tokenizer, length: int, seed: int, *, workers: int = 0, counts: Path | None = None
     ):
-        """``blocks`` as :func:`bertcraft.data.files.blocks` gives them, ``tokenizer`` a ``tokenizers.Tokenizer`` with [CLS] and
-        [SEP], rows of ``length`` tokens. ``workers``: processes that tokenise ahead; 0: none, in this one when a row is needed.
-        ``counts``: a file where the counts of rows are kept. Raises InputError when there are no blocks.
+        """``blocks`` as :func:`bertcraft.data.files.blocks` gives them, ``tokenizer`` a ``tokenizers.Tokenizer`` that puts [CLS]
+        and [SEP], or two of its own, around a text, rows of ``length`` tokens. ``workers``: processes that tokenise ahead; 0:
+        none, in this one when a row is needed. ``counts``: a file where the counts of rows are kept. Raises InputError when
+        there are no blocks.
         """
         if not blocks:
             raise InputError("a stream needs at least one block of texts, got none")
@@ -88,7 +90,7 @@ class Stream:
             if self._pool:
                 parts = [future.result() for future in self._started(window)]
             else:
-                parts = [_make(block, self._text, self.length) for block in self._blocks_of(window)]
+                parts = [rows_of(block, self._text, self.length) for block in self._blocks_of(window)]
             rows = np.concatenate(parts)
             self._coming.pop(window, None)
             self._made = {window: rows[epoch_order(len(rows), self.seed, 2**32 + window)]}
@@ -102,7 +104,9 @@ class Stream:
     def _started(self, window: int) -> list[Future]:
         if window not in self._coming:
             self._coming = {number: futures for number, futures in self._coming.items() if number == window - 1}
-            self._coming[window] = [self._pool.submit(_make, block, self._text, self.length) for block in self._blocks_of(window)]
+            self._coming[window] = [
+                self._pool.submit(rows_of, block, self._text, self.length) for block in self._blocks_of(window)
+            ]
         return self._coming[window]
 
     def _blocks_of(self, window: int) -> Iterator[files.Block]:
@@ -136,11 +140,14 @@ def _tokenizer(text: str):
     return made
 
 
-def _make(block: files.Block, tokenizer: str, length: int) -> np.ndarray:
-    """The rows of a block; what is left over at its end, less than a row, is dropped."""
+def rows_of(block: files.Block, tokenizer: str, length: int) -> np.ndarray:
+    """The rows of a block, int32 (rows, length); what is left over at its end, less than a row, is dropped.
+
+    ``tokenizer``: as ``to_str`` writes it.
+    """
     made = _tokenizer(tokenizer)
     ids = tokenize(made, list(files.texts(block)))
     try:
-        return pack(ids, length, made.token_to_id("[CLS]"), made.token_to_id("[SEP]"))
+        return pack(ids, length, *frame_ids(made))
     except DataError:  # not one row
         return np.empty((0, length), np.int32)

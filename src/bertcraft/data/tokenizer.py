@@ -143,6 +143,37 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
     )
 
 
+def mask_id(tokenizer: "Tokenizer") -> int | None:
+    """The id of the mask token, or None where the tokenizer has none."""
+    ids = [tokenizer.token_to_id(token) for token in _ROLES["mask_token"]]
+    return next((number for number in ids if number is not None), None)
+
+
+def frame_ids(tokenizer: "Tokenizer") -> tuple[int, int]:
+    """The ids of the special tokens before and after a text, [CLS] and [SEP] in BERT.
+
+    Raises DataError when the tokenizer puts others than these two around it.
+    """
+    around = tokenizer.encode("").ids
+    if len(around) != 2:
+        found = [tokenizer.id_to_token(number) for number in around]
+        raise DataError(f"the tokenizer puts {found} around a text: expected one special token before and one after it")
+    return around[0], around[1]
+
+
+def word_ids(tokenizer: "Tokenizer") -> tuple[int, int]:
+    """First id of a word and the one after the last: the longest run of ids without a special token.
+
+    Below or behind it stand special tokens, in BERT's vocabulary also ids that no text has ([unused0] ...).
+    """
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special |= {mask_id(tokenizer), *frame_ids(tokenizer)} - {None}
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    edges = [-1, *sorted(special), size]
+    first, stop = max(zip(edges, edges[1:], strict=False), key=lambda edge: edge[1] - edge[0])
+    return first + 1, stop
+
+
 def _text(file: Path) -> str:
     try:
         if file.stat().st_size > LARGEST_FILE:

@@ -25,12 +25,16 @@ class Log:
         self._file = open(self._path, "a", encoding="utf-8")
         self._board = _board(folder, step)
 
-    def write(self, progress: Progress) -> None:
-        """One line: step, loss (nats), gradient norm, tokens a second."""
+    def write(self, progress: Progress, held_out: dict | None = None) -> None:
+        """One line: step, loss (nats, at all chosen positions of the batch), gradient norm, tokens a second; and where held-out
+        text was looked at, held_out_loss (nats) and held_out_accuracy, both at [MASK].
+        """
         line = {
             "step": progress.step, "loss": progress.loss, "gradient_norm": progress.gradient_norm,
             "tokens_per_second": progress.tokens_per_second,
         }  # fmt: skip
+        if held_out:
+            line |= {"held_out_loss": held_out["loss"], "held_out_accuracy": held_out["accuracy"]}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board:

@@ -1,7 +1,7 @@
 """What a pretraining run learns: each objective by name, from the module of its technique."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,9 @@ class Objective:
     - ``loss(params, batch, rng)``: a scalar, the sum or mean over the batch; ``weight(batch)`` is what a part of it counts for
       (None: the losses of parts add up by themselves, given what the batch says of the whole).
     - ``models(params)``: name -> (configuration, complete parameters); the first is the one that is kept.
+    - ``vocabulary``: the keyword arguments of ``mask_tokens``; ``guesser``: which of the models is a masked language model.
+    - ``fixed``: parameters that are not trained. ``initial`` and ``models`` take and give those that are; ``loss`` reads both as
+      one tree (:func:`merged`), and engines add them.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Objective:
     loss: Callable
     weight: Callable[[dict], float] | None
     models: Callable[[Any], dict[str, tuple[Config, dict]]]
+    vocabulary: dict[str, int]
+    guesser: str
+    fixed: dict = field(default_factory=dict)
 
 
 def objective(
@@ -54,9 +60,35 @@ def objective(
         config = config_of(family, head, size, vocabulary["vocab_size"], length, dropout)
         width = SIZES[size].generator
     else:
-        config = Config(**{**size, "family": family, "head": head, "vocab_size": vocabulary["vocab_size"]})
+        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        config = Config(**{**rates, **size, "family": family, "head": head, "vocab_size": vocabulary["vocab_size"]})
         width = 0.25
     return make(name, config, width, {**vocabulary, "first_word_id": FIRST_WORD}, mask_rate)
+
+
+def continued(
+    config: Config, params: dict, trained: set[str], vocabulary: dict, *, mask_rate: float = 0.15, dropout: float | None = None
+) -> Objective:
+    """Masked-language-model training that goes on from parameters, of which those named in ``trained`` change.
+
+    ``vocabulary``: mask_id, first_word_id and vocab_size, the id after the last word. ``dropout`` None: the configuration's own.
+    """
+    flat = dict(tree.items(params))
+    fixed = tree.nest({name: leaf for name, leaf in flat.items() if name not in trained})
+    rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    running = replace(config, **rates)
+    return Objective(
+        "masked_lm", vars(running),
+        lambda seed, dtype: tree.nest({name: np.array(leaf, dtype) for name, leaf in flat.items() if name in trained}),
+        lambda rows, numbers, seed: _masked(rows, numbers, seed, mask_rate, vocabulary),
+        lambda params, batch, rng: masking.masked_lm_loss(params, batch, rng, running), masking.predicted,
+        lambda changed: {"model": (config, merged(changed, fixed))}, vocabulary, "model", fixed,
+    )  # fmt: skip
+
+
+def merged(trained: Any, fixed: dict) -> Any:
+    """Two trees of parameters with different names as one."""
+    return tree.nest(dict(tree.items(fixed)) | dict(tree.items(trained))) if fixed else trained
 
 
 def with_blank_rows(batch: dict, rows: int) -> dict:
@@ -78,7 +110,7 @@ def _masked_lm(name: str, config: Config, width: float, vocabulary: dict, rate: 
         name, vars(config), partial(initial_params, config),
         lambda rows, numbers, seed: _masked(rows, numbers, seed, rate, vocabulary),
         lambda params, batch, rng: masking.masked_lm_loss(params, batch, rng, config), masking.predicted,
-        lambda params: {"model": (config, params)},
+        lambda params: {"model": (config, params)}, vocabulary, "model",
     )  # fmt: skip
 
 
@@ -97,6 +129,7 @@ def _electra(name: str, config: Config, width: float, vocabulary: dict, rate: fl
     return Objective(
         name, vars(config), lambda seed, dtype: electra.initial_params(generator, config, seed, dtype=dtype), batch,
         lambda params, batch, rng: electra.electra_loss(params, batch, rng, generator, config), None, models,
+        vocabulary, "generator",
     )  # fmt: skip
 
 

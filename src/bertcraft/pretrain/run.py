@@ -5,24 +5,28 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bertcraft.bert.model import Model
 from bertcraft.data import cache, files
-from bertcraft.data.stream import Stream
-from bertcraft.errors import BertcraftError, DataError, InputError
-from bertcraft.pretrain import cluster
+from bertcraft.data.stream import Stream, rows_of
+from bertcraft.errors import BertcraftError, InputError
+from bertcraft.pretrain import cluster, texts
+from bertcraft.pretrain.held_out import HeldOut, Words, log_frequency
 from bertcraft.pretrain.log import Log
-from bertcraft.pretrain.objectives import Objective, objective, with_blank_rows
+from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, merged, objective, with_blank_rows
+from bertcraft.pretrain.start import Start, check_train, open_start, trained_names, with_masked_lm_head
 from bertcraft.tensor import tree
 from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
 from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engine
 
 BACKENDS = ("numpy", "jax")
 SHARD = 4096  # tokens that a core works on at a time in NumPy: what fits its cache
+MEASURED = 10  # times that held-out text is looked at in a run
 _TOKENIZER_SAMPLE = 64  # blocks from which a tokenizer is learnt
+_FREQUENCY_SAMPLE = 16  # blocks in which words are counted
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Plan:
     """All that decides what a run computes. The same plan gives the same model, whatever stops it on the way."""
 
     objective: str
-    size: Any  # a name, or the fields of a Config
+    size: Any  # a name, or the fields of a Config; None where the run goes on from a checkpoint
     corpus: str
     steps: int
     batch: int = 128
@@ -39,13 +43,15 @@ class Plan:
     warmup: int = 1000
     weight_decay: float = 0.01
     mask_rate: float = 0.15
-    dropout: float = 0.1
+    dropout: float | None = 0.1  # None: that of the checkpoint
     vocab_size: int = 8192
     seed: int = 0
     backend: str = "numpy"
     precision: str = "float32"
     accumulate: int = 1
     sharded: bool = False
+    start: str | None = None  # the folder of a checkpoint to go on from, with its tokenizer
+    train: str = "all"  # of the checkpoint: all, head or top:N
 
     def check(self) -> None:
         """Raise InputError for numbers that no run can have."""
@@ -58,6 +64,20 @@ class Plan:
             raise InputError("bfloat16 and cut parameters are XLA's: give --backend jax")
         if self.batch % self.accumulate:
             raise InputError(f"a batch of {self.batch} rows has no {self.accumulate} equal parts")
+        check_train(self.train)
+        if self.start is None:
+            if self.train != "all":
+                raise InputError(f"train: got {self.train!r} for a model that starts from random numbers: give --from as well")
+        elif self.objective != "masked_lm":
+            raise InputError(f"objective: got {self.objective!r}, expected masked_lm, which alone goes on from a checkpoint")
+
+
+class Pretrained(NamedTuple):
+    """A finished run. ``held_out``: what ``held_out.json`` in its folder holds (None where no text was held out, or in another
+    process than the first): steps, positions, unigram (nats), before and after (see :class:`HeldOut`)."""
+
+    fit: FitResult
+    held_out: dict | None
 
 
 def pretrain(
@@ -68,7 +88,7 @@ def pretrain(
     save_every_minutes: float = 10.0,
     told: Callable[[str], None] = lambda text: None,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> FitResult:
+) -> Pretrained:
     """Train as planned, or go on with the run whose state is in ``folder``; write ``model`` into it, a Hugging Face folder.
 
     With several processes (:func:`bertcraft.pretrain.cluster.join`) each calls it alike; rank 0 writes. ``workers`` tokenise
@@ -77,11 +97,13 @@ def pretrain(
     plan.check()
     if plan.backend == "jax":
         cluster.agree(asdict(plan))
+    start = open_start(plan.start, plan.length) if plan.start else None
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = _blocks(plan.corpus, told)
-    tokenizer = _tokenizer(plan, blocks, folder, told)
-    vocabulary = {"mask_id": tokenizer.token_to_id("[MASK]"), "vocab_size": tokenizer.get_vocab_size()}
-    goal = objective(plan.objective, plan.size, vocabulary, plan.length, mask_rate=plan.mask_rate, dropout=plan.dropout)
+    blocks, kept_back = texts.divided(plan.corpus, told)
+    tokenizer = start.model.tokenizer if start else _tokenizer(plan, blocks, told)
+    vocab_size = start.model.config.vocab_size if start else tokenizer.get_vocab_size()
+    frequency = _frequency(blocks, tokenizer, plan.length, start, vocab_size)
+    goal = _goal(plan, start, tokenizer, frequency)
     rule = chain(
         clip_by_global_norm(1.0),
         adamw(
@@ -90,28 +112,47 @@ def pretrain(
     )  # b2 and eps as RoBERTa has them (Liu et al. 2019, section 3.1)
     engine = _engine(plan, goal, rule)
     params = goal.initial(plan.seed, np.float32)
+    held_out = _held_out(kept_back, tokenizer, plan, Words(goal.vocabulary, frequency)) if engine.rank == 0 else None
     with Stream(blocks, tokenizer, plan.length, plan.seed, workers=workers, counts=folder / f"rows-{engine.rank}.json") as stream:
-        signature = {**asdict(plan), "corpus": stream.digest}
+        signature = {**asdict(plan), "corpus": stream.digest, "start": start.digest if start else None}
         if plan.backend == "jax":
-            cluster.agree({"corpus and vocabulary": stream.digest})
+            cluster.agree({"corpus and vocabulary": stream.digest, "checkpoint to go on from": signature["start"]})
 
         def make_batch(step: int) -> dict:
             numbers = np.arange(step * plan.batch, (step + 1) * plan.batch)
             return goal.batch(stream.batch(step, plan.batch), numbers, plan.seed)
 
-        log = None
+        def measured(trained: Any) -> dict | None:
+            config, complete = goal.models(trained)[goal.guesser]
+            return held_out(complete, config) if held_out else None
+
+        def evaluate(trained: Any) -> dict | None:
+            nonlocal found
+            found = measured(engine.host(trained))  # several processes give their parts
+            return found
 
         def reported(progress: Progress) -> None:
-            nonlocal log
+            nonlocal log, found
             if engine.rank == 0:
                 log = log or Log(folder, progress.step - 1)
-                log.write(progress)
+                log.write(progress, found)
+            if found:
+                told(f"step {progress.step:,}: {_shown(found)}")
+                found = None
             report(progress)
 
+        log = found = before = None
+        if held_out:
+            before = measured(params)
+            told(f"held-out text: word frequencies alone {held_out.unigram:.3f} nats at {held_out.masked:,} [MASK]")
+            told(f"before: {_shown(before)}")
+        elif engine.rank == 0:
+            told("no text could be held out to measure by: give more of it")
         try:
             result = fit_on(
                 engine, params, rule.init(params), make_batch, plan.steps, seed=plan.seed, folder=folder / "state",
-                save_every_seconds=60 * save_every_minutes, signature=signature, report=reported,
+                save_every_seconds=60 * save_every_minutes, signature=signature, report=reported, evaluate=evaluate,
+                evaluate_every=max(1, plan.steps // MEASURED),
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:  # XLA raises both
             if isinstance(error, BertcraftError) or not (lost := cluster.lost(error)):
@@ -120,10 +161,44 @@ def pretrain(
         finally:
             if log:
                 log.close()
-    trained = engine.host(result.params)
+    trained, summary = engine.host(result.params), None
     if engine.rank == 0:
-        _save(goal, trained, tokenizer, folder)
-    return result._replace(params=trained)
+        _save(goal, trained, tokenizer, start, folder)
+        if held_out:
+            after = result.evaluations[-1][1]
+            summary = {"steps": result.step, "positions": held_out.masked, "unigram": held_out.unigram}
+            summary |= {"before": before, "after": after}
+            cache.write(folder / "held_out.json", json.dumps(summary, indent=2).encode() + b"\n")
+    return Pretrained(result._replace(params=trained), summary)
+
+
+def _shown(found: dict) -> str:
+    return f"loss {found['loss']:.3f} nats at [MASK], {found['accuracy']:.1%} of the words guessed"
+
+
+def _goal(plan: Plan, start: Start | None, tokenizer, frequency: np.ndarray) -> Objective:
+    if start is None:
+        vocabulary = {"mask_id": tokenizer.token_to_id("[MASK]"), "vocab_size": tokenizer.get_vocab_size()}
+        return objective(plan.objective, plan.size, vocabulary, plan.length, mask_rate=plan.mask_rate, dropout=plan.dropout)
+    config, params = with_masked_lm_head(start.model.config, start.model.params, frequency)
+    trained = trained_names(config, params, plan.train)
+    return continued(config, params, trained, start.vocabulary, mask_rate=plan.mask_rate, dropout=plan.dropout)
+
+
+def _frequency(blocks: list[files.Block], tokenizer, length: int, start: Start | None, vocab_size: int) -> np.ndarray:
+    """Logarithm of the words' shares in a sample of the blocks spread over all of them."""
+    first = start.vocabulary["first_word_id"] if start else FIRST_WORD
+    chosen = np.linspace(0, len(blocks) - 1, min(len(blocks), _FREQUENCY_SAMPLE)).astype(int)
+    rows = np.concatenate([rows_of(blocks[i], tokenizer.to_str(), length) for i in chosen])
+    return log_frequency(rows, vocab_size, first)
+
+
+def _held_out(kept_back: list[str], tokenizer, plan: Plan, words: Words) -> HeldOut | None:
+    rows = texts.rows(kept_back, tokenizer, plan.length)
+    if not len(rows):
+        return None
+    found = HeldOut(rows, words, plan.mask_rate, pad_id=-1)  # no row has padding
+    return found if found.masked else None
 
 
 def _engine(plan: Plan, goal: Objective, rule) -> Engine:
@@ -132,35 +207,20 @@ def _engine(plan: Plan, goal: Objective, rule) -> Engine:
 
         return xla_engine(
             goal.loss, rule, seed=plan.seed, accumulate=plan.accumulate, weight=goal.weight, blank=with_blank_rows,
-            precision=plan.precision, sharded=plan.sharded,
+            precision=plan.precision, sharded=plan.sharded, fixed=goal.fixed,
         )  # fmt: skip
     from bertcraft.tensor.parallel import cpu_count, pool, sharded_value_and_grad
 
-    rows = max(1, min(SHARD // plan.length, plan.batch // plan.accumulate))
-    step = sharded_value_and_grad(goal.loss, shard_size=rows, weight=goal.weight, seed=plan.seed if plan.dropout else None)
+    rows = max(1, min(SHARD // plan.length, -(-plan.batch // (2 * plan.accumulate))))  # a small batch still keeps two cores busy
+    drops = goal.describe["hidden_dropout_prob"] or goal.describe["attention_probs_dropout_prob"]
+    step = sharded_value_and_grad(
+        lambda params, batch, rng: goal.loss(merged(params, goal.fixed), batch, rng),
+        shard_size=rows, weight=goal.weight, seed=plan.seed if drops else None,
+    )  # fmt: skip
     return numpy_engine(step, rule, pool(cpu_count()))
 
 
-def _blocks(corpus: str, told: Callable[[str], None]) -> list[files.Block]:
-    """The blocks of a folder, or of a corpus of the data cards, written once to the cache as a text file."""
-    from bertcraft import data
-
-    if Path(corpus).is_dir():
-        return files.blocks(corpus)
-    names = [card.name for card in data.cards() if card.kind == "prose"]
-    if corpus not in names:
-        raise DataError(f"corpus: got {corpus!r}, expected a folder that is there, or one of {', '.join(names)}")
-    folder = cache.folder("pretrain", corpus)
-    path = folder / "train.txt"
-    with cache.lock(folder / "lock"):
-        if not path.exists():
-            told(f"fetching {corpus}")
-            texts = ("\n".join(line for line in each.text.split("\n") if line.strip()) for each in data.corpus(corpus).train)
-            cache.write(path, "\n\n".join(texts).encode() + b"\n")
-    return files.blocks(folder)
-
-
-def _tokenizer(plan: Plan, blocks: list[files.Block], folder: Path, told: Callable[[str], None]):
+def _tokenizer(plan: Plan, blocks: list[files.Block], told: Callable[[str], None]):
     """A WordPiece tokenizer, learnt from a sample of the corpus spread over all of it."""
     from bertcraft.data.tokenizer import train_wordpiece
 
@@ -171,8 +231,9 @@ def _tokenizer(plan: Plan, blocks: list[files.Block], folder: Path, told: Callab
     return train_wordpiece([text for i in chosen for text in files.texts(blocks[i])], plan.vocab_size, name)
 
 
-def _save(goal: Objective, params: Any, tokenizer, folder: Path) -> None:
+def _save(goal: Objective, params: Any, tokenizer, start: Start | None, folder: Path) -> None:
     for name, (config, complete) in goal.models(params).items():
-        model = Model(config, tree.map(np.asarray, complete))
-        model.tokenizer = tokenizer
+        model = Model(config, tree.map(np.asarray, complete), start.model.folder if start else None)
+        if start is None:  # else the tokenizer's files are copied as they are
+            model.tokenizer = tokenizer
         model.save(folder / name)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bertcraft.errors import InputError
+from bertcraft.pretrain.objectives import merged
 from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.gradient import unwrap, wrap_jax
 from bertcraft.train.loop import Engine
@@ -28,6 +29,7 @@ def xla_engine(
     blank: Callable[[dict, int], dict] | None = None,
     precision: str = "float32",
     sharded: bool = False,
+    fixed: dict | None = None,
 ) -> Engine:
     """An engine for :func:`bertcraft.train.loop.fit_on` on all devices that JAX has, those of other processes included.
 
@@ -35,7 +37,8 @@ def xla_engine(
     process is given the whole batch and takes its rows of it. ``accumulate``: in how many parts, one after another, a batch
     goes through the model; the gradient is that of the whole. ``blank(batch, n)`` adds n rows that count for nothing: where a
     part does not divide evenly, they fill the last device's share. ``precision``: "bfloat16" multiplies matrices in it and adds
-    up in float32; all else stays float32. ``sharded``: parameters and the rule's state are cut over the devices.
+    up in float32; all else stays float32. ``sharded``: parameters and the rule's state are cut over the devices. ``fixed``: a
+    tree of parameters that the loss reads beside those that are trained (:func:`bertcraft.pretrain.objectives.merged`).
 
     Raises InputError, from ``advance``, for a batch that does not divide evenly: into parts, or, without ``blank``, over devices.
     """
@@ -85,6 +88,7 @@ def xla_engine(
         return blank(part, missing) if missing else part
 
     step = _step(loss, rule)
+    unchanged = place(fixed or {})
     compiled: dict[str, Callable] = {}
 
     def advance(params, rule_state, batch, number):
@@ -97,7 +101,12 @@ def xla_engine(
             compiled["step"] = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*kept, whole, whole))
         with jax.default_matmul_precision("BF16_BF16_F32" if precision == "bfloat16" else "float32"):
             params, rule_state, value, norm = compiled["step"](
-                params, rule_state, tree.map(lambda *leaves: put(np.stack(leaves), rows), *parts), put(shares, whole), key
+                params,
+                rule_state,
+                unchanged,
+                tree.map(lambda *leaves: put(np.stack(leaves), rows), *parts),
+                put(shares, whole),
+                key,
             )
         return params, rule_state, float(value), float(norm)
 
@@ -125,19 +134,20 @@ def _step(loss: Callable, rule: Rule) -> Callable:
 
     from bertcraft.tensor.xla import Generator
 
-    def part(params, batch, share, key):
+    def part(params, fixed, batch, share, key):
         dtype = tree.leaves(params)[0].dtype
-        return value_and_grad(lambda p, b: loss(p, b, Generator(key)) * share.astype(dtype))(params, batch)
+        of_part = lambda p, f, b: loss(merged(p, f), b, Generator(key)) * share.astype(dtype)  # noqa: E731
+        return value_and_grad(of_part)(params, fixed, batch)
 
-    def step(params, rule_state, parts, shares, key):
+    def step(params, rule_state, fixed, parts, shares, key):
         count = len(shares)
         keys = jax.random.split(key, count)
         first = tree.map(lambda leaf: leaf[0], parts)
-        value, gradients = part(params, first, shares[0], keys[0])
+        value, gradients = part(params, fixed, first, shares[0], keys[0])
         if count > 1:
 
             def add(total, given):
-                return jax.tree.map(jnp.add, total, part(params, *given)), None
+                return jax.tree.map(jnp.add, total, part(params, fixed, *given)), None
 
             rest = jax.tree.map(lambda leaf: leaf[1:], (parts, shares, keys))
             (value, gradients), _ = jax.lax.scan(add, (value, gradients), rest)

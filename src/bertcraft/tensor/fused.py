@@ -341,8 +341,8 @@ def linear_cross_entropy(needs, x, weight, bias, labels):
             full = np.zeros_like(_rows(x))
             full[counted] = dx
             dx = full
-        dw = np.matmul(logits.T, flat * factor, out=empty(weight.shape, x.dtype))
-        return dx.reshape(x.shape), dw, _column_sum(logits) * factor, None
+        dw = np.matmul(logits.T, flat * factor, out=empty(weight.shape, x.dtype)) if needs[1] else None
+        return dx.reshape(x.shape), dw, _column_sum(logits) * factor if needs[2] else None, None
 
     return losses.sum() / x.dtype.type(number), backward
 
