@@ -7,7 +7,7 @@ from bertcraft.course.catalogue import TECHNIQUES
 from bertcraft.errors import InputError
 
 EXERCISES = "".join(
-    f'''
+    f"""
 # %% [markdown]
 # ### 8.{i} Twice (one star, 4 minutes{", a decision" if i == 3 else ""})
 
@@ -16,7 +16,7 @@ def twice_{i}(x):
     ### BEGIN SOLUTION
     return 2 * x
     ### END SOLUTION
-'''
+"""
     for i in (1, 2, 3)
 )
 LESSON = f"""

@@ -10,6 +10,7 @@ from bertcraft import data
 from bertcraft.data import bible, pretrained, prose, sources, tasks, wheels
 from bertcraft.data.cards import CARDS
 from bertcraft.errors import DataError
+from bertcraft.pretrain import built
 
 WHEELS = [value for value in vars(sources).values() if isinstance(value, wheels.Wheel)]
 
@@ -31,7 +32,7 @@ def test_a_card_says_all_there_is_to_know(card):
 
 
 def test_every_card_has_a_reader_and_every_reader_a_card():
-    readers_of = {"prose": prose.READERS, "task": tasks.READERS, "weights": pretrained.ALLOWED}
+    readers_of = {"prose": prose.READERS, "task": tasks.READERS, "weights": {**pretrained.ALLOWED, **built.RECIPES}}
     for kind, readers in readers_of.items():
         assert {card.name for card in data.cards() if card.kind == kind} == set(readers)
     assert {card.kind for card in data.cards()} == {"prose", "task", "weights", "pairs"}

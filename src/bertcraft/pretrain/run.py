@@ -24,7 +24,7 @@ from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engi
 
 BACKENDS = ("numpy", "jax")
 SHARD = 4096  # tokens that a core works on at a time in NumPy: what fits its cache
-MEASURED = 10  # times that held-out text is looked at in a run
+MEASURED = 5  # times that held-out text is looked at in a run
 _TOKENIZER_SAMPLE = 64  # blocks from which a tokenizer is learnt
 _FREQUENCY_SAMPLE = 16  # blocks in which words are counted
 
