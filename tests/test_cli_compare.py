@@ -72,11 +72,12 @@ def table(output: str) -> list[str]:
 def test_the_table_says_all_in_80_columns(compared):
     assert max(map(len, compared.splitlines())) <= 80
     rows = table(compared)
-    assert rows[0].split() == ["accuracy", "macro", "F1", "against", "full,", "points", "trained", "a"]
-    full, lora, tfidf, majority = rows[2:]
+    assert rows[0].split() == ["accuracy", "macro", "F1", "against", "probe,", "points", "trained", "a"]
+    full, lora, probe, tfidf, majority = rows[2:]
     number, interval = r" +\d+\.\d", r" +[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]"
-    assert re.fullmatch(rf"full fine-tuning{number}{number} +100", full)
+    assert re.fullmatch(rf"full fine-tuning{number}{number}{interval} +100", full)
     assert re.fullmatch(rf"LoRA \(8\){number}{number}{interval} +0\.\d+", lora)
+    assert re.fullmatch(rf"linear probe{number}{number} +-", probe)
     assert re.fullmatch(rf"TF-IDF{number}{number}{interval} +-", tfidf)
     assert re.fullmatch(rf"most frequent class{number}{number}{interval} +-", majority)
 

@@ -31,7 +31,7 @@ def compare(
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the labels (default: if obvious).")] = None,
     techniques: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="What to try (default: head,adapters,lora), or all.")
+        str | None, typer.Option(metavar="A,B,...", help="What to try (default: adapters,lora), or all.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many random splits.")] = 5,
     budget: Annotated[
@@ -51,13 +51,14 @@ def compare(
     """Try techniques on your own labelled texts.
 
     Fine-tunes a pretrained encoder with each technique on the same splits, at
-    equal budget: every arm reads the same texts in the same order. Prints test
-    accuracy, the difference to plain full fine-tuning with its interval, TF-IDF
-    with logistic regression beside it, and what to use. The folder of --save
-    opens with 'bertcraft predict' and with transformers.
+    equal budget: every arm reads the same texts in the same order. Beside them
+    stand logistic regression on the frozen encoder's vectors and on TF-IDF.
+    Prints test accuracy, the difference to the former with its interval, and
+    what to use. The folder of --save opens with 'bertcraft predict' and with
+    transformers.
 
-    Techniques: head, adapters, adapters-8, lora, bitfit, ia3, prefix,
-    clipping, cosine, constant, adam, accumulation, label-smoothing.
+    Techniques: adapters, adapters-8, lora, bitfit, ia3, prefix, clipping,
+    cosine, constant, adam, accumulation, label-smoothing.
 
     [bold]Examples[/]
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bertcraft.data.tables import counted
 from bertcraft.lab import statistics
-from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, TECHNIQUES, TFIDF
+from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, PROBE, TECHNIQUES, TFIDF
 from bertcraft.lab.budget import Plan
 from bertcraft.lab.compare import Outcome
 from bertcraft.lab.statistics import Interval
@@ -44,7 +44,7 @@ def plan(plan: Plan, names: list[str], seeds: int) -> str:
     said = (
         f"Plan: {counted(seeds, 'split')} x {counted(len(names), 'arm')}; every arm reads the same {plan.steps} batches of "
         f"{PLAIN.batch_size} texts ({texts:,}: {read}) and is judged on {plan.test:,} test "
-        f"texts. All start from a head that was trained on the frozen encoder. Repeat it with --steps {plan.steps}."
+        f"texts. All start from the linear probe. Repeat it with --steps {plan.steps}."
     )
     if plan.cut > 0.005:
         said += f" {plan.cut:.0%} of the texts have more than {PLAIN.max_length} tokens and are cut there."
@@ -52,15 +52,15 @@ def plan(plan: Plan, names: list[str], seeds: int) -> str:
 
 
 def table(outcome: Outcome) -> Table:
-    """A row an arm: means over splits, and the difference to plain full fine-tuning with its 95 % interval."""
+    """A row an arm: means over splits, and the difference to the linear probe with its 95 % interval."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     result.add_column("technique", no_wrap=True)
-    for column in ("accuracy\n%", "macro F1\n%", "against full, points\nmean [95 % interval]", "trained\n%", "a run\ns"):
+    for column in ("accuracy\n%", "macro F1\n%", "against probe, points\nmean [95 % interval]", "trained\n%", "a run\ns"):
         result.add_column(column, justify="right", no_wrap=True)
     for name in (*outcome.names, *BASELINES):
         scores = outcome.scores[name]
         means = (100 * np.mean([getattr(score, part) for score in scores]) for part in ("accuracy", "macro_f1"))
-        against = "" if name == FULL else _interval(difference(outcome, name, FULL))
+        against = "" if name == PROBE else _interval(difference(outcome, name, PROBE))
         share = f"{100 * outcome.shares[name]:.3g}" if name in outcome.shares else "-"
         seconds = outcome.seconds(name)
         took = f"{seconds:.0f}" if seconds >= 1 else "<1"
@@ -81,10 +81,11 @@ def remarks(outcome: Outcome) -> list[str]:
         said.append(f"The budget ended after {outcome.seeds} of {outcome.asked} splits.")
     if plan.enough:
         said.append("The budget was not used up: more steps would only read the same texts again.")
+    probed = "" if plan.probed == 1 else f" ({plan.probed:.0%} of the training texts)"
     said.append(
         f"Means over {counted(outcome.seeds, 'random split')}, {plan.test:,} test texts each. Differences are paired; their "
-        "intervals allow for splits that share texts (Nadeau & Bengio 2003). TF-IDF is that of words and word pairs with "
-        "logistic regression, trained on all training texts."
+        "intervals allow for splits that share texts (Nadeau & Bengio 2003). The linear probe is logistic regression on the "
+        f"frozen encoder's vectors{probed}, TF-IDF that on words and pairs of words."
     )
     return [*said, *advice(outcome)]
 
@@ -92,9 +93,10 @@ def remarks(outcome: Outcome) -> list[str]:
 def saved(outcome: Outcome, folder: Path) -> list[str]:
     """Which model was kept, why, and how to use it."""
     name, number, _ = outcome.best
-    dev = {arm: f"{100 * outcome.dev(arm):.1f} %" for arm in outcome.names}
+    rows = [PROBE, *outcome.names]
+    dev = {arm: f"{100 * outcome.dev(arm):.1f} %" for arm in rows}
     said = [f"Saved in {folder}: {title(name)}, split {number + 1}, the best on development texts ({dev[name]} on average)."]
-    leader = max(outcome.names, key=outcome.dev)
+    leader = max(rows, key=outcome.dev)
     if leader != name:
         said.append(f"Better there was {title(leader)} ({dev[leader]}), but no BERT of transformers has a place for its parts.")
     command = f'transformers.pipeline("text-classification", "{folder}")'
@@ -111,48 +113,61 @@ def advice(outcome: Outcome) -> list[str]:
             f"No recommendation: {counted(outcome.seeds, 'split')} tell too little of how much results vary. Give more "
             "--seeds or a larger --budget."
         ]
-    techniques = [name for name in outcome.names if name != FULL]
-    level = 1 - (1 - statistics.LEVEL) / (len(techniques) + 1)
-    against = {name: difference(outcome, name, FULL, level) for name in techniques}
-    leader = max(outcome.names, key=outcome.dev)
-    light = difference(outcome, leader, TFIDF, level)
-    if max(difference(outcome, name, MAJORITY, level).low for name in (*outcome.names, TFIDF)) <= 0:
+    candidates = [TFIDF, PROBE, *sorted(outcome.names, key=outcome.seconds)]  # the simplest first
+    level = 1 - (1 - statistics.LEVEL) / len(candidates)
+    if max(difference(outcome, name, MAJORITY, level).low for name in candidates) <= 0:
         return ["Recommendation: none. Nothing is shown to do better than naming the most frequent class for every text."]
-    better = [name for name in techniques if against[name].low > 0]
-    worse = [name for name in techniques if against[name].high < 0]
-    idle = [name for name in outcome.names if difference(outcome, name, MAJORITY).low <= 0]
-    unclear = [name for name in techniques if name not in better + worse + idle]
-    if light.low <= 0:
-        verb = "is not shown to be better" if light.high >= 0 else "is worse"
-        first = f"use TF-IDF with logistic regression. The best of the rest, {title(leader)}, {verb} ({_interval(light)} points)"
-    else:
-        top = max(better, key=outcome.dev) if better else FULL
-        gain = f" ({_interval(difference(outcome, top, FULL, level))} points on plain full fine-tuning)" if better else ""
-        first = f"use {title(top)}{gain}. Fine-tuning pays: {title(leader)} has {_interval(light)} points on TF-IDF"
-    said = [f"Recommendation: {first}."]
+    idle = [name for name in candidates if difference(outcome, name, MAJORITY).low <= 0]
+    said = [recommendation(outcome, candidates, level)]
     if idle:
         said.append(f"Not shown to do better than naming the most frequent class for every text: {_titles(idle)}.")
-    if better:
-        said.append(f"Better than plain full fine-tuning: {_titles(better)}.")
-    if worse:
-        said.append(f"Worse than plain full fine-tuning: {_titles(worse)}.")
+    said += _compared(outcome, [name for name in outcome.names if name not in idle], PROBE, level)
+    said += _compared(outcome, [name for name in outcome.names if name not in [*idle, FULL]], FULL, level)
+    if outcome.plan.epochs < 1:
+        said.append(
+            f"In this budget fine-tuning read {outcome.plan.epochs:.0%} of the training texts, the baselines all of them: with a "
+            "larger one the order may change."
+        )
+    return said
+
+
+def recommendation(outcome: Outcome, candidates: list[str], level: float) -> str:
+    """The simplest candidate than which the leader is not shown to be better. ``candidates``: the simplest first."""
+    leader = max(candidates, key=outcome.dev)
+    simpler = candidates[: candidates.index(leader)]
+    against = {name: difference(outcome, leader, name, level) for name in simpler}
+    chosen = next((name for name in simpler if against[name].low <= 0), leader)
+    if chosen != leader:
+        return (
+            f"Recommendation: use {_named(chosen)}. The best on development texts, {title(leader)}, is not shown to be better "
+            f"({_interval(against[chosen])} points): too little was measured to tell."
+        )
+    gain = f" ({_interval(against[simpler[-1]])} points on {title(simpler[-1])})" if simpler else ""
+    return f"Recommendation: use {_named(leader)}{gain}."
+
+
+def _compared(outcome: Outcome, names: list[str], other: str, level: float) -> list[str]:
+    """Which arms are better than another, worse, or neither as far as can be seen."""
+    against = {name: difference(outcome, name, other, level) for name in names}
+    better = [name for name in names if against[name].low > 0]
+    worse = [name for name in names if against[name].high < 0]
+    unclear = [name for name in names if name not in better + worse]
+    than = "the linear probe" if other == PROBE else "plain full fine-tuning"
+    said = [f"{which} than {than}: {_titles(some)}." for which, some in (("Better", better), ("Worse", worse)) if some]
     if unclear:
         width = np.median([(against[name].high - against[name].low) / 2 for name in unclear])
-        said.append(
-            f"No difference to plain full fine-tuning that this much data can show: {_titles(unclear)}. "
-            f"Differences below about {width:.1f} points are not seen with {outcome.seeds} splits of {outcome.plan.test:,} "
-            "test texts."
-        )
-    small = [name for name in unclear if outcome.shares[name] < 0.1 and against[name].low > -MARGIN]
+        said.append(f"No difference to {than} is shown for {_titles(unclear)}: below about {width:.1f} points it is not seen.")
+    small = [name for name in unclear if other == FULL and outcome.shares[name] < 0.1 and against[name].low > -MARGIN]
     if small:
         shares = ", ".join(f"{title(name)} {100 * outcome.shares[name]:.2g}%" for name in small)
         said.append(f"At most {MARGIN:.0f} point worse, with a small part of the weights trained: {shares}.")
-    if outcome.plan.epochs < 1:
-        said.append(
-            f"In this budget fine-tuning read {outcome.plan.epochs:.0%} of the training texts, TF-IDF all of them: with a larger "
-            "one the order may change."
-        )
     return said
+
+
+def _named(name: str) -> str:
+    """A candidate as a recommendation names it."""
+    long = {TFIDF: "TF-IDF with logistic regression", PROBE: "the linear probe (logistic regression on the frozen encoder's vectors)"}
+    return long.get(name, title(name))
 
 
 def _titles(names: list[str]) -> str:

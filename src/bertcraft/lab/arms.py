@@ -1,4 +1,4 @@
-"""What a comparison on a user's own texts compares: ways to fine-tune an encoder, and two baselines that train in seconds.
+"""What a comparison on a user's own texts compares: ways to fine-tune an encoder, and three baselines that train in seconds.
 
 Every technique changes one thing in plain full fine-tuning. It reads the same texts in the same order; its learning rate is
 that of its method in :data:`bertcraft.lab.finetune.RATES`, which other texts chose and the user's do not change.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bertcraft.data.labelled import Labelled, Split
+from bertcraft.data.labelled import FEWEST, Labelled, Split
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
 from bertcraft.techniques import adapter_modules
@@ -45,7 +45,6 @@ class Technique:
 FULL = "full"
 TECHNIQUES = {
     FULL: Technique("full fine-tuning", "all weights are trained: AdamW, linear schedule with warm-up"),
-    "head": Technique("head only", "the encoder stays as it is", "head"),
     "adapters": Technique("adapters (64)", "two bottlenecks a layer, 64 wide (Houlsby et al. 2019)", "houlsby-64"),
     "adapters-8": Technique("adapters (8)", "two bottlenecks a layer, 8 wide", "houlsby-8"),
     "lora": Technique("LoRA (8)", "matrices of rank 8 beside queries and values (Hu et al. 2021)", "lora"),
@@ -60,9 +59,9 @@ TECHNIQUES = {
     "label-smoothing": Technique("label smoothing", "full, a tenth of the target spread over all classes",
                                  changes={"label_smoothing": 0.1}),
 }  # fmt: skip
-DEFAULT = ("head", "adapters", "lora")
-TFIDF, MAJORITY = "tfidf", "majority"
-BASELINES = {TFIDF: "TF-IDF", MAJORITY: "most frequent class"}
+DEFAULT = ("adapters", "lora")
+PROBE, TFIDF, MAJORITY = "probe", "tfidf", "majority"
+BASELINES = {PROBE: "linear probe", TFIDF: "TF-IDF", MAJORITY: "most frequent class"}
 
 
 def chosen(names: str | None) -> list[str]:
@@ -86,19 +85,19 @@ def some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, 3)).permutation(rows)[:most]
 
 
+def of_every_class(data: Labelled, rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, at random, but of every class among them at least its first ones (FEWEST)."""
+    rows = some(rows, len(rows), 0)
+    order = np.argsort(data.numbers[rows], kind="stable")
+    numbers = data.numbers[rows][order]
+    place = np.empty(len(rows), int)  # of a row in its class
+    place[order] = np.arange(len(rows)) - np.searchsorted(numbers, numbers)
+    return np.concatenate([rows[place < FEWEST], rows[place >= FEWEST]])[: max(most, int((place < FEWEST).sum()))]
+
+
 def texts(data: Labelled, rows: np.ndarray) -> tuning.Texts:
     """Some rows, to train on."""
     return tuning.Texts([data.texts[i] for i in rows], data.numbers[rows])
-
-
-def start(model, data: Labelled, parts: Split, seed: int, threads: int) -> dict:
-    """The head that all arms of a split start from, trained on the frozen encoder's vectors of some of its texts.
-
-    Of 40 a class, at least 1,000: each takes some milliseconds, and more would eat the time for the rest.
-    """
-    rows = some(parts.train, max(1000, 40 * len(data.labels)), seed)
-    settings = replace(PLAIN, steps=min(500, max(50, 10 * len(rows) // 64)), batch_size=64, rate=tuning.RATES["head"])
-    return tuning.probe(model, texts(data, rows), settings, classes=len(data.labels), seed=seed, threads=threads)
 
 
 def tfidf(data: Labelled, parts: Split) -> Callable[[np.ndarray], np.ndarray]:

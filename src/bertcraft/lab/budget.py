@@ -45,6 +45,7 @@ class Plan:
     dev: int
     cut: float  # share of the texts that are longer than max_length tokens
     enough: bool = False  # whether the budget would allow more steps than make sense
+    probed: float = 1.0  # share of the training texts that the linear probe learns from
 
 
 def evaluated(steps: int) -> tuple[int, int]:

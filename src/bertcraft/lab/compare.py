@@ -1,10 +1,10 @@
 """Which technique is worth it on a user's own texts: fine-tuning with and without each, on paired splits at equal budget.
 
-Equal budget means that every arm reads the same texts in the same order, ``steps`` batches of 32, from the same start: a head
-trained on what the frozen encoder says of the training texts (Kumar et al. 2022), because minutes are too short for a new head
-of many classes. Only what its entry in :data:`TECHNIQUES` says is different. Two baselines that train in seconds stand in every
-table: TF-IDF with logistic regression, and the most frequent class. How many steps a wall-time budget allows is measured once,
-before the first run, and printed: with the same number of steps and the same seed all results are the same to the last digit.
+Equal budget means that every arm reads the same texts in the same order, ``steps`` batches of 32, from the same start: the
+linear probe (:mod:`bertcraft.lab.frozen`). Only what its entry in :data:`TECHNIQUES` says is different. Three baselines that
+train in seconds stand in every table: that probe, TF-IDF with logistic regression, and the most frequent class. How many steps
+a wall-time budget allows is measured once, before the first run, and printed: with the same number of steps and the same seed
+all results are the same to the last digit.
 """
 
 import math
@@ -18,10 +18,12 @@ import numpy as np
 from bertcraft.bert import sentences
 from bertcraft.data.labelled import Labelled, Split, split
 from bertcraft.errors import InputError
-from bertcraft.lab import arms, budget
+from bertcraft.lab import arms, budget, frozen
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, TECHNIQUES, TFIDF, some, texts
+from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, PROBE, TECHNIQUES, TFIDF, some, texts
 from bertcraft.lab.budget import MOST_DEV, MOST_TEST, TIMED, Clock, Plan
+
+PROBE_TOKENS = 500_000  # that the linear probe learns from at most: about a minute on two cores
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ def splits(data: Labelled, seed: int, seeds: int) -> list[Split]:
     return [split(data, s, test, dev) for s in range(seed, seed + seeds)]
 
 
+@dataclass(frozen=True)
+class Light:
+    """A classifier of rows that was trained in seconds, and how many."""
+
+    classify: Callable[[np.ndarray], np.ndarray]
+    seconds: float
+
+
+
 def score(data: Labelled, test: np.ndarray, dev: np.ndarray, classify: Callable, began: float) -> Score:
     """Of a classifier of rows; the seconds are those since it was begun."""
     from sklearn.metrics import f1_score
@@ -99,17 +110,21 @@ def compare(
 
     parts = splits(data, seed, seeds)
     tell("reading the pretrained encoder")
-    model = load(weights("minilm"))
+    model = frozen.with_mean(load(weights("minilm")))
     sample = sentences.tokenize(model, [data.texts[i] for i in some(parts[0].train, 1000, 0)], PLAIN.max_length + 1)
     cut = float(np.mean([len(ids) > PLAIN.max_length for ids in sample]))
-    light, starts = {TFIDF: [], MAJORITY: []}, []
+    probed = int(PROBE_TOKENS / np.mean([min(len(ids), PLAIN.max_length) for ids in sample]))
+    vectors = frozen.Vectors(model, data.texts, PLAIN.max_length, threads)
+    light: list[dict[str, Light]] = []
+    heads = []
     for number, own in enumerate(parts, 1):
         tell(f"TF-IDF + logistic regression, split {number} of {seeds}")
         began = time.monotonic()
-        light[TFIDF].append((arms.tfidf(data, own), time.monotonic() - began))
-        light[MAJORITY].append((arms.majority(data, own), 0.0))
-        tell(f"a head on the frozen encoder, split {number} of {seeds}")
-        starts.append(arms.start(model, data, own, seed + number - 1, threads))
+        found = {TFIDF: Light(arms.tfidf(data, own), time.monotonic() - began), MAJORITY: Light(arms.majority(data, own), 0.0)}
+        tell(f"logistic regression on the frozen encoder's vectors, split {number} of {seeds}")
+        head, found[PROBE] = probe(data, own, vectors, probed, threads)
+        heads.append(head)
+        light.append(found)
     if steps is None:
         sample = texts(data, some(parts[0].train, TIMED * PLAIN.batch_size, 0))
         costs = budget.timed(model, sample, names, classes=len(data.labels), threads=threads, tell=tell)
@@ -117,22 +132,39 @@ def compare(
     else:
         unit = math.lcm(*(TECHNIQUES[name].accumulate for name in names))
         plan = budget.fixed(max(unit, steps // unit * unit), parts[0], cut)
+    plan = replace(plan, probed=min(1.0, probed / len(parts[0].train)))
     planned(plan)
     outcome = Outcome(list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, plan.test / len(parts[0].train), seeds)
     best: dict[str, tuple[float, int, tuning.Finetuned]] = {}
     for number, own in enumerate(parts):
         found = _seed(
-            model, data, own, seed + number, number, outcome, light, starts[number], best if keep else None, clock, threads, tell
+            model, data, own, seed + number, number, outcome, light[number], heads[number], best if keep else None, clock, threads,
+            tell,
         )
         if found is None:
             break
         for name, one in found.items():
             outcome.scores[name].append(one)
     if keep:
-        kept = [name for name in names if TECHNIQUES[name].kept_by_transformers]
-        name = max(kept, key=outcome.dev)
+        name = max((name for name in (PROBE, *names) if name == PROBE or TECHNIQUES[name].kept_by_transformers), key=outcome.dev)
         outcome.best = (name, *best[name][1:])
     return outcome
+
+
+def probe(data: Labelled, parts: Split, vectors: frozen.Vectors, most: int, threads: int) -> tuple[dict, Light]:
+    """The linear probe of a split: the head that all its arms start from, and the same as a classifier.
+
+    It learns from at most ``most`` texts, taken at random, some of every class. Its seconds are those for the vectors of
+    these texts, known from another split or not, and for the regression.
+    """
+    rows = arms.of_every_class(data, parts.train, most)
+    dev = some(parts.dev, MOST_DEV, 0)
+    inputs, on_dev = vectors(rows), vectors(dev)
+    share = (len(rows) + len(dev)) / vectors.known.sum()
+    began = time.monotonic()
+    head = frozen.fitted(inputs, data.numbers[rows], on_dev, data.numbers[dev], threads)
+    took = time.monotonic() - began + share * vectors.seconds
+    return head, Light(lambda rows: frozen.classify(head, vectors(rows)), took)
 
 
 def _seed(model, data, parts, seed, number, outcome, light, start, best, clock, threads, tell) -> dict[str, Score] | None:
@@ -161,9 +193,10 @@ def _seed(model, data, parts, seed, number, outcome, light, start, best, clock, 
         found[name] = score(data, test, dev, classify, began)
         if best is not None and technique.kept_by_transformers and found[name].dev > best.get(name, (-1.0,))[0]:
             best[name] = (found[name].dev, number, tuned)
-    for name, classifiers in light.items():
-        classify, seconds = classifiers[number]
-        found[name] = score(data, test, dev, classify, time.monotonic() - seconds)
+    for name, one in light.items():
+        found[name] = score(data, test, dev, one.classify, time.monotonic() - one.seconds)
+    if best is not None and found[PROBE].dev > best.get(PROBE, (-1.0,))[0]:
+        best[PROBE] = (found[PROBE].dev, number, frozen.as_classifier(model, start, PLAIN))
     return found
 
 
