@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertcraft.data import labelled, task
+from bertcraft.data import json_table, labelled, task
 from bertcraft.data.labelled import choose_columns, choose_text, read_labelled, split
-from bertcraft.data.tables import LONGEST, Malformed, read_table
+from bertcraft.data.lines import LONGEST
+from bertcraft.data.table import Malformed
+from bertcraft.data.tables import read_table
 from bertcraft.data.text import signature
 from bertcraft.errors import DataError
 
@@ -247,7 +249,7 @@ def test_a_line_of_jsonl_that_is_no_object(write, bad):
 def test_a_list_in_jsonl_and_half_a_character(write):
     path = write('{"text": ["a"]}\n{"text": "\\ud83d"}\n{"text": {"a": 1}}\n', "t.jsonl")
     first, second, third = rows(path, "text")
-    assert first == Malformed("line 1", "a list where a text or a label is expected")
+    assert first == Malformed("line 1", "a list in 'text' where a text or a label is expected", "text")
     assert second == ("\ufffd",) and isinstance(third, Malformed)
 
 
@@ -272,6 +274,68 @@ def test_parquet_of_categories_bytes_and_lists(tmp_path):
     }).write_parquet(tmp_path / "t[1].parquet")  # fmt: skip
     assert rows(tmp_path / "t[1].parquet", "text", "label") == [("café", "a"), ("thé", "b")]
     assert all(isinstance(row, Malformed) for row in rows(tmp_path / "t[1].parquet", "list"))
+
+
+# ---- lists of JSON, gzip
+
+
+ITEMS = [{"text": "a, [b]", "label": 1}, {"text": 'two\nlines "x"', "label": None}, {"label": "z", "text": "東京"}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"text": st.text(max_size=30), "label": st.integers() | st.none()}), min_size=1), st.data())
+def test_a_list_of_objects_is_read_however_it_is_laid_out(tmp_path_factory, items, data):
+    folder = tmp_path_factory.mktemp("list")
+    indent, piece = data.draw(st.sampled_from([None, 0, 4])), data.draw(st.integers(1, 50))
+    (folder / "t.json").write_text(" \n" + json.dumps(items, indent=indent, ensure_ascii=False) + "\n", newline="")
+    (folder / "t.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    before, json_table._PIECE = json_table._PIECE, piece
+    try:
+        assert rows(folder / "t.json", "text", "label") == rows(folder / "t.jsonl", "text", "label")
+    finally:
+        json_table._PIECE = before
+
+
+def test_a_json_file_may_be_lines_of_objects_too(write):
+    expected = [("a, [b]", "1"), ('two\nlines "x"', ""), ("東京", "z")]
+    for content in (json.dumps(ITEMS), "".join(json.dumps(item) + "\n" for item in ITEMS)):
+        table = read_table(write(content, "t.json"))
+        assert list(table.rows("text", "label")) == expected and table.count == 3 and table.kind == "JSON"
+    assert "there is no row" in refused(write("[ ]", "t.json"))
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ('[{"text": "a"}, {"text": "b"}', "the list goes on with 'nothing' behind item 2: is it cut off?"),
+        ('[{"text": "a"} {"text": "b"}]', "the list goes on with '{' behind item 1"),
+        ('[{"text": "a"}, {"text": b}]', "item 2 of the list is no JSON or cut off (Expecting value)"),
+        ('[{"text": "a"}, {"text": "b', "item 2 of the list is no JSON or cut off (Unterminated string"),
+        ('[{"text": "a"}] [{"text": "b"}]', "'[' stands behind the end of the list"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[1, 2]", "2 rows cannot be used (the first: item 1 of the list, a number, no object)"),
+        ('{"text": [1, 2],\n "label": [3, 4]}', "expected a JSON object on each line, or a list of objects"),
+    ],
+)
+def test_a_list_that_is_no_table(write, content, expected):
+    assert expected in refused(write(content, "t.json"))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.json", "t.jsonl"])
+def test_gzip_files_are_unpacked_as_they_are_read(write, name):
+    plain = {"t.csv": GOOD, "t.tsv": GOOD.replace(",", "\t"), "t.json": json.dumps(ITEMS)}
+    content = plain.get(name, "".join(json.dumps(item) + "\n" for item in ITEMS)).encode("utf-16" if name == "t.csv" else "utf-8")
+    packed = gzip.compress(content)
+    assert rows(write(packed, name + ".gz"), "text", "label") == rows(write(content, name), "text", "label")
+    assert "no gzip file" in refused(write(content, name + ".gz"))
+    long = json.dumps(ITEMS * 4000).encode() if name == "t.json" else content * 4000
+    assert "gzip file is cut off or damaged" in refused(write(gzip.compress(long)[:-400], name + ".gz"))
+    assert "put .gz behind its name" in refused(write(packed, name))
+
+
+def test_a_packed_name_of_no_known_kind(write):
+    assert "ends in '.txt.gz', expected one of .csv, .tsv" in refused(write(gzip.compress(b"x"), "t.txt.gz"))
+    assert "all but Parquet" in refused(write(gzip.compress(b"PAR1"), "t.parquet.gz"))
 
 
 # ---- columns
@@ -362,7 +426,7 @@ def test_rows_left_out_are_counted(write):
     data = labelled_rows(write, rows)
     assert len(data) == 12 and data.labels == ["a", "b"]
     assert data.notes == [
-        "left out: 1 row cannot be used (the first: line 20, a list where a text or a label is expected)",
+        "left out: 1 row cannot be used (the first: line 20, a list in 'text' where a text or a label is expected)",
         "left out: 2 rows without a text",
         "left out: 2 rows without a label",
         "left out: 2 classes with fewer than 5 different texts, 3 rows: 'c' (2), 'd' (1)",
@@ -376,6 +440,34 @@ def test_one_class_no_class_and_a_column_of_numbers(write):
         labelled_rows(write, [("a", None)])
     with pytest.raises(DataError, match=r"has 50 values in 50 rows .* Is it the column of the labels\?"):
         labelled_rows(write, [(f"text {n}", n / 7) for n in range(50)])
+
+
+LISTS = [["a"], ["a", "b"]], ["['a']", "['a', 'b']"], ['["a"]', "[]"]
+
+
+@pytest.mark.parametrize("one, two", [*LISTS, [{"name": "a"}, {"name": "b"}], ["{'name': 'a'}", "{'name': 'b'}"]])
+def test_labels_that_are_lists_or_objects_are_named_as_such(write, one, two):
+    rows = [(f"text {word}", label) for word in "abcdef" for label in (one, two)]
+    with pytest.raises(
+        DataError, match=r"'label' holds lists or objects in 12 rows \(the first: .*several labels a text \(multi-label\)"
+    ):
+        labelled_rows(write, rows)
+
+
+def test_a_few_labels_that_are_lists_are_left_out(write):
+    data = labelled_rows(write, pairs(a=6, b=6) + [("x", ["a", "b"])])
+    assert data.notes == [
+        "left out: 1 row cannot be used (the first: line 13, a list in 'label' where a text or a label is expected)"
+    ]
+
+
+def test_several_labels_in_one_are_said(write):
+    films = {"comedy": 6, "drama": 6, "comedy|drama": 6, "action|drama": 6, "action|comedy": 6}
+    assert labelled_rows(write, pairs(**films)).notes == [
+        "labels look like several in one, separated by '|': each combination is taken for a class of its own"
+    ]
+    shops = {"Arts, Crafts & Sewing": 6, "Health, Beauty": 6, "Toys, Games": 6, "Books": 6}
+    assert labelled_rows(write, pairs(**shops)).notes == []
 
 
 def test_repeated_texts_and_contradictions_are_counted_and_kept(write):

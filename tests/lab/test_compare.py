@@ -12,9 +12,10 @@ import bertcraft
 from bertcraft.data import task, weights
 from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
-from bertcraft.lab import advice, arms, budget, compare
+from bertcraft.lab import advice, arms, baselines, budget, compare, frozen
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab.arms import FULL, MAJORITY, TECHNIQUES, TFIDF
+from bertcraft.lab.arms import FULL, TECHNIQUES
+from bertcraft.lab.baselines import MAJORITY, PROBE, TFIDF
 from bertcraft.lab.budget import Clock, Cost, Plan
 from bertcraft.lab.compare import Outcome, Score
 from bertcraft.tensor import tree
@@ -41,9 +42,11 @@ def run(data, names, **options):
 
 def test_names_are_chosen_with_full_first_and_once():
     assert arms.chosen(None) == [FULL, *arms.DEFAULT]
-    assert arms.chosen(" LoRA, full,lora,head,") == [FULL, "lora", "head"]
+    assert arms.chosen(" LoRA, full,lora,bitfit,") == [FULL, "lora", "bitfit"]
     assert arms.chosen("all") == list(TECHNIQUES)
-    with pytest.raises(InputError, match=r"got 'adapter', expected names among full, head, .* or all; did you mean adapters\?"):
+    with pytest.raises(
+        InputError, match=r"got 'adapter', expected names among full, adapters, .* or all; did you mean adapters\?"
+    ):
         arms.chosen("lora,adapter")
 
 
@@ -52,7 +55,8 @@ def test_arms_differ_from_plain_full_fine_tuning_in_one_thing():
     assert plain.clip == math.inf and plain.schedule == "linear" and plain.weight_decay > 0
     for name, technique in TECHNIQUES.items():
         own = technique.settings(48)
-        changed = {field for field in vars(plain) if getattr(own, field) != getattr(plain, field)}
+        changed = {field for field in vars(plain) if getattr(own, field) != getattr(plain, field)} - {"rate"}
+        assert own.rate == tuning.RATES[technique.method] / 2
         if technique.accumulate > 1:
             assert changed == {"steps", "batch_size"} and own.steps * own.batch_size == plain.steps * plain.batch_size
         else:
@@ -82,15 +86,15 @@ def test_smoothed_cross_entropy_equals_torch():
 
 def test_tfidf_learns_and_the_majority_does_not(data):
     parts = compare.splits(data, 0, 1)[0]
-    assert np.mean(arms.tfidf(data, parts)(parts.test) == data.numbers[parts.test]) > 0.8
-    assert set(arms.majority(data, parts)(parts.test)) == {np.bincount(data.numbers[parts.train]).argmax()}
+    assert np.mean(baselines.tfidf(data, parts).classify(parts.test) == data.numbers[parts.test]) > 0.8
+    assert set(baselines.majority(data, parts).classify(parts.test)) == {np.bincount(data.numbers[parts.train]).argmax()}
 
 
 def test_tfidf_of_texts_without_words():
     texts = [sign * n for n in range(1, 11) for sign in ("!", "?")]
     data = Labelled(texts, ["a", "b"], np.tile([0, 1], 10), np.arange(20), [])
     parts = compare.splits(data, 0, 1)[0]
-    assert np.array_equal(arms.tfidf(data, parts)(parts.test), data.numbers[parts.test])
+    assert np.array_equal(baselines.tfidf(data, parts).classify(parts.test), data.numbers[parts.test])
 
 
 # ---- the plan
@@ -151,12 +155,12 @@ def test_a_budget_that_is_too_large_is_not_used_up(data):
 def test_costs_are_measured(data):
     model, parts = bertcraft.load(weights("minilm")), compare.splits(data, 0, 1)[0]
     sample = compare.texts(data, parts.train)
-    costs = budget.timed(model, sample, ["head", "lora"], classes=3, threads=1, tell=lambda *_: None)
-    assert set(costs) == {"head", "lora"} and costs["lora"].step > costs["head"].step > 10 * costs["head"].text > 0
+    costs = budget.timed(model, sample, [FULL, "lora"], classes=3, threads=1, tell=lambda *_: None)
+    assert set(costs) == {FULL, "lora"} and min(cost.step for cost in costs.values()) > 10 * costs[FULL].text > 0
 
 
 def test_a_budget_that_ends_early_costs_whole_splits(data):
-    outcome = run(data, "head", seeds=3, steps=1, clock=Clock(1, began=time.monotonic() - 60))
+    outcome = run(data, "bitfit", seeds=3, steps=1, clock=Clock(1, began=time.monotonic() - 60))
     assert outcome.seeds == 1 and outcome.asked == 3
     assert {len(scores) for scores in outcome.scores.values()} == {1}
     assert "The budget ended after 1 of 3 splits." in advice.remarks(outcome)
@@ -172,27 +176,87 @@ def figures(outcome):
 def test_the_same_seed_and_steps_give_the_same_figures_and_other_threads_too(data):
     both = run(data, "lora", seeds=2, steps=1)
     second = run(data, "lora", seeds=1, steps=1, seed=1, threads=2)  # the second split alone
-    assert set(both.scores) == {FULL, "lora", TFIDF, MAJORITY}
+    assert set(both.scores) == {FULL, "lora", PROBE, TFIDF, MAJORITY}
     assert {name: scores[1:] for name, scores in figures(both).items()} == figures(second)
     assert both.shares[FULL] == 1 and both.shares["lora"] < 0.02
 
 
-def test_every_arm_starts_from_a_head_that_knows_the_classes_and_no_test_text(data):
-    """After one step of a rising rate an arm is what it started as; a new head would be at a third of three classes."""
-    outcome = run(data, "head,lora", seeds=2, steps=1)
-    assert min(np.mean([score.accuracy for score in outcome.scores[name]]) for name in (FULL, "head", "lora")) > 0.7
-    parts, model = compare.splits(data, 0, 1)[0], bertcraft.load(weights("minilm"))
+def test_every_arm_starts_from_the_probe(data):
+    """One step leaves an arm near what it started as; a new head would be at a third of three classes."""
+    outcome = run(data, "lora,bitfit", seeds=2, steps=1)
+    assert min(outcome.mean(name, "accuracy") for name in (FULL, "lora", "bitfit", PROBE)) > 0.85
+
+
+def probed(data: Labelled, parts, most: int = 10_000, judge=compare.accuracy):
+    model = frozen.with_mean(bertcraft.load(weights("minilm")))
+    vectors = frozen.Vectors(model, data.texts, 128)
+    return baselines.probe(data, parts, vectors, most, judge, 1), vectors, model
+
+
+def test_the_probe_sees_no_label_of_a_test_text_and_is_what_is_saved(data):
+    parts = compare.splits(data, 0, 1)[0]
     numbers = data.numbers.copy()
-    numbers[[*parts.test, *parts.dev]] = 0  # labels that the head must not have seen
-    blind = Labelled(data.texts, data.labels, numbers, np.arange(len(numbers)), [])
-    one, two = (tree.leaves(arms.start(model, each, parts, 0, 1)) for each in (data, blind))
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    numbers[parts.test] = 0
+    blind = Labelled(data.texts, data.labels, numbers, data.groups, [])
+    (one, _, model), (two, _, _) = (probed(each, parts) for each in (data, blind))
+    assert all(np.array_equal(a, b) for a, b in zip(tree.leaves(one.head), tree.leaves(two.head), strict=True))
+    saved = frozen.as_classifier(model, one.head, arms.PLAIN)
+    found = tuning.predict(saved, [data.texts[i] for i in parts.test]).argmax(axis=1)
+    assert np.array_equal(found, one.classify(parts.test)) and np.mean(found == data.numbers[parts.test]) > 0.9
+
+
+def test_parts_of_the_texts_hold_every_class_and_its_share():
+    numbers = np.repeat([0, 1, 2], [400, 90, 10])
+    data = Labelled(["a"] * 500, ["a", "b", "c"], numbers, np.arange(500), [])
+    rows = baselines.stratified(data, np.arange(100, 500))
+    assert sorted(rows) == list(range(100, 500)) and set(numbers[rows[:3]]) == {0, 1, 2}
+    for part in (100, 200):
+        assert np.abs(np.bincount(numbers[rows[:part]]) - part * np.array([300, 90, 10]) / 400).max() <= 1
+
+
+def test_the_learning_curve_rises_to_the_probe_of_all_texts(data):
+    parts = compare.splits(data, 0, 1)[0]
+    whole, vectors, _ = probed(data, parts)
+    found = baselines.learning_curve(data, whole, vectors, parts.test, compare.accuracy)
+    assert len(found) == 3 and 1 / 3 < found[0] <= found[2] + 0.05
+    few, _, _ = probed(data, parts, most=round(len(parts.train) / 2))
+    head = frozen.fitted(vectors(few.rows), data.numbers[few.rows], whole.strength)
+    assert found[2] == np.mean(frozen.classify(head, vectors(parts.test)) == data.numbers[parts.test])
+
+
+@pytest.mark.parametrize("large, small, expected", [(40, 10, "accuracy"), (50, 10, "macro_f1"), (990, 10, "macro_f1")])
+def test_unequal_classes_are_judged_by_macro_f1(large, small, expected):
+    numbers = np.repeat([0, 1], [large, small])
+    assert compare.judged_by(Labelled([""] * len(numbers), ["a", "b"], numbers, np.arange(len(numbers)), [])) == expected
+
+
+def test_one_in_a_hundred_that_are_found_are_worth_a_recommendation():
+    """Accuracy sees 0.9 points between finding half of them and none; macro F1 sees 34."""
+    f1 = {FULL: 0.7, "lora": 0.72, PROBE: 0.83, TFIDF: 0.6, MAJORITY: 0.497}
+    scores = {n: [Score(0.99 + v / 100, v + e, v, 1.0) for e in i * NOISE] for i, (n, v) in enumerate(f1.items())}
+    rare = Outcome([FULL, "lora"], Plan(50, 2.0, 1000, 100, 0.0), scores, {FULL: 1.0, "lora": 0.01}, 0.1, 5, "macro_f1", 0.05)
+    assert advice.advice(rare)[0].startswith("Recommendation: use the linear probe (+23.0")
+    assert "Judged by macro F1" in advice.remarks(rare)[0] and "macro F1 against probe" in advice.columns(rare)[3]
+    rare.metric, rare.finest = "accuracy", 0.001
+    assert advice.cells(advice.rows(rare)[-1])[3] == "-0.3 [-0.4, -0.2]"
+
+
+@pytest.mark.parametrize(
+    "half, expected", [(0.85, "more labelled texts will help"), (0.9, "more labels of this kind will bring little")]
+)
+def test_whether_more_labels_would_help(half, expected):
+    result = outcome(full=[0.9] * 5, probe=[0.9] * 5, test=1000)
+    result.curve = [[0.7, 0.8, half]] * 5
+    text = advice.more_labels(result)
+    assert "70.0 with 12.5%, 80.0 with 25.0%" in text and "90.0 with 100.0%" in text and expected in text
+    result.curve = [[0.7, 0.8, 0.9 + e] for e in 20 * NOISE]
+    assert "cannot be told" in advice.more_labels(result)
 
 
 def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_hold(data):
-    outcome = run(data, "head,adapters-8", seeds=2, steps=2, keep=True)
+    outcome = run(data, "bitfit,adapters-8", seeds=2, steps=2, keep=True)
     name, split, tuned = outcome.best
-    assert name == max((FULL, "head"), key=outcome.dev) and tuned.method == TECHNIQUES[name].method
+    assert outcome.mean(name, "dev") == max(outcome.mean(each, "dev") for each in (FULL, "bitfit", PROBE))
     assert outcome.scores[name][split].dev == max(score.dev for score in outcome.scores[name])
     parts = compare.splits(data, 0, 2)[split]
     dev = compare.some(parts.dev, outcome.plan.dev, split)
@@ -208,11 +272,11 @@ def test_only_classifiers_predict(tmp_path):
 
 
 def outcome(*, steps=50, test=500, overlap=0.1, epochs=2.0, **accuracies) -> Outcome:
-    names = [name for name in accuracies if name not in (TFIDF, MAJORITY)]
+    names = [name for name in accuracies if name not in baselines.BASELINES]
     scores = {name: [Score(a, a, a, 1.0) for a in values] for name, values in accuracies.items()}
     shares = {name: 1.0 if TECHNIQUES[name].method == FULL else 0.01 for name in names}
     seeds = len(scores[FULL])
-    return Outcome(names, Plan(steps, epochs, test, 100, 0.0), scores, shares, overlap, seeds)
+    return Outcome(names, Plan(steps, epochs, test, 100, 0.0), scores, shares, overlap, seeds, "accuracy", 1 / test)
 
 
 def test_the_interval_is_nadeau_and_bengio_s_corrected_t_interval():
@@ -264,24 +328,29 @@ def said(**accuracies) -> str:
 @pytest.mark.parametrize(
     "accuracies, expected, absent",
     [
-        ({"full": 0.8, "lora": 0.8, "tfidf": 0.9},
-         "Recommendation: use TF-IDF with logistic regression. The best of the rest, full fine-tuning, is worse (-10.0", "pays"),
-        ({"full": 0.8, "lora": 0.8, "tfidf": 0.8}, "of the rest, full fine-tuning, is not shown to be better (+0.0", "pays"),
-        ({"full": 0.8, "lora": 0.9, "tfidf": 0.7}, "Recommendation: use LoRA (8) (+10.0", "No difference"),
-        ({"full": 0.8, "lora": 0.9, "tfidf": 0.7}, "Better than plain full fine-tuning: LoRA (8).", "Worse"),
-        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6}, "Recommendation: use full fine-tuning. Fine-tuning pays: full", "Better"),
-        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6}, "Worse than plain full fine-tuning: LoRA (8).", "At most"),
-        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "tfidf": 0.6},
-         "No difference to plain full fine-tuning that this much data can show: gradient clipping, LoRA (8). Differences below",
-         "Better"),
-        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "tfidf": 0.6},
+        ({"full": 0.8, "lora": 0.8, "probe": 0.8, "tfidf": 0.9}, "Recommendation: use TF-IDF with logistic regression.", "+"),
+        ({"full": 0.8, "lora": 0.8, "probe": 0.9, "tfidf": 0.7}, "Recommendation: use the linear probe (+20.0", "Better"),
+        ({"full": 0.8, "lora": 0.8, "probe": 0.9, "tfidf": 0.7},
+         "Worse than the linear probe: full fine-tuning, LoRA (8).", "pays"),
+        ({"full": 0.8, "lora": 0.801, "probe": 0.8, "tfidf": 0.8},
+         "use TF-IDF with logistic regression. The best on development texts, LoRA (8), is not shown to be better (", "Better"),
+        ({"full": 0.8, "lora": 0.801, "probe": 0.8, "tfidf": 0.6}, "Recommendation: use the linear probe. The best on", "Better"),
+        ({"full": 0.8, "lora": 0.9, "probe": 0.7, "tfidf": 0.7},
+         "Recommendation: use LoRA (8) (+20.0 [+19.6, +20.4] points on the linear probe).", "No difference"),
+        ({"full": 0.8, "lora": 0.9, "probe": 0.7, "tfidf": 0.7}, "Better than plain full fine-tuning: LoRA (8).", "Worse"),
+        ({"full": 0.8, "lora": 0.9, "probe": 0.7, "tfidf": 0.7},
+         "Better than the linear probe: full fine-tuning, LoRA (8).", "Worse"),
+        ({"full": 0.8, "lora": 0.7, "probe": 0.7, "tfidf": 0.6}, "Worse than plain full fine-tuning: LoRA (8).", "At most"),
+        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "probe": 0.7, "tfidf": 0.6},
+         "No difference to plain full fine-tuning is shown for gradient clipping, LoRA (8): below about", "Worse"),
+        ({"full": 0.8, "clipping": 0.8, "lora": 0.8, "probe": 0.7, "tfidf": 0.6},
          "At most 1 point worse, with a small part of the weights trained: LoRA (8) 1%.", "In this budget"),
-        ({"full": 0.305, "lora": 0.305, "tfidf": 0.9},
+        ({"full": 0.305, "lora": 0.305, "probe": 0.9, "tfidf": 0.9},
          "Not shown to do better than naming the most frequent class for every text: full fine-tuning, LoRA (8).", "No diff"),
-        ({"full": 0.305, "lora": 0.9, "tfidf": 0.6},
-         "Not shown to do better than naming the most frequent class for every text: full fine-tuning.", "No diff"),
-        ({"full": 0.31, "lora": 0.3, "tfidf": 0.3}, "Recommendation: none. Nothing is shown to do better than", "use"),
-        ({"full": 0.8, "lora": 0.7, "tfidf": 0.6, "epochs": 0.2}, "fine-tuning read 20% of the training texts", "none"),
+        ({"full": 0.31, "lora": 0.3, "probe": 0.3, "tfidf": 0.3},
+         "Recommendation: none. Nothing is shown to do better than", "use"),
+        ({"full": 0.8, "lora": 0.7, "probe": 0.6, "tfidf": 0.6, "epochs": 0.2},
+         "fine-tuning read 20% of the training texts", "none"),
     ],
 )  # fmt: skip
 def test_advice_follows_from_the_figures(accuracies, expected, absent):
@@ -301,7 +370,7 @@ def test_two_splits_give_no_advice():
 
 
 def test_saying_which_model_was_kept(tmp_path):
-    kept = outcome(full=[0.5, 0.6], adapters=[0.9, 0.9])
+    kept = outcome(full=[0.5, 0.6], adapters=[0.9, 0.9], probe=[0.4, 0.5])
     kept.best = (FULL, 1, None)
     assert advice.saved(kept, tmp_path)[:2] == [
         f"Saved in {tmp_path}: full fine-tuning, split 2, the best on development texts (55.0 % on average).",

@@ -11,7 +11,7 @@ import typer
 
 from bertcraft.errors import InputError
 
-FILE = typer.Argument(metavar="FILE", help="A CSV, TSV, JSONL or Parquet file.")
+FILE = typer.Argument(metavar="FILE", help="A CSV, TSV, JSON, JSONL or Parquet file.")
 THREADS = typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result.")
 CHUNK = 2048  # texts predicted at a time
 BUDGET = "10m"
@@ -30,9 +30,7 @@ def compare(
     file: Annotated[Path, FILE],
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the labels (default: if obvious).")] = None,
-    techniques: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="What to try (default: adapters,lora), or all.")
-    ] = None,
+    techniques: Annotated[str | None, typer.Option(metavar="A,B,...", help="What to try (default: lora), or all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many random splits.")] = 5,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Wall time for everything: 90s, 10m, 1h (default: 10m).")
@@ -80,7 +78,8 @@ def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads)
     from rich.console import Console
 
     from bertcraft.data.labelled import choose_columns, read_labelled
-    from bertcraft.data.tables import counted, read_table
+    from bertcraft.data.tables import read_table
+    from bertcraft.data.text import counted
     from bertcraft.lab import advice
     from bertcraft.lab.compare import compare as run
     from bertcraft.lab.finetune import export
@@ -104,7 +103,7 @@ def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads)
     console.print()
     console.print(advice.table(outcome))
     console.print()
-    for line in advice.remarks(outcome):
+    for line in (*advice.remarks(outcome), *advice.advice(outcome), advice.more_labels(outcome)):
         _say(console, line)
     if outcome.best is not None:
         name, split, tuned = outcome.best
@@ -118,7 +117,7 @@ def _classes(data) -> str:
     """How many classes there are, and how large."""
     import numpy as np
 
-    from bertcraft.data.tables import shortened
+    from bertcraft.data.text import shortened
 
     sizes = np.bincount(data.numbers)
     most, fewest = (f"{shortened(data.labels[i], 30)!r} ({sizes[i]:,})" for i in (sizes.argmax(), sizes.argmin()))
@@ -169,7 +168,8 @@ def predict(
     from bertcraft.bert.checkpoint_files import replace_files
     from bertcraft.cli.models import check_output
     from bertcraft.data.labelled import choose_text
-    from bertcraft.data.tables import counted, read_table
+    from bertcraft.data.tables import read_table
+    from bertcraft.data.text import counted
     from bertcraft.lab.compare import classifier
     from bertcraft.tensor.parallel import cpu_count
 
@@ -208,7 +208,7 @@ def _write(target, tuned, table, column: str, threads: int, counts: dict, tell) 
     import csv
     from itertools import islice
 
-    from bertcraft.data.tables import Malformed
+    from bertcraft.data.table import Malformed
     from bertcraft.lab.finetune import predict as probabilities
 
     writer, names = csv.writer(target, lineterminator="\n"), tuned.config.labels

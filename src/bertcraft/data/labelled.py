@@ -1,5 +1,6 @@
 """From a user's table to labelled texts, and to repeated splits that share no text."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertcraft.data.tables import Malformed, Table, Unusable, counted, listed, shortened
-from bertcraft.data.text import signature
+from bertcraft.data.table import Malformed, Table, Unusable
+from bertcraft.data.text import counted, listed, shortened, signature
 from bertcraft.errors import DataError
 
 TEXT_NAMES = frozenset(
@@ -20,6 +21,7 @@ LABEL_NAMES = frozenset(
 )
 MOST_ROWS = 50_000  # more than an encoder reads in the time that a comparison takes
 LONGEST_TEXT = 10_000  # characters: several times what an encoder can read
+_COMPOSED = re.compile(r"\[.*\]|\{.*:.*\}")
 FEWEST = 5  # different texts of a class: it must be in training, development and test data
 
 
@@ -101,6 +103,7 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
     for row in (row for row, wanted in zip(table.rows(text, label), taken, strict=True) if wanted):
         if isinstance(row, Malformed):
             unusable.add(row)
+            counts["strange"] += row.column == label
             continue
         own, name = row[0].strip(), " ".join(row[1].split())
         if not own or not name:
@@ -109,6 +112,14 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
         counts["long"] += len(own) > LONGEST_TEXT
         texts.append(own[:LONGEST_TEXT])
         names.append(name)
+    written = [name for name in names if _COMPOSED.fullmatch(name)]  # lists and objects as texts, as CSV files have them
+    if counts["strange"] > len(texts) or len(written) > len(names) / 2:
+        first = f"the first: {written[0]!r:.60}" if written else f"the first: {unusable.first.where}"
+        raise DataError(
+            f"{table.path}: the column {label!r} holds lists or objects in {counted(counts['strange'] or len(written), 'row')} "
+            f"({first}); expected one label, a text or a number. A list is several labels a text (multi-label), which no "
+            "comparison here can judge: give a column of one label each. Of an object give the part that names the class"
+        )
     notes = []
     if table.count > most:
         notes.append(f"{table.count:,} rows: {most:,} of them, taken at random, are used")
@@ -148,12 +159,25 @@ def _classes(table: Table, label: str, texts: list[str], names: list[str], notes
         texts, names, marks = ([each[i] for i in kept] for each in (texts, names, marks))
     labels = _in_order(set(names))
     alike = Counter(map(_value, labels))
+    if (mark := _joined(labels)) is not None:
+        notes.append(f"labels look like several in one, separated by {mark!r}: each combination is taken for a class of its own")
     if twins := [name for name in labels if alike[_value(name)] > 1]:
         notes.append(f"classes that differ only in how they are written are kept apart: {listed(twins, 6)}")
     number, place = {name: i for i, name in enumerate(labels)}, {}
     groups = np.array([place.setdefault(mark, len(place)) for mark in marks], np.int64)
     numbers = np.array([number[name] for name in names], np.int64)
     return Labelled(texts, labels, numbers, groups, notes + _repeats(groups, numbers))
+
+
+def _joined(labels: list[str]) -> str | None:
+    """The sign between labels that are several in one, as in "comedy|drama": most of the parts stand in other labels too."""
+    for mark in "|;,":
+        several = [name.split(mark) for name in labels if mark in name]
+        parts = Counter(part.strip() for name in labels for part in set(name.split(mark)))
+        within = {part.strip() for name in several for part in name}
+        if len(several) > 2 and sum(parts[part] > 1 for part in within) > len(within) / 2:
+            return mark
+    return None
 
 
 def _value(name: str) -> float | str:

@@ -1,5 +1,5 @@
-"""What every reader does to text: decode it, make its quotes and spaces ordinary, say when two texts are
-one.
+"""What every reader does to text: decode it, make its quotes and spaces ordinary, say when two texts are one; name and count
+in messages.
 """
 
 import re
@@ -29,3 +29,20 @@ def plain(text: str) -> str:
 def signature(text: str) -> str:
     """The letters and digits of a text in lower case: two texts that agree in them count as one."""
     return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+def listed(names: list[str], most: int = 12) -> str:
+    """Names in quotes, with commas between them, those beyond ``most`` counted."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(repr(shortened(name, 40)) for name in names[:most]) + more
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in one line of at most ``width`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 3].rstrip() + "..."
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """ "1 row", "1,200 rows"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

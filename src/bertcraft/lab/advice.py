@@ -1,20 +1,21 @@
 """What a comparison on a user's own texts found: the table, and what to do, in plain words."""
 
-import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from bertcraft.data.tables import counted
+from bertcraft.data.text import counted
 from bertcraft.lab import statistics
-from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, PROBE, TECHNIQUES, TFIDF
+from bertcraft.lab.arms import FULL, PLAIN, TECHNIQUES
+from bertcraft.lab.baselines import BASELINES, MAJORITY, PARTS, PROBE, TFIDF
 from bertcraft.lab.budget import Plan
-from bertcraft.lab.compare import Outcome
+from bertcraft.lab.compare import SKEWED, Outcome
 from bertcraft.lab.statistics import Interval
 
-MARGIN = 1.0  # points: a technique that is not worse by more may be taken for its small size
+MARGIN = 1.0  # points: who is not worse by more may be taken for a small size; what brings less is little
 
 
 def title(name: str) -> str:
@@ -23,18 +24,20 @@ def title(name: str) -> str:
 
 
 def difference(outcome: Outcome, name: str, other: str, level: float = statistics.LEVEL) -> Interval:
-    """The mean paired difference in test accuracy between two arms, in points, with its interval.
+    """The mean paired difference in the metric that decides between two arms, in points, with its interval.
 
-    The splits are of the same texts, so that their results are not independent and the plain t interval is too narrow;
-    Nadeau & Bengio 2003 (section 3.2, "Inference for the generalization error") put (1/n + test/train) in place of 1/n.
+    The splits are of the same texts: the interval allows for it.
     """
-    one, two = ([100 * score.accuracy for score in outcome.scores[each]] for each in (name, other))
-    plain = statistics.paired(one, two, level)
-    if plain.low is None or plain.high is None:
-        return plain
-    half = (plain.high - plain.mean) * math.sqrt(1 + plain.n * outcome.overlap)
-    half = max(half, 100 / outcome.plan.test)  # one text of the test set: few texts may agree by chance
-    return Interval(plain.mean, plain.mean - half, plain.mean + half, plain.n)
+    one, two = ([100 * getattr(score, outcome.metric) for score in outcome.scores[each]] for each in (name, other))
+    return _widened(outcome, statistics.paired(one, two, level, outcome.overlap))
+
+
+def _widened(outcome: Outcome, found: Interval) -> Interval:
+    """An interval that is no narrower than one text of the test set: few texts may agree by chance."""
+    if found.low is None or found.high is None:
+        return found
+    half = max(found.high - found.mean, 100 * outcome.finest)
+    return found._replace(low=found.mean - half, high=found.mean + half)
 
 
 def plan(plan: Plan, names: list[str], seeds: int) -> str:
@@ -51,20 +54,50 @@ def plan(plan: Plan, names: list[str], seeds: int) -> str:
     return said
 
 
+class Row(NamedTuple):
+    """An arm in the table: means over splits; ``against``: the difference to the linear probe, None for the probe itself."""
+
+    name: str
+    accuracy: float  # %
+    macro_f1: float  # %
+    against: Interval | None  # points of the metric that decides
+    share: float | None  # % of the parameters that are trained, None where it is no encoder
+    seconds: float
+
+
+def rows(outcome: Outcome) -> list[Row]:
+    """What the table holds, the fine-tuned arms first."""
+    return [
+        Row(
+            title(name), 100 * outcome.mean(name, "accuracy"), 100 * outcome.mean(name, "macro_f1"),
+            None if name == PROBE else difference(outcome, name, PROBE),
+            100 * outcome.shares[name] if name in outcome.shares else None, outcome.mean(name, "seconds"),
+        )
+        for name in (*outcome.names, *BASELINES)
+    ]  # fmt: skip
+
+
+def columns(outcome: Outcome) -> list[str]:
+    """The heads of the table's columns, in two lines each."""
+    what = "accuracy" if outcome.metric == "accuracy" else "macro F1"
+    return ["technique", "accuracy\n%", "macro F1\n%", f"{what} against probe\npoints [95 % interval]", "trained\n%", "a run\ns"]
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the table as texts."""
+    against = "" if row.against is None else _interval(row.against)
+    share = "-" if row.share is None else f"{row.share:.3g}"
+    took = f"{row.seconds:.0f}" if row.seconds >= 1 else "<1"
+    return [row.name, f"{row.accuracy:.1f}", f"{row.macro_f1:.1f}", against, share, took]
+
+
 def table(outcome: Outcome) -> Table:
     """A row an arm: means over splits, and the difference to the linear probe with its 95 % interval."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    result.add_column("technique", no_wrap=True)
-    for column in ("accuracy\n%", "macro F1\n%", "against probe, points\nmean [95 % interval]", "trained\n%", "a run\ns"):
-        result.add_column(column, justify="right", no_wrap=True)
-    for name in (*outcome.names, *BASELINES):
-        scores = outcome.scores[name]
-        means = (100 * np.mean([getattr(score, part) for score in scores]) for part in ("accuracy", "macro_f1"))
-        against = "" if name == PROBE else _interval(difference(outcome, name, PROBE))
-        share = f"{100 * outcome.shares[name]:.3g}" if name in outcome.shares else "-"
-        seconds = outcome.seconds(name)
-        took = f"{seconds:.0f}" if seconds >= 1 else "<1"
-        result.add_row(title(name), *(f"{mean:.1f}" for mean in means), Text(against), share, took)
+    for number, column in enumerate(columns(outcome)):
+        result.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows(outcome):
+        result.add_row(*map(Text, cells(row)))
     return result
 
 
@@ -75,28 +108,58 @@ def _interval(interval: Interval) -> str:
 
 
 def remarks(outcome: Outcome) -> list[str]:
-    """How to read the table, and what to do."""
+    """How to read the table."""
     plan, said = outcome.plan, []
     if outcome.seeds < outcome.asked:
         said.append(f"The budget ended after {outcome.seeds} of {outcome.asked} splits.")
     if plan.enough:
         said.append("The budget was not used up: more steps would only read the same texts again.")
+    if outcome.metric == "macro_f1":
+        said.append(
+            f"Judged by macro F1, in which all classes weigh alike: the largest has at least {SKEWED} times the texts of the "
+            "smallest, and accuracy would hardly notice whether small ones are found."
+        )
     probed = "" if plan.probed == 1 else f" ({plan.probed:.0%} of the training texts)"
     said.append(
         f"Means over {counted(outcome.seeds, 'random split')}, {plan.test:,} test texts each. Differences are paired; their "
         "intervals allow for splits that share texts (Nadeau & Bengio 2003). The linear probe is logistic regression on the "
         f"frozen encoder's vectors{probed}, TF-IDF that on words and pairs of words."
     )
-    return [*said, *advice(outcome)]
+    return said
+
+
+def learning_curve(outcome: Outcome) -> list[tuple[float, float]]:
+    """The share of the training texts that the probe learnt from, and the mean of the metric that decides, in %."""
+    whole = outcome.mean(PROBE, outcome.metric)
+    parts = np.mean(outcome.curve, axis=0)
+    return [(outcome.plan.probed * part, 100 * float(value)) for part, value in zip((*PARTS, 1.0), (*parts, whole), strict=True)]
+
+
+def more_labels(outcome: Outcome) -> str:
+    """Whether it is worth labelling more texts, from what half of them lack."""
+    points = learning_curve(outcome)
+    listed = ", ".join(f"{value:.1f} with {share:.1%}" for share, value in points)
+    what = "accuracy" if outcome.metric == "accuracy" else "macro F1"
+    said = f"{what[0].upper()}{what[1:]} of the linear probe by the part of the training texts, in %: {listed}."
+    whole = [getattr(score, outcome.metric) for score in outcome.scores[PROBE]]
+    gain = 100 * np.subtract(whole, np.array(outcome.curve)[:, -1])
+    found = _widened(outcome, statistics.mean(gain, overlap=outcome.overlap))
+    if found.low is None:
+        return said
+    gained = f"The last doubling brought {_interval(found)} points"
+    if found.low > 0:
+        return f"{said} {gained}: more labelled texts will help, by less at each doubling."
+    if found.high < MARGIN:
+        return f"{said} {gained}: more labels of this kind will bring little."
+    return f"{said} {gained}: whether more labels would help cannot be told."
 
 
 def saved(outcome: Outcome, folder: Path) -> list[str]:
     """Which model was kept, why, and how to use it."""
     name, number, _ = outcome.best
-    rows = [PROBE, *outcome.names]
-    dev = {arm: f"{100 * outcome.dev(arm):.1f} %" for arm in rows}
+    dev = {arm: f"{100 * outcome.mean(arm, 'dev'):.1f} %" for arm in (PROBE, *outcome.names)}
     said = [f"Saved in {folder}: {title(name)}, split {number + 1}, the best on development texts ({dev[name]} on average)."]
-    leader = max(rows, key=outcome.dev)
+    leader = max(dev, key=lambda arm: outcome.mean(arm, "dev"))
     if leader != name:
         said.append(f"Better there was {title(leader)} ({dev[leader]}), but no BERT of transformers has a place for its parts.")
     command = f'transformers.pipeline("text-classification", "{folder}")'
@@ -113,7 +176,7 @@ def advice(outcome: Outcome) -> list[str]:
             f"No recommendation: {counted(outcome.seeds, 'split')} tell too little of how much results vary. Give more "
             "--seeds or a larger --budget."
         ]
-    candidates = [TFIDF, PROBE, *sorted(outcome.names, key=outcome.seconds)]  # the simplest first
+    candidates = [TFIDF, PROBE, *sorted(outcome.names, key=lambda name: outcome.mean(name, "seconds"))]  # the simplest first
     level = 1 - (1 - statistics.LEVEL) / len(candidates)
     if max(difference(outcome, name, MAJORITY, level).low for name in candidates) <= 0:
         return ["Recommendation: none. Nothing is shown to do better than naming the most frequent class for every text."]
@@ -133,7 +196,7 @@ def advice(outcome: Outcome) -> list[str]:
 
 def recommendation(outcome: Outcome, candidates: list[str], level: float) -> str:
     """The simplest candidate than which the leader is not shown to be better. ``candidates``: the simplest first."""
-    leader = max(candidates, key=outcome.dev)
+    leader = max(candidates, key=lambda name: outcome.mean(name, "dev"))
     simpler = candidates[: candidates.index(leader)]
     against = {name: difference(outcome, leader, name, level) for name in simpler}
     chosen = next((name for name in simpler if against[name].low <= 0), leader)
@@ -142,7 +205,8 @@ def recommendation(outcome: Outcome, candidates: list[str], level: float) -> str
             f"Recommendation: use {_named(chosen)}. The best on development texts, {title(leader)}, is not shown to be better "
             f"({_interval(against[chosen])} points): too little was measured to tell."
         )
-    gain = f" ({_interval(against[simpler[-1]])} points on {title(simpler[-1])})" if simpler else ""
+    other = PROBE if PROBE in simpler else TFIDF
+    gain = f" ({_interval(against[other])} points on {_named(other)})" if simpler else ""
     return f"Recommendation: use {_named(leader)}{gain}."
 
 
@@ -166,7 +230,7 @@ def _compared(outcome: Outcome, names: list[str], other: str, level: float) -> l
 
 def _named(name: str) -> str:
     """A candidate as a recommendation names it."""
-    long = {TFIDF: "TF-IDF with logistic regression", PROBE: "the linear probe (logistic regression on the frozen encoder's vectors)"}
+    long = {TFIDF: "TF-IDF with logistic regression", PROBE: "the linear probe"}
     return long.get(name, title(name))
 
 

@@ -1,24 +1,24 @@
-"""What a comparison on a user's own texts compares: ways to fine-tune an encoder, and three baselines that train in seconds.
+"""What a comparison on a user's own texts compares: ways to fine-tune an encoder. (:mod:`bertcraft.lab.baselines` has the rest.)
 
 Every technique changes one thing in plain full fine-tuning. It reads the same texts in the same order; its learning rate is
-that of its method in :data:`bertcraft.lab.finetune.RATES`, which other texts chose and the user's do not change.
+half that of its method in :data:`bertcraft.lab.finetune.RATES`, which other texts (TREC, CLINC150) chose and the user's do not
+change.
 """
 
 import difflib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from bertcraft.data.labelled import FEWEST, Labelled, Split
+from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
 from bertcraft.techniques import adapter_modules
-from bertcraft.tensor.parallel import one_blas_thread
 
 PLAIN = tuning.Settings(clip=math.inf)  # AdamW, a linear schedule with warm-up, no clipping
+GENTLER = 2  # the part of its method's rate that a run takes: it starts from a trained head, not a new one
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Technique:
 
     def settings(self, steps: int) -> tuning.Settings:
         """Those of a run that reads ``steps`` batches, a multiple of ``accumulate``."""
-        batch = PLAIN.batch_size * self.accumulate
-        return replace(PLAIN, steps=max(1, steps // self.accumulate), batch_size=batch, **self.changes)
+        batch, rate = PLAIN.batch_size * self.accumulate, tuning.RATES[self.method] / GENTLER
+        return replace(PLAIN, steps=max(1, steps // self.accumulate), batch_size=batch, rate=rate, **self.changes)
 
 
 FULL = "full"
@@ -59,9 +59,7 @@ TECHNIQUES = {
     "label-smoothing": Technique("label smoothing", "full, a tenth of the target spread over all classes",
                                  changes={"label_smoothing": 0.1}),
 }  # fmt: skip
-DEFAULT = ("adapters", "lora")
-PROBE, TFIDF, MAJORITY = "probe", "tfidf", "majority"
-BASELINES = {PROBE: "linear probe", TFIDF: "TF-IDF", MAJORITY: "most frequent class"}
+DEFAULT = ("lora",)  # few arms: what each more would read is taken from the others
 
 
 def chosen(names: str | None) -> list[str]:
@@ -85,45 +83,6 @@ def some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, 3)).permutation(rows)[:most]
 
 
-def of_every_class(data: Labelled, rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, at random, but of every class among them at least its first ones (FEWEST)."""
-    rows = some(rows, len(rows), 0)
-    order = np.argsort(data.numbers[rows], kind="stable")
-    numbers = data.numbers[rows][order]
-    place = np.empty(len(rows), int)  # of a row in its class
-    place[order] = np.arange(len(rows)) - np.searchsorted(numbers, numbers)
-    return np.concatenate([rows[place < FEWEST], rows[place >= FEWEST]])[: max(most, int((place < FEWEST).sum()))]
-
-
 def texts(data: Labelled, rows: np.ndarray) -> tuning.Texts:
     """Some rows, to train on."""
     return tuning.Texts([data.texts[i] for i in rows], data.numbers[rows])
-
-
-def tfidf(data: Labelled, parts: Split) -> Callable[[np.ndarray], np.ndarray]:
-    """TF-IDF of words and pairs of words with logistic regression, trained on all training texts: rows -> classes."""
-    import warnings
-
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    given = [data.texts[i] for i in parts.train]
-    features = min(50_000, 1_000_000 // len(data.labels))  # as many coefficients as are fitted in seconds
-    options = {"sublinear_tf": True, "max_features": features, "dtype": np.float32}
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **options)
-    try:
-        inputs = vectorizer.fit_transform(given)
-    except ValueError:  # no text has a word, only signs
-        vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), **options)
-        inputs = vectorizer.fit_transform(given)
-    model = LogisticRegression(C=10, max_iter=200)
-    with warnings.catch_warnings(), one_blas_thread():
-        warnings.simplefilter("ignore")  # 200 iterations are enough, converged to the last digit or not
-        model.fit(inputs, data.numbers[parts.train])
-    return lambda rows: model.predict(vectorizer.transform([data.texts[i] for i in rows]))
-
-
-def majority(data: Labelled, parts: Split) -> Callable[[np.ndarray], np.ndarray]:
-    """The most frequent class of the training texts, whatever the text."""
-    most = np.bincount(data.numbers[parts.train]).argmax()
-    return lambda rows: np.full(len(rows), most)

@@ -10,25 +10,49 @@ all results are the same to the last digit.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from bertcraft.bert import sentences
+from bertcraft.bert.model import Model
 from bertcraft.data.labelled import Labelled, Split, split
 from bertcraft.errors import InputError
-from bertcraft.lab import arms, budget, frozen
+from bertcraft.lab import budget, frozen
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab.arms import BASELINES, FULL, MAJORITY, PLAIN, PROBE, TECHNIQUES, TFIDF, some, texts
+from bertcraft.lab.arms import FULL, PLAIN, TECHNIQUES, some, texts
+from bertcraft.lab.baselines import BASELINES, MAJORITY, PROBE, TFIDF, Baseline, learning_curve, majority, probe, tfidf
 from bertcraft.lab.budget import MOST_DEV, MOST_TEST, TIMED, Clock, Plan
 
 PROBE_TOKENS = 500_000  # that the linear probe learns from at most: about a minute on two cores
+SKEWED = 5  # times as many texts in the largest class as in the smallest: then classes weigh alike, however large
 
 
-@dataclass(frozen=True)
-class Score:
-    """Of one run: on test texts, but ``dev``, the accuracy by which models are chosen."""
+def accuracy(right: np.ndarray, found: np.ndarray) -> float:
+    """The share of the texts whose class was found."""
+    return float(np.mean(right == found))
+
+
+def macro_f1(right: np.ndarray, found: np.ndarray) -> float:
+    """The mean over classes of F1, the harmonic mean of precision and recall."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(right, found, average="macro", zero_division=0))
+
+
+METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
+
+
+def judged_by(data: Labelled) -> str:
+    """The metric that decides: accuracy, but macro F1 where classes are so unequal that the large ones alone would decide."""
+    sizes = np.bincount(data.numbers)
+    return "macro_f1" if sizes.max() >= SKEWED * sizes.min() else "accuracy"
+
+
+class Score(NamedTuple):
+    """Of one run: on test texts, but ``dev``, the metric that decides on the development texts by which models are chosen."""
 
     accuracy: float
     macro_f1: float
@@ -46,44 +70,24 @@ class Outcome:
     shares: dict[str, float]  # of all parameters that an arm trains
     overlap: float  # test texts by those to train on, for the intervals
     asked: int  # seeds asked for
+    metric: str  # that decides: a name in METRICS
+    finest: float  # what one test text of a class, the smallest one where macro F1 decides, adds to the metric
+    curve: list[list[float]] = field(default_factory=list)  # a row a seed: the probe on each of baselines.PARTS of its texts
     best: tuple[str, int, tuning.Finetuned] | None = None
 
     @property
     def seeds(self) -> int:
         return len(self.scores[FULL])
 
-    def dev(self, name: str) -> float:
-        """Mean accuracy on development texts."""
-        return float(np.mean([score.dev for score in self.scores[name]]))
-
-    def seconds(self, name: str) -> float:
-        """Mean wall time of a run."""
-        return float(np.mean([score.seconds for score in self.scores[name]]))
+    def mean(self, name: str, part: str) -> float:
+        """Of a field of the scores of an arm."""
+        return float(np.mean([getattr(score, part) for score in self.scores[name]]))
 
 
 def splits(data: Labelled, seed: int, seeds: int) -> list[Split]:
     """One for each seed; at most MOST_TEST and MOST_DEV texts are taken from training, but of every class at least one."""
     test, dev = min(0.2, MOST_TEST / len(data)), min(0.1, MOST_DEV / len(data))
     return [split(data, s, test, dev) for s in range(seed, seed + seeds)]
-
-
-@dataclass(frozen=True)
-class Light:
-    """A classifier of rows that was trained in seconds, and how many."""
-
-    classify: Callable[[np.ndarray], np.ndarray]
-    seconds: float
-
-
-
-def score(data: Labelled, test: np.ndarray, dev: np.ndarray, classify: Callable, began: float) -> Score:
-    """Of a classifier of rows; the seconds are those since it was begun."""
-    from sklearn.metrics import f1_score
-
-    found, right = classify(test), data.numbers[test]
-    f1 = f1_score(right, found, average="macro", zero_division=0)
-    on_dev = float(np.mean(classify(dev) == data.numbers[dev]))
-    return Score(float(np.mean(found == right)), float(f1), on_dev, time.monotonic() - began)
 
 
 def compare(
@@ -108,23 +112,21 @@ def compare(
     from bertcraft import load
     from bertcraft.data import weights
 
-    parts = splits(data, seed, seeds)
+    parts, metric = splits(data, seed, seeds), judged_by(data)
     tell("reading the pretrained encoder")
     model = frozen.with_mean(load(weights("minilm")))
     sample = sentences.tokenize(model, [data.texts[i] for i in some(parts[0].train, 1000, 0)], PLAIN.max_length + 1)
     cut = float(np.mean([len(ids) > PLAIN.max_length for ids in sample]))
     probed = int(PROBE_TOKENS / np.mean([min(len(ids), PLAIN.max_length) for ids in sample]))
     vectors = frozen.Vectors(model, data.texts, PLAIN.max_length, threads)
-    light: list[dict[str, Light]] = []
-    heads = []
+    light: list[dict[str, Baseline]] = []
     for number, own in enumerate(parts, 1):
         tell(f"TF-IDF + logistic regression, split {number} of {seeds}")
-        began = time.monotonic()
-        found = {TFIDF: Light(arms.tfidf(data, own), time.monotonic() - began), MAJORITY: Light(arms.majority(data, own), 0.0)}
+        words = tfidf(data, own)
         tell(f"logistic regression on the frozen encoder's vectors, split {number} of {seeds}")
-        head, found[PROBE] = probe(data, own, vectors, probed, threads)
-        heads.append(head)
-        light.append(found)
+        light.append({
+            PROBE: probe(data, own, vectors, probed, METRICS[metric], threads), TFIDF: words, MAJORITY: majority(data, own)
+        })  # fmt: skip
     if steps is None:
         sample = texts(data, some(parts[0].train, TIMED * PLAIN.batch_size, 0))
         costs = budget.timed(model, sample, names, classes=len(data.labels), threads=threads, tell=tell)
@@ -134,70 +136,87 @@ def compare(
         plan = budget.fixed(max(unit, steps // unit * unit), parts[0], cut)
     plan = replace(plan, probed=min(1.0, probed / len(parts[0].train)))
     planned(plan)
-    outcome = Outcome(list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, plan.test / len(parts[0].train), seeds)
-    best: dict[str, tuple[float, int, tuning.Finetuned]] = {}
+    share = plan.test / len(parts[0].train)
+    outcome = Outcome(
+        list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, share, seeds, metric, _finest(data, metric, plan.test)
+    )
+    work = _Work(model, data, outcome, vectors, clock, threads, {} if keep else None, tell)
     for number, own in enumerate(parts):
-        found = _seed(
-            model, data, own, seed + number, number, outcome, light[number], heads[number], best if keep else None, clock, threads,
-            tell,
-        )
+        found = work.split(own, seed + number, number, light[number])
         if found is None:
             break
         for name, one in found.items():
             outcome.scores[name].append(one)
-    if keep:
-        name = max((name for name in (PROBE, *names) if name == PROBE or TECHNIQUES[name].kept_by_transformers), key=outcome.dev)
-        outcome.best = (name, *best[name][1:])
+    if work.best:
+        name = max(work.best, key=lambda name: outcome.mean(name, "dev"))
+        outcome.best = (name, *work.best[name][1:])
     return outcome
 
 
-def probe(data: Labelled, parts: Split, vectors: frozen.Vectors, most: int, threads: int) -> tuple[dict, Light]:
-    """The linear probe of a split: the head that all its arms start from, and the same as a classifier.
-
-    It learns from at most ``most`` texts, taken at random, some of every class. Its seconds are those for the vectors of
-    these texts, known from another split or not, and for the regression.
-    """
-    rows = arms.of_every_class(data, parts.train, most)
-    dev = some(parts.dev, MOST_DEV, 0)
-    inputs, on_dev = vectors(rows), vectors(dev)
-    share = (len(rows) + len(dev)) / vectors.known.sum()
-    began = time.monotonic()
-    head = frozen.fitted(inputs, data.numbers[rows], on_dev, data.numbers[dev], threads)
-    took = time.monotonic() - began + share * vectors.seconds
-    return head, Light(lambda rows: frozen.classify(head, vectors(rows)), took)
+def _finest(data: Labelled, metric: str, test: int) -> float:
+    smallest = np.bincount(data.numbers).min() / len(data)
+    return 1 / test if metric == "accuracy" else 1 / len(data.labels) / max(1.0, test * smallest)
 
 
-def _seed(model, data, parts, seed, number, outcome, light, start, best, clock, threads, tell) -> dict[str, Score] | None:
-    """The scores of all arms on a split; None when the budget does not last (but for the first split)."""
-    plan, found = outcome.plan, {}
-    test, dev = some(parts.test, plan.test, seed), some(parts.dev, plan.dev, seed)
-    train = texts(data, some(parts.train, plan.steps * PLAIN.batch_size, seed))
-    for place, name in enumerate(outcome.names):
-        if number and not clock.has(sum(outcome.seconds(own) for own in outcome.names[place:])):
-            return None
-        began, technique = time.monotonic(), TECHNIQUES[name]
-        done, total = number * len(outcome.names) + place, outcome.asked * len(outcome.names)
+@dataclass
+class _Work:
+    """What the runs of a comparison share. ``best``: of each arm that can be saved, its best (dev, split's number, model)."""
 
-        def report(progress, name=name, done=done, total=total):
-            tell(f"{TECHNIQUES[name].title}, split {number + 1}", (done + progress.step / progress.steps) / total)
+    model: Model
+    data: Labelled
+    outcome: Outcome
+    vectors: frozen.Vectors
+    clock: Clock
+    threads: int
+    best: dict[str, tuple[float, int, tuning.Finetuned]] | None
+    tell: Callable[..., None]
 
-        tuned = tuning.finetune(
-            model, train, None, technique.method, technique.settings(plan.steps), classes=len(data.labels), seed=seed,
-            threads=threads, head=start, report=report,
-        )  # fmt: skip
-        outcome.shares[name] = tuned.trained_share
+    def split(self, parts: Split, seed: int, number: int, light: dict[str, Baseline]) -> dict[str, Score] | None:
+        """The scores of all arms on a split; None when the budget does not last (but for the first split)."""
+        data, outcome, plan, found = self.data, self.outcome, self.outcome.plan, {}
+        test, dev = some(parts.test, plan.test, seed), some(parts.dev, plan.dev, seed)
+        train = texts(data, some(parts.train, plan.steps * PLAIN.batch_size, seed))
+        for place, name in enumerate(outcome.names):
+            if number and not self.clock.has(sum(outcome.mean(own, "seconds") for own in outcome.names[place:])):
+                return None
+            began, technique = time.monotonic(), TECHNIQUES[name]
+            tuned = tuning.finetune(
+                self.model, train, None, technique.method, technique.settings(plan.steps), classes=len(data.labels), seed=seed,
+                threads=self.threads, head=light[PROBE].head, report=self._report(name, number),
+            )  # fmt: skip
+            outcome.shares[name] = tuned.trained_share
 
-        def classify(rows, tuned=tuned):
-            return tuning.predict(tuned, [data.texts[i] for i in rows], threads).argmax(axis=1)
+            def classify(rows, tuned=tuned):
+                return tuning.predict(tuned, [data.texts[i] for i in rows], self.threads).argmax(axis=1)
 
-        found[name] = score(data, test, dev, classify, began)
-        if best is not None and technique.kept_by_transformers and found[name].dev > best.get(name, (-1.0,))[0]:
-            best[name] = (found[name].dev, number, tuned)
-    for name, one in light.items():
-        found[name] = score(data, test, dev, one.classify, time.monotonic() - one.seconds)
-    if best is not None and found[PROBE].dev > best.get(PROBE, (-1.0,))[0]:
-        best[PROBE] = (found[PROBE].dev, number, frozen.as_classifier(model, start, PLAIN))
-    return found
+            found[name] = self.score(test, dev, classify, began)
+            if technique.kept_by_transformers:
+                self.keep(name, number, found[name].dev, lambda tuned=tuned: tuned)
+        for name, one in light.items():
+            found[name] = self.score(test, dev, one.classify, time.monotonic() - one.seconds)
+        outcome.curve.append(learning_curve(data, light[PROBE], self.vectors, test, METRICS[outcome.metric]))
+        self.keep(PROBE, number, found[PROBE].dev, lambda: frozen.as_classifier(self.model, light[PROBE].head, PLAIN))
+        return found
+
+    def score(self, test: np.ndarray, dev: np.ndarray, classify: Callable, began: float) -> Score:
+        """Of a classifier of rows; the seconds are those since it was begun."""
+        found, right = classify(test), self.data.numbers[test]
+        on_dev = METRICS[self.outcome.metric](self.data.numbers[dev], classify(dev))
+        return Score(accuracy(right, found), macro_f1(right, found), on_dev, time.monotonic() - began)
+
+    def keep(self, name: str, number: int, dev: float, classifier: Callable[[], tuning.Finetuned]) -> None:
+        """Keep the classifier where it is the arm's best on development texts so far."""
+        if self.best is not None and dev > self.best.get(name, (-1.0,))[0]:
+            self.best[name] = (dev, number, classifier())
+
+    def _report(self, name: str, number: int) -> Callable:
+        names = self.outcome.names
+        done, total = number * len(names) + names.index(name), self.outcome.asked * len(names)
+
+        def report(progress) -> None:
+            self.tell(f"{TECHNIQUES[name].title}, split {number + 1}", (done + progress.step / progress.steps) / total)
+
+        return report
 
 
 def classifier(folder: str | Path) -> tuning.Finetuned:

@@ -10,7 +10,7 @@ Shapes: n texts, H hidden size.
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from bertcraft.tensor.parallel import one_blas_thread, pool
 
 MEAN_WEIGHT = 16.0  # of the mean beside the first token itself, which a layer of BERT always adds
 POOLER_SCALE = 0.5  # of the pooler's identity: tanh is nearly linear there, and its slope still lets fine-tuning through
-STRENGTHS = (0.01, 0.1, 0.3, 1.0)  # C of scikit-learn: the inverse of the penalty's weight
+STRENGTHS = (0.01, 0.1, 0.3, 1.0)  # C of scikit-learn, the inverse of the penalty's weight: the smoothest first
 PACK = 2048  # tokens encoded together
 
 
@@ -91,22 +91,35 @@ class Vectors:
             list(map(work, packs) if self.threads == 1 else pool(self.threads).map(work, packs))
 
 
-def fitted(train: np.ndarray, labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, threads: int = 1) -> dict:
-    """The logistic regression on vectors (n, H) whose strength is best on development texts (of equals the smoother one).
+def chosen(
+    train: np.ndarray, labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, judge: Callable, threads: int = 1
+) -> tuple[dict, float]:
+    """The logistic regression whose strength is best on development texts (of equals the smoother one): its head, its strength.
 
-    Every class must be among the labels, int (n,). Returns a head, a tree that ``finetune(head=...)`` takes for a model of
-    :func:`with_mean`.
+    ``judge(right, found)``: how good the classes found are, more is better. The rest as in :func:`fitted`.
+    """
+
+    def fit(strength: float) -> tuple[float, dict]:
+        head = fitted(train, labels, strength)
+        return judge(dev_labels, classify(head, dev)), head
+
+    with one_blas_thread():
+        found = list(map(fit, STRENGTHS) if threads == 1 else pool(threads).map(fit, STRENGTHS))
+    best = max(range(len(STRENGTHS)), key=lambda i: found[i][0])
+    return found[best][1], STRENGTHS[best]
+
+
+def fitted(train: np.ndarray, labels: np.ndarray, strength: float) -> dict:
+    """The logistic regression of labels, int (n,), on vectors (n, H), every class among them.
+
+    ``strength`` is scikit-learn's C. Returns a head, a tree that ``finetune(head=...)`` takes for a model of :func:`with_mean`.
     """
     from sklearn.linear_model import LogisticRegression
 
-    def fit(strength: float):
-        return LogisticRegression(C=strength, max_iter=200).fit(train, labels)
-
     with warnings.catch_warnings(), one_blas_thread():
-        warnings.simplefilter("ignore")  # 200 iterations are enough, converged to the last digit or not
-        found = list(map(fit, STRENGTHS) if threads == 1 else pool(threads).map(fit, STRENGTHS))
-    best = max(found, key=lambda model: model.score(dev, dev_labels))
-    weight, bias = best.coef_, best.intercept_
+        warnings.simplefilter("ignore")  # 100 iterations are enough, converged to the last digit or not
+        model = LogisticRegression(C=strength, max_iter=100, tol=1e-3).fit(train, labels)
+    weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # of two classes the second has a row; a softmax needs two
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     classifier = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}

@@ -1,0 +1,99 @@
+"""CSV and TSV files, read by Python's own module, which knows the line it is at."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertcraft.data.lines import LONGEST, Lines
+from bertcraft.data.table import Malformed, Row, Table, Unusable
+from bertcraft.data.text import counted
+from bertcraft.errors import DataError
+
+
+class _Quote(DataError):
+    """A quote that does not close, or not where a field ends."""
+
+    def __init__(self, lines: Lines, what: str):
+        super().__init__(f"{lines.path}: {what}; correct that line, or save the file anew")
+        self.what = what
+
+
+def read(path: Path, kind: str, start: bytes) -> Table:
+    delimiter, notes = "\t", []
+    if kind == "CSV":
+        first = re.sub(r'"[^"]*"', "", next(iter(Lines(path, start))))
+        delimiter = max(",;\t|", key=first.count)  # the comma, unless another stands there more often
+        if delimiter != ",":
+            notes.append(f"columns are separated by {({';': 'semicolons', '|': 'bars'}).get(delimiter, 'tabs')}")
+    standard = {"delimiter": delimiter, "strict": True}
+    try:
+        return _scanned(path, kind, start, standard, notes)[0]
+    except _Quote as error:  # there are two other ways to write quotes: taken only where everything then fits
+        if kind == "TSV":
+            other, how = standard | {"quoting": csv.QUOTE_NONE}, "quotes are taken as ordinary characters"
+        else:
+            other, how = standard | {"escapechar": "\\"}, "a backslash is taken to stand before quotes inside a text"
+        try:
+            table, malformed = _scanned(path, kind, start, other, [*notes, f"{how}: read in the usual way, {error.what}"])
+        except DataError:
+            raise error from None
+        if malformed or any('"' in column for column in table.columns):
+            raise error from None
+        return table
+
+
+def _scanned(path: Path, kind: str, start: bytes, options: dict, notes: list[str]) -> tuple[Table, int]:
+    """The table and the number of its malformed rows."""
+    lines, unusable = Lines(path, start), Unusable()
+    records = _records(lines, options)
+    header = next((record for _, record in records if record), [])
+    columns = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+    count = 0
+    for line, record in records:
+        count += 1
+        if isinstance(row := _fields(line, record, columns), Malformed):
+            unusable.add(row)
+    unusable.check(path, count, "put texts that hold the separator between quotes")
+
+    def rows(names: list[str]) -> Iterator[Row]:
+        at = [columns.index(name) for name in names]
+        records = _records(Lines(path, start), options)
+        next(record for _, record in records if record)
+        for line, record in records:
+            row = _fields(line, record, columns)
+            yield row if isinstance(row, Malformed) else tuple(row[i] for i in at)
+
+    return Table(path, kind, columns, count, [*lines.notes(), *notes], rows), unusable.number
+
+
+def _records(lines: Lines, options: dict) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV or TSV file, each with the line on which it begins."""
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
+    reader = csv.reader(lines, **options)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            what = f"line {line}: " + (
+                "a quote is opened and not closed"
+                if "unexpected end" in str(error) or "limit" in str(error) or reader.line_num > line
+                else 'a quote stands inside a text that is between quotes (write it twice: "")'
+            )
+            raise _Quote(lines, what) from None
+        yield line, record
+
+
+def _fields(line: int, record: list[str], columns: list[str]) -> list[str] | Malformed:
+    """The fields of a record, one a column; empty ones at the end of a line may be too many, as Excel leaves them."""
+    if not record:  # a blank line
+        return [""] * len(columns)
+    if len(record) > len(columns) and not any(record[len(columns) :]):
+        record = record[: len(columns)]
+    if len(record) == len(columns):
+        return record
+    reason = f"{counted(len(record), 'field')} where the first line names {counted(len(columns), 'column')}"
+    return Malformed(f"line {line}", reason)
