@@ -234,7 +234,7 @@ def test_one_in_a_hundred_that_are_found_are_worth_a_recommendation():
     """Accuracy sees 0.9 points between finding half of them and none; macro F1 sees 34."""
     f1 = {FULL: 0.7, "lora": 0.72, PROBE: 0.83, TFIDF: 0.6, MAJORITY: 0.497}
     scores = {n: [Score(0.99 + v / 100, v + e, v, 1.0) for e in i * NOISE] for i, (n, v) in enumerate(f1.items())}
-    rare = Outcome([FULL, "lora"], Plan(50, 2.0, 1000, 100, 0.0), scores, {FULL: 1.0, "lora": 0.01}, 0.1, 5, "macro_f1", 0.05)
+    rare = Outcome([FULL, "lora"], Plan(50, 2.0, 1000, 100, 0.0), scores, {FULL: 1.0, "lora": 0.01}, 10_000, 5, "macro_f1", 0.05)
     assert advice.advice(rare)[0].startswith("Recommendation: use the linear probe (+23.0")
     assert "Judged by macro F1" in advice.remarks(rare)[0] and "macro F1 against probe" in advice.columns(rare)[3]
     rare.metric, rare.finest = "accuracy", 0.001
@@ -276,7 +276,7 @@ def outcome(*, steps=50, test=500, overlap=0.1, epochs=2.0, **accuracies) -> Out
     scores = {name: [Score(a, a, a, 1.0) for a in values] for name, values in accuracies.items()}
     shares = {name: 1.0 if TECHNIQUES[name].method == FULL else 0.01 for name in names}
     seeds = len(scores[FULL])
-    return Outcome(names, Plan(steps, epochs, test, 100, 0.0), scores, shares, overlap, seeds, "accuracy", 1 / test)
+    return Outcome(names, Plan(steps, epochs, test, 100, 0.0), scores, shares, round(test / overlap), seeds, "accuracy", 1 / test)
 
 
 def test_the_interval_is_nadeau_and_bengio_s_corrected_t_interval():

@@ -43,6 +43,11 @@ def compare(
         Path | None,
         typer.Option(metavar="DIR", help="Keep the model that is best on development texts in this folder."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write all that is printed, and pictures of it, as one page to send."),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the table with its intervals.")] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the first split.")] = 0,
     threads: Annotated[int | None, THREADS] = None,
 ) -> None:
@@ -61,7 +66,7 @@ def compare(
     [bold]Examples[/]
 
       bertcraft compare reviews.csv --text review --label stars
-      bertcraft compare mails.jsonl --techniques lora --save my_model
+      bertcraft compare mails.jsonl.gz --save my_model --html report.html
     """
     import time
 
@@ -71,12 +76,13 @@ def compare(
 
     names = chosen(techniques)
     limit = seconds(budget or BUDGET) if budget or steps is None else None
-    _compare(file, text, label, names, seeds, Clock(limit, began), steps, save, seed, threads)
+    _compare(file, text, label, names, seeds, Clock(limit, began), steps, save, html, figure, seed, threads)
 
 
-def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads) -> None:
+def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, seed, threads) -> None:
     from rich.console import Console
 
+    from bertcraft.cli.models import check_output
     from bertcraft.data.labelled import choose_columns, read_labelled
     from bertcraft.data.tables import read_table
     from bertcraft.data.text import counted
@@ -86,6 +92,9 @@ def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads)
     from bertcraft.tensor.parallel import cpu_count
 
     console = Console(highlight=False)
+    for path in (html, figure):
+        if path is not None:
+            check_output(path)
     with _telling() as tell:
         tell(f"reading {file.name}")
         table = read_table(file)
@@ -93,9 +102,9 @@ def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads)
         data = read_labelled(table, text, label)
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)  # before the work: it may not be possible
-        _say(console, f"{file.name}: {counted(len(data), 'text')}, {_classes(data)}")
-        for note in (*table.notes, *guesses, *data.notes):
-            _say(console, f"- {note}")
+        facts = [f"{file.name}: {counted(len(data), 'text')}, {_classes(data)}", *table.notes, *guesses, *data.notes]
+        for number, note in enumerate(facts):
+            _say(console, f"- {note}" if number else note)
         outcome = run(
             data, names, seeds=seeds, seed=seed, steps=steps, clock=clock, threads=threads or cpu_count(),
             keep=save is not None, tell=tell, planned=lambda plan: _say(console, advice.plan(plan, names, seeds)),
@@ -106,11 +115,25 @@ def _compare(file, text, label, names, seeds, clock, steps, save, seed, threads)
     for line in (*advice.remarks(outcome), *advice.advice(outcome), advice.more_labels(outcome)):
         _say(console, line)
     if outcome.best is not None:
-        name, split, tuned = outcome.best
-        export(tuned, save, data.labels)
+        export(outcome.best[2], save, data.labels)
         for line in advice.saved(outcome, save):
             _say(console, line)
-    _say(console, f"Took {clock.elapsed:.0f} s.")
+    took = f"Took {clock.elapsed:.0f} s."
+    _write_report(html, figure, file.name, facts, advice.plan(outcome.plan, names, seeds), outcome, took)
+    _say(console, took)
+
+
+def _write_report(html, figure, name, facts, plan, outcome, took) -> None:
+    """The page and the picture that were asked for."""
+    from bertcraft.bert.checkpoint_files import replace_files
+    from bertcraft.lab import comparison_figures, comparison_page
+
+    if html is not None:
+        page = comparison_page.page(f"Which technique is worth it for {name}?", facts, plan, outcome, took).encode()
+        replace_files(html.parent, {html.name: lambda path: path.write_bytes(page)})
+    if figure is not None:
+        picture = comparison_figures.differences(outcome)
+        replace_files(figure.parent, {figure.name: lambda path: path.write_bytes(picture)})
 
 
 def _classes(data) -> str:

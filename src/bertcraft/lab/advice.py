@@ -1,5 +1,6 @@
 """What a comparison on a user's own texts found: the table, and what to do, in plain words."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,20 +25,23 @@ def title(name: str) -> str:
 
 
 def difference(outcome: Outcome, name: str, other: str, level: float = statistics.LEVEL) -> Interval:
-    """The mean paired difference in the metric that decides between two arms, in points, with its interval.
-
-    The splits are of the same texts: the interval allows for it.
-    """
+    """The mean paired difference in the metric that decides between two arms, in points, with its interval."""
     one, two = ([100 * getattr(score, outcome.metric) for score in outcome.scores[each]] for each in (name, other))
-    return _widened(outcome, statistics.paired(one, two, level, outcome.overlap))
+    return _interval_of(outcome, np.subtract(one, two), level)
 
 
-def _widened(outcome: Outcome, found: Interval) -> Interval:
-    """An interval that is no narrower than one text of the test set: few texts may agree by chance."""
-    if found.low is None or found.high is None:
-        return found
-    half = max(found.high - found.mean, 100 * outcome.finest)
-    return found._replace(low=found.mean - half, high=found.mean + half)
+def _interval_of(outcome: Outcome, values: np.ndarray, level: float = statistics.LEVEL) -> Interval:
+    """The mean over splits of the same texts, with an interval that allows for it.
+
+    Their results are not independent and the plain t interval is too narrow; Nadeau & Bengio 2003 (section 3.2, "Inference for
+    the generalization error") put (1/n + test/train) in place of 1/n. It is no narrower than one text of the test set: few texts
+    may agree by chance.
+    """
+    plain = statistics.mean(values, level)
+    if plain.low is None or plain.high is None:
+        return plain
+    half = max((plain.high - plain.mean) * math.sqrt(1 + plain.n * outcome.overlap), 100 * outcome.finest)
+    return Interval(plain.mean, plain.mean - half, plain.mean + half, plain.n)
 
 
 def plan(plan: Plan, names: list[str], seeds: int) -> str:
@@ -143,7 +147,7 @@ def more_labels(outcome: Outcome) -> str:
     said = f"{what[0].upper()}{what[1:]} of the linear probe by the part of the training texts, in %: {listed}."
     whole = [getattr(score, outcome.metric) for score in outcome.scores[PROBE]]
     gain = 100 * np.subtract(whole, np.array(outcome.curve)[:, -1])
-    found = _widened(outcome, statistics.mean(gain, overlap=outcome.overlap))
+    found = _interval_of(outcome, gain)
     if found.low is None:
         return said
     gained = f"The last doubling brought {_interval(found)} points"
@@ -202,7 +206,7 @@ def recommendation(outcome: Outcome, candidates: list[str], level: float) -> str
     chosen = next((name for name in simpler if against[name].low <= 0), leader)
     if chosen != leader:
         return (
-            f"Recommendation: use {_named(chosen)}. The best on development texts, {title(leader)}, is not shown to be better "
+            f"Recommendation: use {_named(chosen)}. The best on development texts, {_named(leader)}, is not shown to be better "
             f"({_interval(against[chosen])} points): too little was measured to tell."
         )
     other = PROBE if PROBE in simpler else TFIDF

@@ -68,7 +68,7 @@ class Outcome:
     plan: Plan
     scores: dict[str, list[Score]]
     shares: dict[str, float]  # of all parameters that an arm trains
-    overlap: float  # test texts by those to train on, for the intervals
+    train: int  # texts to train on
     asked: int  # seeds asked for
     metric: str  # that decides: a name in METRICS
     finest: float  # what one test text of a class, the smallest one where macro F1 decides, adds to the metric
@@ -78,6 +78,11 @@ class Outcome:
     @property
     def seeds(self) -> int:
         return len(self.scores[FULL])
+
+    @property
+    def overlap(self) -> float:
+        """Test texts by those to train on, for the intervals."""
+        return self.plan.test / self.train
 
     def mean(self, name: str, part: str) -> float:
         """Of a field of the scores of an arm."""
@@ -136,10 +141,10 @@ def compare(
         plan = budget.fixed(max(unit, steps // unit * unit), parts[0], cut)
     plan = replace(plan, probed=min(1.0, probed / len(parts[0].train)))
     planned(plan)
-    share = plan.test / len(parts[0].train)
     outcome = Outcome(
-        list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, share, seeds, metric, _finest(data, metric, plan.test)
-    )
+        list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, len(parts[0].train), seeds, metric,
+        _finest(data, metric, plan.test),
+    )  # fmt: skip
     work = _Work(model, data, outcome, vectors, clock, threads, {} if keep else None, tell)
     for number, own in enumerate(parts):
         found = work.split(own, seed + number, number, light[number])
