@@ -57,8 +57,9 @@ def questions(folder) -> Path:
 def compared(folder, questions):
     """What a short comparison prints; it saves a model."""
     status, output, errors = command(
-        "compare", questions, "--techniques", "lora", "--seeds", 2, "--steps", 3, "--threads", 1, "--save", folder / "model"
-    )
+        "compare", questions, "--techniques", "lora", "--seeds", 2, "--steps", 3, "--threads", 1, "--save", folder / "model",
+        "--html", folder / "report.html", "--figure", folder / "table.png",
+    )  # fmt: skip
     assert (status, errors) == (0, ""), errors
     return output
 
@@ -93,6 +94,14 @@ def test_what_was_left_out_guessed_and_planned_is_said(compared):
     assert re.search(
         r"Accuracy of the linear probe by the part of the training texts, in %: \d+\.\d with 12\.5%, .* with 100\.0%\.", words
     )
+
+
+def test_the_page_and_the_picture_are_written(compared, folder):
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Which technique is worth it for questions.csv?</h1>" in page and "left out: 1 row without a text" in page
+    for row in table(compared)[2:]:
+        assert all(f">{cell}</td>" in page for cell in re.split(r"  +", row)), row
+    assert (folder / "table.png").read_bytes().startswith(b"\x89PNG") and str(folder) not in page
 
 
 def test_the_same_steps_give_the_same_table(compared, questions):
@@ -160,6 +169,7 @@ def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
         "compare", questions, "--label", "intend"
     )
     assert "--budget: got 'soon', expected a time such as 90s, 10m or 1.5h" in refused("compare", questions, "--budget", "soon")
+    assert "no such folder" in refused("compare", questions, "--html", tmp_path / "none" / "report.html")
     assert "did you mean lora?" in refused("compare", questions, "--techniques", "lorra")
     assert "is a folder" in refused("compare", folder)
     (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(9)))
