@@ -28,7 +28,7 @@ def differences(outcome: Outcome) -> bytes:
         axes.set_yticks(range(len(rows)), [f"{row.name}  {getattr(row, outcome.metric):.1f} %" for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"points of {NAMES[outcome.metric]} on the linear probe, with 95 % intervals")
+        axes.set_xlabel(f"{NAMES[outcome.metric]} against the probe, points")
 
     return _png(draw, 1.0 + 0.32 * len(rows))
 
