@@ -34,11 +34,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Probe(Baseline):
-    """``head``: what fine-tuning starts from. ``rows``: what it learnt from. ``strength``: C, chosen on development texts."""
+    """``head``: what fine-tuning starts from. ``parts``: the heads that each of the PARTS of its texts teach."""
 
     head: dict
-    rows: np.ndarray
-    strength: float
+    parts: list[dict]
 
 
 def stratified(data: Labelled, rows: np.ndarray) -> np.ndarray:
@@ -63,17 +62,14 @@ def probe(data: Labelled, parts: Split, vectors: frozen.Vectors, most: int, judg
     began = time.monotonic()
     head, strength = frozen.chosen(inputs, data.numbers[rows], on_dev, data.numbers[dev], judge, threads)
     took = time.monotonic() - began + share * vectors.seconds
-    return Probe(lambda rows: frozen.classify(head, vectors(rows)), took, head, rows, strength)
+    fewer = [max(round(part * len(rows)), len(data.labels)) for part in PARTS]
+    heads = [frozen.fitted(inputs[:n], data.numbers[rows[:n]], strength) for n in fewer]
+    return Probe(lambda rows: frozen.classify(head, vectors(rows)), took, head, heads)
 
 
 def learning_curve(data: Labelled, whole: Probe, vectors: frozen.Vectors, test: np.ndarray, judge: Callable) -> list[float]:
-    """``judge`` on test texts of the probe trained on each of the PARTS of its texts, at the strength that was best for all."""
-    found = []
-    for part in PARTS:
-        rows = whole.rows[: max(round(part * len(whole.rows)), len(data.labels))]
-        head = frozen.fitted(vectors(rows), data.numbers[rows], whole.strength)
-        found.append(judge(data.numbers[test], frozen.classify(head, vectors(test))))
-    return found
+    """``judge`` on test texts of the heads that a part of the probe's texts taught, at the strength that was best for all."""
+    return [judge(data.numbers[test], frozen.classify(head, vectors(test))) for head in whole.parts]
 
 
 def tfidf(data: Labelled, parts: Split) -> Baseline:
