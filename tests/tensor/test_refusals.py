@@ -5,12 +5,17 @@ import math
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
+import polars
 import pytest
+import torch
 
 from bertcraft.tensor import Tensor, grad, value_and_grad
 from bertcraft.tensor import functions as F
+from bertcraft.tensor.check import check_grads
 from bertcraft.tensor.kernels import kernels_disabled
 from bertcraft.tensor.tensor import CONSTANT
 
@@ -87,11 +92,27 @@ def _write_into_array(x):
         ("np.dot has a derivative for vectors and matrices only", lambda x: np.dot(x, np.ones((2, 2, 2)))),
         ("diagonal has a derivative for matrices only", lambda x: np.trace(x[None])),
         ("np.where has no derivative with respect to its argument number 1", lambda x: np.where(x, 1.0, 2.0)),
-        ("np.sum: pass a by position", lambda x: np.sum(a=x)),
-        ("np.clip: pass min by position", lambda x: np.clip(X, min=x)),
+        ("np.average has no derivative", lambda x: np.average(X, weights=x)),
+        ("np.bincount has no derivative", lambda x: np.bincount([0, 1], weights=x[0])),
+        ("np.pad has no derivative with respect to constant_values: pass its .value",
+         lambda x: np.pad(x, 1, constant_values=x[0, 0])),
+        ("np.nan_to_num has no derivative with respect to nan", lambda x: np.nan_to_num(x, nan=x[0, 0])),
+        (r"np.sum on a Tensor takes .* initial=", lambda x: np.sum(x, initial=x[0, 0])),
+        (r"np.mean on a Tensor .*axis=, dtype=", lambda x: np.mean(x, axis=0, dtype=np.float32)),
         ("can become floats, integers or booleans, not object", lambda x: x.astype(object)),
         ("not complex128", lambda x: x.astype(complex)),
-        ("of a floating-point scalar, but the function returned complex128", lambda x: x * 1j),
+        ("np.multiply gave complex128, which has no derivative here", lambda x: x * 1j),
+        ("np.power gave complex128", lambda x: x ** np.array(1j)),
+        ("np.multiply gave object.*floats", lambda x: x * np.array([1.0, 2.0], object)),
+        ("np.multiply gave timedelta64", lambda x: x * np.timedelta64(3, "s")),
+        (r"a fractions.Fraction object: convert it with float\(\)", lambda x: x * Fraction(1, 2)),
+        (r"a fractions.Fraction object", lambda x: Fraction(1, 2) + x),
+        (r"a decimal.Decimal object: convert it with float\(\)", lambda x: Decimal(2) * x),
+        (r"a fractions.Fraction object", lambda x: np.add(x, [Fraction(1, 2), Fraction(1, 3)])),
+        (r"a torch.Tensor object: convert it to a plain array with np.asarray", lambda x: x * torch.ones(2)),
+        (r"a torch.Tensor object", lambda x: torch.ones(2, 2) @ x),
+        (r"a torch.Tensor object", lambda x: np.concatenate([x, torch.ones(2, 2)])),
+        (r"a polars.series.series.Series object", lambda x: x[0] * polars.Series([1.0, 2.0])),
         ("0-d Tensor cannot be iterated", lambda x: list(x[0, 0])),
         ("unhashable", lambda x: {x}),
     ],
@@ -99,6 +120,83 @@ def _write_into_array(x):
 )  # fmt: skip
 def test_operations_that_would_lose_the_history_are_refused(message, code):
     refused(message, code)
+
+
+@pytest.mark.parametrize("array", [np.ma.array(X, mask=X > 1), np.ma.array(X), np.matrix(X), np.ma.masked], ids=range(4))
+@pytest.mark.parametrize("code", [
+    lambda x, a: x * a, lambda x, a: a * x, lambda x, a: a @ x, lambda x, a: np.where(x > 0, x, a), lambda x, a: x - a.T,
+    lambda x, a: np.concatenate([x, a]), lambda x, a: np.stack([a, x]), lambda x, a: np.where(a > 0, x, 0), lambda x, a: x[a > 0],
+    lambda x, a: np.einsum("ij,ij->i", x, a), lambda x, a: F.linear(x, a), lambda x, a: F.gelu(x) + a,
+    lambda x, a: F.layer_norm(x, a, X[0], 1e-5), lambda x, a: F.embedding(x, a.astype(int)), lambda x, a: np.ma.multiply(x, a),
+], ids=range(15))  # fmt: skip
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_masked_arrays_and_matrices_are_refused(array, code):
+    """They would be right in value and wrong in gradient: masks and products are rules of their own."""
+    refused("gradients are of plain arrays, got numpy.*(np.where for the mask|np.asarray)|cannot become a plain array",
+            lambda x: code(x, array))  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_masked_arrays_and_matrices_are_no_parameters(tmp_path):
+    for array in (np.ma.array(X, mask=X > 1), np.matrix(X)):
+        with pytest.raises(TypeError, match="gradients are of plain arrays, got numpy"):
+            grad(lambda p: np.sum(p["a"]))({"a": array})
+    mapped = np.memmap(tmp_path / "x", X.dtype, "w+", shape=X.shape)  # a plain array on a disk
+    mapped[...] = X
+    np.testing.assert_array_equal(grad(lambda x: np.sum(x * x))(mapped), 2 * X)
+    np.testing.assert_array_equal(on_tensor(lambda x: x * mapped), X)
+
+
+@pytest.mark.parametrize(
+    ("named", "right"),
+    [
+        (lambda x: np.sum(a=x, axis=0), lambda x: np.sum(x, 0)),
+        (lambda x: np.mean(axis=1, a=x), lambda x: np.mean(x, 1)),
+        (lambda x: np.std(a=x, axis=0, ddof=1), lambda x: np.std(x, 0, ddof=1)),
+        (lambda x: np.swapaxes(x, axis1=0, axis2=1), lambda x: np.swapaxes(x, 0, 1)),
+        (lambda x: np.moveaxis(x, source=0, destination=-1), lambda x: np.moveaxis(x, 0, -1)),
+        (lambda x: np.pad(x, pad_width=1), lambda x: np.pad(x, 1)),
+        (lambda x: np.pad(array=x, pad_width=1, constant_values=2.0), lambda x: np.pad(x, 1, constant_values=2.0)),
+        (lambda x: np.transpose(a=x, axes=(1, 0)), lambda x: np.transpose(x, (1, 0))),
+        (lambda x: np.take(a=x, indices=[1, 0], axis=1), lambda x: np.take(x, [1, 0], 1)),
+        (lambda x: np.take_along_axis(arr=x, indices=np.array([[1, 0]]), axis=1), lambda x: x[:, ::-1]),
+        (lambda x: np.vstack(tup=[x, x]), lambda x: np.vstack([x, x])),
+        (lambda x: np.stack(arrays=[x, X]), lambda x: np.stack([x, X])),
+        (lambda x: np.append(arr=X, values=x, axis=0), lambda x: np.append(X, x, 0)),
+        (lambda x: np.tile(A=x, reps=2), lambda x: np.tile(x, 2)),
+        (lambda x: np.split(ary=x, indices_or_sections=2)[1], lambda x: x[1:]),
+        (lambda x: np.dot(a=X, b=x), lambda x: np.dot(X, x)),
+        (lambda x: np.tensordot(a=x, b=X, axes=1), lambda x: np.tensordot(x, X, 1)),
+        (lambda x: np.linalg.solve(a=X, b=x), lambda x: np.linalg.solve(X, x)),
+        (lambda x: np.linalg.norm(x=x, axis=0), lambda x: np.linalg.norm(x, axis=0)),
+        (lambda x: np.broadcast_to(array=x, shape=(2, 2, 2)), lambda x: np.broadcast_to(x, (2, 2, 2))),
+        (lambda x: np.full_like(a=x, fill_value=x), lambda x: np.full_like(x, x)),
+        (lambda x: np.clip(X, min=x), lambda x: np.clip(X, x, None)),
+        (lambda x: np.clip(X, max=x, min=-9), lambda x: np.clip(X, -9, x)),
+        (lambda x: np.clip(a=x, min=0), lambda x: np.clip(x, 0, None)),
+        (lambda x: np.clip(a=X, a_min=None, a_max=x), lambda x: np.clip(X, None, x)),
+        (lambda x: x * np.argmax(a=x), lambda x: x * np.argmax(x)),
+    ],
+    ids=range(26),
+)
+def test_arguments_may_be_given_by_numpys_own_names(named, right):
+    square = lambda f: lambda x: np.sum(f(x * 1.1) ** 2)  # noqa: E731
+    np.testing.assert_array_equal(named(X), right(X))
+    np.testing.assert_array_equal(grad(square(named))(X), grad(square(right))(X))
+
+
+def test_an_array_that_is_written_into_after_its_use_is_found_by_check_grads():
+    buffer = np.empty(3)
+
+    def loss(x, copied):
+        for turn in (1.0, 2.0, 3.0):
+            buffer[...] = turn
+            x = x * (buffer.copy() if copied else buffer)
+        return np.sum(x)
+
+    with pytest.raises(AssertionError, match="argument 0 is wrong"):
+        check_grads(lambda x: loss(x, False), np.ones(3))
+    check_grads(lambda x: loss(x, True), np.ones(3))
 
 
 def test_a_function_without_a_derivative_is_refused_before_it_runs():

@@ -18,8 +18,10 @@ from bertcraft.tensor.tensor import (
     DERIVATIVES,
     Node,
     Tensor,
+    check_plain,
     computation,
     identity,
+    is_float,
     is_jax,
     name_of,
     nested,
@@ -156,7 +158,8 @@ def _backpropagate(root: Node, seed, leaves: list[Node], record: bool) -> list:
 def _track(name: str, leaf, level: int) -> Tensor:
     """A parameter as the leaf of a graph, joined to its history when it comes from an outer computation."""
     tensor = leaf if type(leaf) is Tensor else Tensor(leaf if is_jax(leaf) else np.asanyarray(leaf))
-    if not _is_float(tensor.dtype):
+    check_plain(tensor.value)
+    if not is_float(tensor.dtype):
         got = f"{tensor.dtype} at {name}" if name else str(tensor.dtype)
         raise TypeError(f"gradients are taken with respect to floating-point arrays, got {got}")
     if tensor.node is None:
@@ -169,10 +172,6 @@ def _track(name: str, leaf, level: int) -> Tensor:
     return Tensor(tensor.value, Node(identity, (tensor,), {}, (tensor.node,), tensor.value))
 
 
-def _is_float(dtype) -> bool:
-    return dtype.kind == "f" or str(dtype) == "bfloat16"
-
-
 def check_loss(loss: Any) -> None:
     """Raise TypeError unless a loss is one floating-point number: a count or a comparison has no gradient."""
     shape = getattr(loss, "shape", () if isinstance(loss, float) else None)
@@ -180,7 +179,7 @@ def check_loss(loss: Any) -> None:
         got = type(loss).__name__
     elif shape != ():
         got = f"shape {shape}: sum or average it"
-    elif not _is_float(getattr(loss, "dtype", np.dtype(float))):
+    elif not is_float(getattr(loss, "dtype", np.dtype(float))):
         got = f"{loss.dtype}"
     else:
         return
@@ -208,6 +207,10 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     The first argument is a tree of floating-point arrays; the gradient has its structure, shapes and dtypes. ``function``
     returns a scalar, or with ``has_aux`` a pair of a scalar and anything else (returned as bare arrays, not differentiated).
     Calls nest: the gradient of a gradient is exact. Under ``jax.jit`` the arguments and results are JAX arrays.
+
+    The backward pass reads again what the function computed with. A plain array that it captures must keep its values until
+    then: a buffer that is filled anew in each turn of a loop gives a wrong gradient, without an error (``buffer.copy()``
+    gives the right one; :func:`bertcraft.check_grads` finds the mistake).
 
     Raises TypeError when the function does not return a floating-point scalar or a parameter is not floating point.
     """
@@ -254,8 +257,6 @@ def _finish(g, value, record: bool):
     """A gradient as the caller gets it: an array of the parameter's dtype, zeros where nothing depends on it."""
     if g is None:
         g = Tensor(on_jax(np.zeros_like)(value)) if is_jax(value) else np.zeros_like(value)
-    if not _is_float(g.dtype):
-        raise TypeError(f"a gradient became {g.dtype}: complex numbers have no derivative here")
     if g.dtype != value.dtype:
         g = g.astype(value.dtype)
     return g if record else unwrap(g)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from bertcraft.tensor.tensor import Node, Tensor, depth, is_jax
+from bertcraft.tensor.tensor import Node, Tensor, depth, is_foreign, is_jax
 
 _enabled = True
 
@@ -50,6 +50,8 @@ def fusable(definition: Callable) -> Callable:
         parents = tuple([arg.node if type(arg) is Tensor else None for arg in args])
         if not any(type(value) is np.ndarray for value in values) or any(map(is_jax, values)):
             return definition(*args, **kwargs)
+        if any(parents):
+            any(map(is_foreign, values))  # raises where one is no plain array
         result = function.kernel([parent is not None for parent in parents], *values, **kwargs)
         if result is NotImplemented:
             return definition(*args, **kwargs)

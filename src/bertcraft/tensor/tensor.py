@@ -9,8 +9,10 @@ itself be differentiated.
 The value of a Tensor may also be a JAX array: the same code is then traced by ``jax.jit``.
 """
 
+import functools
 import inspect
 import itertools
+import numbers
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -91,7 +93,8 @@ class Tensor:
     """An array that remembers how it was computed. Made by :func:`~bertcraft.tensor.gradient.value_and_grad`.
 
     ``value`` is the NumPy (or JAX) array, ``node`` its history, or None for a constant. All of NumPy's
-    operators and most of its functions and array methods apply; writing into a Tensor raises.
+    operators and most of its functions and array methods apply; writing into a Tensor raises. A plain array that takes
+    part is not copied: written into before the gradient is computed, it makes that wrong.
     """
 
     __slots__ = ("node", "value")
@@ -275,7 +278,8 @@ def apply(function: Callable, *args, **kwargs) -> Any:
     """Call a NumPy function (or ours) on values and Tensors; remember it when an argument has a history.
 
     Raises TypeError for a function without a derivative, for an option that its derivative does not know, for
-    ``out=``, and for a Tensor passed by keyword.
+    ``out=``, for a Tensor as an option, for arrays with rules of their own (np.ma, np.matrix, torch), and for results
+    that are no floats.
     """
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in ("out", "dtype")}
@@ -284,6 +288,9 @@ def apply(function: Callable, *args, **kwargs) -> Any:
                 f"{name_of(function)}(out=...) would overwrite a value that a gradient still needs: "
                 "drop out= (and use x = x + y instead of x += y when x is a plain array)"
             )
+        signature = SIGNATURES.get(function)
+        if Tensor in map(type, kwargs.values()) or (signature is not None and not kwargs.keys() <= signature.names):
+            args, kwargs = _by_position(function, args, kwargs)
     if function in COMPOSED:
         _check_call(function, args, kwargs)
         return COMPOSED[function](*args, **kwargs)
@@ -294,15 +301,47 @@ def apply(function: Callable, *args, **kwargs) -> Any:
         _check_call(function, args, kwargs)
     for name, option in kwargs.items():
         if type(option) is Tensor:
-            if option.node is not None:
-                raise TypeError(f"{name_of(function)}: pass {name} by position, to have it differentiated")
+            if option.node is not None and function not in CONSTANT:
+                _check_call(function, args, kwargs)
+                raise TypeError(f"{name_of(function)} has no derivative with respect to {name}: pass its .value as a constant")
             kwargs[name] = option.value
     everything = values + [*kwargs.values()] if kwargs else values
-    foreign = any(type(v) not in _KNOWN and _has_jax(v) for v in everything)
+    foreign = any(type(v) not in _KNOWN and is_foreign(v) for v in everything)
     value = (on_jax(function) if foreign else function)(*values, **kwargs)
     if not tracked:
         return tree.map(lambda v: Tensor(v) if is_jax(v) else v, value) if foreign else value
+    if value.dtype.kind != "f" and not is_float(value.dtype):
+        raise TypeError(f"{name_of(function)} gave {value.dtype}, which has no derivative here: convert its operands to floats")
     return Tensor(value, Node(function, args, kwargs, parents, value))
+
+
+def is_float(dtype) -> bool:
+    return dtype.kind == "f" or str(dtype) == "bfloat16"
+
+
+@functools.cache
+def _names(function: Callable) -> tuple[str, ...]:
+    """NumPy's names of the arguments that it takes by position too ("" where it takes them by position only)."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    ordered = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple("" if p.kind is p.POSITIONAL_ONLY else p.name for p in ordered)
+
+
+def _by_position(function: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The same call with what it names as NumPy does by position, so that it is differentiated; as it is, if that is no help."""
+    moved, rest = list(args), dict(kwargs)
+    if function is np.clip and len(args) < 2:  # min and max are a_min and a_max by their newer names
+        rest = {{"min": "a_min", "max": "a_max"}.get(name, name): value for name, value in rest.items()}
+        rest = {"a_min": None, "a_max": None} | rest
+    for name in _names(function)[len(args) :]:
+        if name not in rest:
+            break
+        moved.append(rest.pop(name))
+    signature = SIGNATURES.get(function)
+    return (tuple(moved), rest) if signature is None or signature.fits(moved, rest) else (args, kwargs)
 
 
 class Signature:
@@ -336,8 +375,29 @@ def _check_call(function, args, kwargs) -> None:
         )
 
 
-def _has_jax(value) -> bool:
-    return any(map(is_jax, value)) if type(value) in (tuple, list) else is_jax(value)
+def is_foreign(value) -> bool:
+    """Whether a value, or one in a list, is JAX's. Raises TypeError for arrays and numbers that are not NumPy's own."""
+    if type(value) in (tuple, list):
+        return any(type(v) not in _KNOWN and is_foreign(v) for v in value)
+    if is_jax(value):
+        return True
+    check_plain(value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic, type, int, float, complex)):
+        return False
+    got = f"{type(value).__module__}.{type(value).__qualname__}"
+    if hasattr(value, "__array__"):
+        raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it to a plain array with np.asarray")
+    if isinstance(value, numbers.Number):
+        raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it with float()")
+    return False
+
+
+def check_plain(array) -> None:
+    """Raise TypeError for an array of a subclass: np.ma and np.matrix compute by rules that no derivative here knows."""
+    if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap):
+        remedy = ".filled(...), and np.where for the mask" if isinstance(array, np.ma.MaskedArray) else "np.asarray"
+        got = f"{type(array).__module__}.{type(array).__qualname__}"
+        raise TypeError(f"gradients are of plain arrays, got {got}, which computes by rules of its own: use {remedy}")
 
 
 def on_jax(function: Callable) -> Callable:
