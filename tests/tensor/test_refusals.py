@@ -113,6 +113,7 @@ def _write_into_array(x):
         (r"a torch.Tensor object", lambda x: torch.ones(2, 2) @ x),
         (r"a torch.Tensor object", lambda x: np.concatenate([x, torch.ones(2, 2)])),
         (r"a polars.series.series.Series object", lambda x: x[0] * polars.Series([1.0, 2.0])),
+        (r"the format '.3f' is for one number, got a Tensor of shape \(2, 2\).*x.value", lambda x: f"{x:.3f}"),
         ("0-d Tensor cannot be iterated", lambda x: list(x[0, 0])),
         ("unhashable", lambda x: {x}),
     ],

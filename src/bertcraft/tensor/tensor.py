@@ -168,6 +168,11 @@ class Tensor:
         return f"Tensor({self.value!r})"
 
     def __format__(self, spec):
+        if spec and self.ndim:
+            raise TypeError(
+                f"the format {spec!r} is for one number, got a Tensor of shape {self.shape}: "
+                "format its elements, or print np.round(x.value, 3)"
+            )
         return format(self.value, spec) if spec else str(self)
 
     def __round__(self, ndigits=None):
