@@ -129,20 +129,13 @@ plots.timeline()
 plots.truth()
 
 # %% [markdown]
-# The table has the details. The last column is the first comparison of our experiment, paired over seeds; its verdict follows
-# a rule and not our hopes: *reproduced* when the interval lies on the claimed side, *opposite* when it lies on the other side,
-# *not separated* when it holds both.
+# The table has the details. The last column is the primary comparison of our experiment, paired over seeds; its verdict follows
+# a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
+# *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
+# about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
 
 # %%
 index.claims()
-
-# %% [markdown]
-# How sure are we? The plot shows how far the mean of that comparison lies from "no difference", in half-widths of its interval.
-# Within the grey band we could not tell. It says nothing about how large an effect is, and it is about small models on two
-# cores: a technique that shows nothing here may do so at a thousand times the size. Each lesson says what is known about that.
-
-# %%
-plots.evidence()
 
 # %% [markdown]
 # ## Four paths

@@ -346,7 +346,7 @@ def test_children_have_no_settings_of_blas_and_no_module_of_the_current_folder(t
 
 def test_peak_memory_counts_what_this_process_has_used_and_not_its_parent():
     code = (
-        "import json, numpy as np; from bertcraft.bench.machine import peak_memory\n"
+        "import json, numpy as np; from bertcraft.machine import peak_memory\n"
         "before = peak_memory(); x = np.ones(50_000_000); del x\n"
         "print(json.dumps([before, peak_memory()]))"
     )

@@ -115,7 +115,7 @@ def test_texts_too_few_for_a_row_are_told(tmp_path, tokenizer):
 TWENTY_GIGABYTES = """
 import json, sys, time
 from pathlib import Path
-from bertcraft.bench.machine import peak_memory
+from bertcraft.machine import peak_memory
 from bertcraft.data.files import blocks
 from bertcraft.data.stream import Stream
 from tokenizers import Tokenizer

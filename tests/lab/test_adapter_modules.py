@@ -10,6 +10,7 @@ from bertcraft.lab import finetune as tuning
 from bertcraft.lab import report
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import adapter_modules as module
+from bertcraft.lab.figures import adapter_modules as figures
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.techniques import adapter_modules as technique
 from bertcraft.tensor import tree
@@ -119,7 +120,7 @@ def test_tables_fit_a_terminal_and_plots_are_drawn_for_one_seed_and_for_several(
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
     for part in (runs, runs[::2], [run for run in runs if run["arm"] in ("full", "lora")]):
-        paths = module.show(tmp_path, part, EXPERIMENT)
+        paths = figures.show(tmp_path, part, EXPERIMENT)
         assert [path.name for path in paths] == ["accuracy.png", "share.png", "losses.png"]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 

@@ -10,6 +10,7 @@ import torch
 from bertcraft.lab import flops
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import electra_pretraining as module
+from bertcraft.lab.figures import electra_pretraining as figures
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree, value_and_grad
 
@@ -170,13 +171,13 @@ def made_up_runs(seeds: int) -> list[dict]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_plots_are_drawn_for_any_number_of_seeds(seeds, tmp_path):
-    for path in module.show(tmp_path, made_up_runs(seeds), EXPERIMENT):
+    for path in figures.show(tmp_path, made_up_runs(seeds), EXPERIMENT):
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_ratios_by_level_are_those_of_straight_lines():
     line = lambda slope: {"compute": [0.0, 1.0], "curves": {"intents": [50.0, 50.0 + slope]}}  # noqa: E731
     runs = [{"arm": arm, "seed": seed, "figures": line(slope)} for arm, slope in (("a", 20), ("b", 10)) for seed in (0, 1)]
-    levels, ratios = module.show_ratio_by_level(runs, "a", "b", "intents")
+    levels, ratios = figures.show_ratio_by_level(runs, "a", "b", "intents")
     assert max(levels) == 60 and all(ratio.mean == pytest.approx(2) for ratio in ratios)
-    assert module.show_ratio_by_level(runs, "a", "c", "intents") == ([], [])
+    assert figures.show_ratio_by_level(runs, "a", "c", "intents") == ([], [])

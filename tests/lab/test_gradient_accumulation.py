@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from bertcraft.bench import machine
+from bertcraft import machine
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import gradient_accumulation as lab
+from bertcraft.lab.figures import gradient_accumulation as figures
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.tensor import tree, value_and_grad
@@ -139,5 +140,5 @@ def test_plots_are_drawn_where_arms_are_missing(tmp_path):
         {"arm": "weighted", "seed": s, "figures": losses | {"gradient_errors": [[1, 0.0], [2, 0.1]], "cost": [point]}}
         for s in (0, 1)
     ]  # fmt: skip
-    paths = lab.show(tmp_path, runs, lab.EXPERIMENT)
+    paths = figures.show(tmp_path, runs, lab.EXPERIMENT)
     assert len(paths) == 3 and all(path.stat().st_size > 1000 for path in paths)

@@ -8,6 +8,7 @@ import pytest
 from bertcraft.lab import episodes, flops
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import meta_learning as module
+from bertcraft.lab.figures import meta_learning as figures
 from bertcraft.lab.runner import replay_arm
 from bertcraft.techniques import meta_learning as technique
 from bertcraft.tensor.parallel import one_blas_thread
@@ -130,10 +131,10 @@ def test_the_plots_are_drawn_for_one_seed_and_for_several(tmp_path):
     names = ("centroid", "fine_tune", "centroid_3")
     runs = [{"arm": name, "seed": seed, "figures": run(tiny(name), seed)} for name in names for seed in range(2)]
     for part in (runs, runs[::2]):
-        paths = module.show(tmp_path, part, EXPERIMENT)
+        paths = figures.show(tmp_path, part, EXPERIMENT)
         assert [path.name for path in paths] == ["accuracy.png", "steps.png"]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    assert len(module.show(tmp_path, [each for each in runs if each["arm"] == "centroid"], EXPERIMENT)) == 1
+    assert len(figures.show(tmp_path, [each for each in runs if each["arm"] == "centroid"], EXPERIMENT)) == 1
 
 
 def test_the_quick_version_has_arms_of_the_full_one_on_fewer_texts():

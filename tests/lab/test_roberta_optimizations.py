@@ -7,6 +7,7 @@ import pytest
 
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import roberta_optimizations as module
+from bertcraft.lab.figures import roberta_optimizations as figures
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree
 
@@ -143,5 +144,5 @@ def test_plots_are_drawn_for_any_number_of_seeds(tmp_path):
              | {"rows_read": [100, 200], "curve": [6.0, 5.0], "unigram": 6.5}}
             for arm in EXPERIMENT.arms for seed in range(seeds)
         ]  # fmt: skip
-        for path in module.show(tmp_path, runs, EXPERIMENT):
+        for path in figures.show(tmp_path, runs, EXPERIMENT):
             assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

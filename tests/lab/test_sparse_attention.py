@@ -8,6 +8,7 @@ import pytest
 from bertcraft.bert import initial_params
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import sparse_attention as module
+from bertcraft.lab.figures import sparse_attention as figures
 from bertcraft.lab.results import compare
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree
@@ -40,7 +41,7 @@ def test_arms_differ_in_one_thing(one, other, differing):
 def test_every_sparse_arm_sees_128_keys_or_so():
     for arm in EXPERIMENT.arms:
         if arm.settings["lengths"] and arm.name != "dense":
-            seen = module.show_pattern(arm.settings, length=512).sum(axis=-1)
+            seen = figures.show_pattern(arm.settings, length=512).sum(axis=-1)
             usual = np.quantile(seen, 0.9, axis=-1)  # the last tenth are those that see all
             assert (np.abs(usual - 128) <= 8).all(), (arm.name, usual)
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bertcraft.bench.machine import child_environment
+from bertcraft.machine import child_environment
 
 TIMEOUT = 900.0  # seconds for one measurement, compilation included
 

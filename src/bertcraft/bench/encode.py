@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 import bertcraft
-from bertcraft.bench import machine
+from bertcraft import machine
 from bertcraft.bench.contest import Contender, MeasurementFailed, Outcome, contest, measure
 
 COUNT = 1024  # of BANKING77's test questions, where no file is given

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bertcraft.bench.encode import MAX_LENGTH
-from bertcraft.bench.machine import peak_memory
+from bertcraft.machine import peak_memory
 from bertcraft.tensor.parallel import cpu_count
 
 BATCH = 32

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from statistics import median
 
 import bertcraft
-from bertcraft.bench import machine
+from bertcraft import machine
 from bertcraft.bench.contest import MeasurementFailed, last_error
 
 PROCESSES = (1, 2, 4)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from statistics import median
 
 import bertcraft
-from bertcraft.bench import machine
+from bertcraft import machine
 from bertcraft.bench.contest import Contender, Outcome, contest
 from bertcraft.bench.step import Sizes, product_flops
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bertcraft.bench.machine import peak_memory
 from bertcraft.bench.step import Sizes
+from bertcraft.machine import peak_memory
 from bertcraft.tensor.parallel import cpu_count
 
 WARM_UP = 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from bertcraft.course import rankings
 from bertcraft.course.catalogue import ADOPTIONS, LEVELS, TECHNIQUES, Technique
 from bertcraft.lab import style
 
@@ -14,7 +13,6 @@ FOUND = {
     "imprecise": ("imprecise", "imprecise source", "imprecise for BERT"),
     "wrong": ("wrong",),
 }
-_FARTHEST = 1000  # half-widths: where a comparison is drawn whose seeds all gave the same
 
 
 def levels() -> None:
@@ -91,30 +89,6 @@ def impact_and_adoption() -> None:
         bar = axes.figure.colorbar(drawn, ax=axes, ticks=[1, 5, 10, 15, 20, 25], pad=0.02)
         bar.set_label("rank")
         bar.ax.invert_yaxis()
-
-
-def evidence() -> None:
-    """How surely each technique's first comparison shows what is claimed; says so where nothing is measured."""
-    found = [(t, distance) for t in TECHNIQUES if (distance := rankings.evidence(t.slug)) is not None]
-    if not found:
-        print("Nothing is measured yet.")
-        return
-    found.sort(key=lambda pair: pair[1])
-    with style.shown(height=1.3 + 0.3 * len(found)) as axes:
-        axes.axvspan(-1, 1, color="0.92", zorder=0)
-        axes.axvline(0, color="0.4", linewidth=0.9)
-        for place, (_, distance) in enumerate(found):
-            verdict = 1 if distance > 1 else 2 if distance < -1 else 0
-            axes.plot(max(-_FARTHEST, min(_FARTHEST, distance)), place, **{**style.line(verdict), "markersize": 7})
-        axes.set_xscale("symlog", linthresh=1, linscale=0.6)
-        farthest = max(3.0, *(min(_FARTHEST, abs(distance)) for _, distance in found)) * 1.6
-        axes.set_xlim(-farthest, farthest)
-        ticks = [tick for tick in (-100, -10, -1, 0, 1, 10, 100) if abs(tick) < farthest]
-        axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
-        axes.set_yticks(range(len(found)), [f"{t.title}  {t.rank:02d}" for t, _ in found], fontsize=8)
-        axes.set_ylim(-0.7, len(found) - 0.3)
-        axes.set_xlabel("distance from no difference on the claimed side, half-widths of the 95 % interval")
-        axes.set_title("Opposite (triangles), not separated (grey band), reproduced (squares)", loc="left")
 
 
 def _tiles(axes, rows: Mapping[str, Sequence[Technique]]) -> None:

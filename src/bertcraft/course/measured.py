@@ -7,9 +7,10 @@ from pathlib import Path
 from bertcraft.course import catalogue, display, shelf
 from bertcraft.course.display import Page
 from bertcraft.errors import InputError
-from bertcraft.lab import experiments, statistics
-from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.results import Results, compare
+from bertcraft.lab import experiments, report, statistics, verdicts, words
+from bertcraft.lab.experiment import Experiment, Metric
+from bertcraft.lab.figures import draw
+from bertcraft.lab.results import Results
 
 COMPARED = ("comparison", "difference", "claimed", "seeds", "verdict")
 NOTHING = display.message("Not measured yet", "nothing is stored of this technique.", "#5b5b5b")
@@ -39,22 +40,14 @@ def claim(slug: str) -> Page:
 
 
 def headline(slug: str) -> str:
-    """The first comparison of the experiment in a sentence; "not measured yet" where nothing is stored."""
+    """The experiment's claim as it was measured, in a sentence; "not measured yet" where nothing is stored."""
     found, stored = experiment(slug), runs(slug)
-    outcome = compare(found.comparisons[0], stored) if found and stored else None
-    if outcome is None:
-        return "not measured yet"
-    comparison = found.comparisons[0]
-    interval, verdict = outcome
-    minutes = sum(run["seconds"] for run in stored) / 60
-    return (
-        f"{comparison.name}: {_difference(found, comparison, interval)} in {found.metrics[comparison.metric].title}; "
-        f"{verdict} ({counted(interval.n, 'seed')}, {len(stored)} runs, {minutes:.0f} minutes)"
-    )
+    outcome = verdicts.primary(found, stored) if stored else None
+    return f"{words.headline(found, stored)} ({words.cost(outcome, stored)}; {found.scale})" if outcome else words.NOT_YET
 
 
 def arms(slug: str, metrics: tuple[str, ...] = (), chosen: tuple[str, ...] = ()) -> Page:
-    """A row an arm, a column a metric: the mean over seeds with its 95 % interval."""
+    """A row an arm, the trivial ones last, a column a metric: the mean over seeds with its 95 % interval."""
     found, stored = experiment(slug), runs(slug)
     if not found or not stored:
         return NOTHING
@@ -63,35 +56,47 @@ def arms(slug: str, metrics: tuple[str, ...] = (), chosen: tuple[str, ...] = ())
             raise InputError(f"the experiment has no metric {name!r}; it has {', '.join(found.metrics)}")
     titles = {name: found.metrics[name] for name in metrics or found.metrics if any(name in run["figures"] for run in stored)}
     rows = []
-    for arm in [found.arm(name) for name in chosen] or found.arms:
+    for arm in [found.arm(name) for name in chosen] or report.in_order(found):
         own = [run["figures"] for run in stored if run["arm"] == arm.name]
         if own:
             values = {name: [figures[name] for figures in own if name in figures] for name in titles}
-            cells = [_mean(values[name], metric.digits) for name, metric in titles.items()]
+            cells = [_mean(values[name], metric) for name, metric in titles.items()]
             rows.append((arm.title, *cells, str(len(own))))
     heads = [f"{metric.title}, {metric.unit}" if metric.unit else metric.title for metric in titles.values()]
     return display.table(f"{found.title}: mean [95 % interval] over seeds", ("arm", *heads, "seeds"), rows, found.notes)
+
+
+def checks(slug: str) -> Page:
+    """A line a check and arm: what had to hold before the question makes sense, and whether it did."""
+    found, stored = experiment(slug), runs(slug)
+    held = verdicts.checked(found, stored) if stored else []
+    if not held:
+        return NOTHING
+    rows = [words.checked(found, each) for each in held]
+    return display.table("Checked first", ("arm", "check", "found", ""), rows)
 
 
 def comparisons(slug: str) -> Page:
     """A row a comparison: the paired difference or ratio with its interval, what the claim says of it, the verdict."""
     rows = compared(slug)
     title = "Differences, paired over seeds [95 % interval]"
-    return display.table(title, COMPARED, rows) if rows else NOTHING
+    notes = (report.CORRECTED,) if len(rows) > 1 else ()
+    return display.table(title, COMPARED, rows, notes) if rows else NOTHING
 
 
 def compared(slug: str) -> list[tuple[str, ...]]:
-    """The rows of :func:`comparisons`, under the heads ``COMPARED``; [] where nothing is stored."""
+    """The rows of :func:`comparisons`, under the heads ``COMPARED``, the primary first; [] where nothing is stored."""
     found, stored = experiment(slug), runs(slug)
-    rows = []
-    for comparison in found.comparisons if found else ():
-        outcome = compare(comparison, stored)
-        if outcome:
-            interval, verdict = outcome
-            claimed = f"{'above' if comparison.claimed > 0 else 'below'} {1 if comparison.ratio else 0}"
-            difference = _difference(found, comparison, interval)
-            rows.append((comparison.name, difference, claimed, str(interval.n), verdict))
-    return rows
+    return [
+        (
+            each.comparison.name,
+            words.effect(found, each),
+            words.claimed(each.comparison),
+            str(each.interval.n),
+            words.verdict(found, each),
+        )
+        for each in (verdicts.outcomes(found, stored) if stored else ())
+    ]
 
 
 def plot(slug: str, n: int):
@@ -111,25 +116,8 @@ def plot(slug: str, n: int):
 def _plots(slug: str) -> list[bytes]:
     found = experiment(slug)
     with tempfile.TemporaryDirectory() as folder:
-        return [Path(path).read_bytes() for path in found.show(Path(folder), runs(slug), found)]
+        return [Path(path).read_bytes() for path in draw(found, Path(folder), runs(slug))]
 
 
-def _difference(found: Experiment, comparison, interval: statistics.Interval) -> str:
-    metric = found.metrics[comparison.metric]
-    form = ".2f" if comparison.ratio else f"+.{metric.digits}f"
-    return f"{_interval(interval, form)} {'times' if comparison.ratio else metric.unit}".strip()
-
-
-def _mean(values: list[float], digits: int) -> str:
-    return _interval(statistics.mean(values), f".{digits}f") if values else "-"
-
-
-def _interval(interval: statistics.Interval, form: str) -> str:
-    if interval.low is None:
-        return f"{interval.mean:{form}}"
-    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 seed", "5 seeds"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _mean(values: list[float], metric: Metric) -> str:
+    return words.interval(statistics.mean(values, overlap=metric.overlap), f".{metric.digits}f") if values else "-"

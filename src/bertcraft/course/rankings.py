@@ -1,14 +1,11 @@
 """The page ``notebooks/00_technique_rankings.md``, from the catalogue and the stored results."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bertcraft.course import measured, shelf
 from bertcraft.course.catalogue import LEVELS, TECHNIQUES, Technique
-from bertcraft.lab.experiment import Comparison
-from bertcraft.lab.results import compare
-from bertcraft.lab.statistics import Interval
+from bertcraft.lab import words
 
 NAME = "00_technique_rankings.md"
 
@@ -20,17 +17,12 @@ what the paper reports, and what was measured here.
 
 - **The paper** was read, and its figures are given with their conditions. "Reported" marks what was not checked in the paper
   itself.
-- **Measured here** is the first comparison of the technique's experiment: a difference (or ratio) paired over seeds, with its
-  95 % interval. The verdict follows a rule: *reproduced* when the interval lies on the claimed side, *opposite* when it lies on
-  the other, *not separated* when it holds both. Models and texts are small: a verdict is one about this scale.
+- **Measured here** is the primary comparison of the technique's experiment: a difference (or ratio) paired over seeds, with its
+  95 % interval. The verdict follows a rule of the claim's own form (better, not worse than a margin, equal within one, exact):
+  *reproduced*, *contradicted*, *cannot tell*; *not testable here* where the models had not learnt what the question is about.
+  Models and texts are small: a verdict is one about the scale beside it.
 
 This page is written by `bertcraft lessons build`; [the index](00_index.ipynb) has the plots and the learning paths."""
-
-_EVIDENCE = """## Ranked by the evidence
-
-The same techniques by how surely their first comparison shows what is claimed: the distance of its mean from "no difference",
-in half-widths of its 95 % interval, positive on the claimed side. Above 1 the interval lies on the claimed side, below -1 on
-the other. It says how sure an effect is, not how large: more seeds or a quieter measurement raise it."""
 
 
 def path() -> Path:
@@ -40,31 +32,11 @@ def path() -> Path:
 
 def text() -> str:
     """The whole page in Markdown."""
-    parts = [_HEAD, _at_a_glance(), _EVIDENCE, _by_evidence()]
+    parts = [_HEAD, _at_a_glance()]
     for level, ranks in LEVELS.items():
         parts.append(f"## {level}: ranks {ranks[0]} to {ranks[-1]}")
         parts += [_technique(each) for each in TECHNIQUES if each.level == level]
     return "\n\n".join(parts) + "\n"
-
-
-def evidence(slug: str) -> float | None:
-    """How far the first comparison lies on the claimed side of "no difference", in half-widths of its interval.
-
-    Above 1 is what the lab calls reproduced, below -1 opposite. None where nothing is stored, or one seed gives no interval.
-    """
-    found, stored = measured.experiment(slug), measured.runs(slug)
-    outcome = compare(found.comparisons[0], stored) if stored else None
-    return _half_widths(found.comparisons[0], outcome[0]) if outcome else None
-
-
-def _half_widths(comparison: Comparison, interval: Interval) -> float | None:
-    if interval.low is None:
-        return None
-    mean, low, high = (math.log(x) if comparison.ratio else x for x in interval[:3])
-    distance, half = comparison.claimed * mean, (high - low) / 2
-    if half == 0:  # every seed gave the same
-        return math.copysign(math.inf, distance) if distance else 0.0
-    return distance / half
 
 
 def _at_a_glance() -> str:
@@ -83,19 +55,6 @@ def _at_a_glance() -> str:
     columns = ("", "technique", "impact level", "adoption", "claimed gain", "held against the paper", "measured here")
     known = sum(bool(measured.compared(each.slug)) for each in TECHNIQUES)
     return f"{table(columns, rows)}\n\nMeasured so far: {known} of {len(TECHNIQUES)}."
-
-
-def _by_evidence() -> str:
-    found = {each: evidence(each.slug) for each in TECHNIQUES}
-    ranked = sorted((each for each in found if found[each] is not None), key=lambda each: (-found[each], each.rank))
-    if not ranked:
-        return "Nothing is measured yet."
-    rows = []
-    for place, each in enumerate(ranked, 1):
-        name, difference, _, seeds, verdict = measured.compared(each.slug)[0]
-        rows.append((str(place), each.title, f"{found[each]:+.1f}", name, difference, seeds, verdict))
-    columns = ("", "technique", "half-widths", "comparison", "difference", "seeds", "verdict")
-    return table(columns, rows)
 
 
 def _technique(each: Technique) -> str:
@@ -138,7 +97,7 @@ def _origins(each: Technique) -> str:
 def _effect(slug: str) -> str:
     rows = measured.compared(slug)
     if not rows:
-        return "not measured yet"
+        return words.NOT_YET
     name, difference, _, _, verdict = rows[0]
     return f"{name}: {difference}; {verdict}"
 

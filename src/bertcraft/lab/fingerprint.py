@@ -1,39 +1,54 @@
-"""When a stored result is stale: a hash of the code that computed it."""
+"""When a stored result is stale: hashes of the code that computed it, and of the kernels that decided its digits."""
 
 import ast
+import functools
 import hashlib
 import importlib
 from pathlib import Path
-from types import ModuleType
 
 from bertcraft.lab.experiment import Experiment
+
+DECLARED = {"ARMS", "CHECKS", "CLAIM", "COMPARISONS", "EXPERIMENT", "METRICS", "NOTES", "TUNING", "WHOLE"}
+_KERNELS = ("tensor", "bert", "train")  # packages that every experiment computes with
 
 
 def of(experiment: Experiment) -> str:
     """A hash of what the technique's module, the experiment's own and those it names would compute.
 
-    Comments, docstrings and layout do not count, nor do functions whose name begins with ``show`` (how a result is drawn
-    changes no figure), nor the declaration ``EXPERIMENT`` itself: the settings of each arm are stored with its runs.
+    Comments, docstrings and layout do not count, nor does what an experiment declares under one of the names ``DECLARED``: the
+    settings of each arm are stored with its runs, and checks, claims and words are judged anew whenever they are shown.
     """
     names = (f"bertcraft.techniques.{experiment.slug}", experiment.run.__module__)
     modules = [importlib.import_module(name) for name in names] + list(experiment.code)
+    return _hash({module.__name__: Path(module.__file__) for module in modules})
+
+
+@functools.cache
+def kernels() -> str:
+    """A hash of the code below all experiments: the engine, the model and the training loop.
+
+    A change of it need not change what a run means, but the order of a sum decides last digits, and these grow in training.
+    """
+    root = Path(__file__).parents[1]
+    return _hash({str(path.relative_to(root)): path for package in _KERNELS for path in (root / package).rglob("*.py")})
+
+
+def _hash(paths: dict[str, Path]) -> str:
     digest = hashlib.sha256()
-    for module in sorted(set(modules), key=lambda each: each.__name__):
-        digest.update(module.__name__.encode() + b"\0" + _computation(module).encode() + b"\0")
+    for name, path in sorted(paths.items()):
+        digest.update(name.encode() + b"\0" + _computation(path).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _computation(module: ModuleType) -> str:
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if not _is_display(node)]
+def _computation(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not _is_declaration(node)]
     return _dump(tree)
 
 
-def _is_display(node: ast.stmt) -> bool:
-    if isinstance(node, ast.FunctionDef):
-        return node.name.lstrip("_").startswith("show")
+def _is_declaration(node: ast.stmt) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id == "EXPERIMENT" for target in targets)
+    return any(isinstance(target, ast.Name) and target.id in DECLARED for target in targets)
 
 
 def _dump(node) -> str:

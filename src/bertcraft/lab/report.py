@@ -6,30 +6,29 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
-from bertcraft.lab import statistics
-from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.results import compare
+from bertcraft.lab import statistics, verdicts, words
+from bertcraft.lab.experiment import Arm, Experiment
 
-_COLOUR = {"reproduced": "green", "opposite": "red", "not separated": "yellow", "one seed": "default"}
+_COLOUR = {
+    statistics.REPRODUCED: "green", statistics.HOLDS: "green", statistics.CONTRADICTED: "red", statistics.FAILS: "red",
+    statistics.CANNOT_TELL: "yellow", statistics.NOT_TESTABLE: "magenta", statistics.ONE_SEED: "default",
+}  # fmt: skip
 
+CORRECTED = (
+    "The first comparison is the claim. The verdicts of the others are corrected for their number (Holm): an interval may leave "
+    "zero out and the verdict be that one cannot tell."
+)
 _TERMINAL, _ARM = 80, 16  # characters of a line, and of its first column
 
 
-def interval_text(interval: statistics.Interval, digits: int, signed: bool = True) -> str:
-    """ "+0.031 [+0.012, +0.050]", or the mean alone where one seed gives no interval."""
-    form = f"{'+' if signed else ''}.{digits}f"
-    if interval.low is None:
-        return format(interval.mean, form)
-    return f"{interval.mean:{form}} \\[{interval.low:{form}}, {interval.high:{form}}]"
-
-
 def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None = None) -> Group:
-    """A row an arm, a column a metric: the mean over seeds (differences between arms are in the comparisons).
+    """A row an arm, the trivial ones last, a column a metric: the mean over seeds (differences are in the comparisons).
 
     Where the columns are too many for a terminal, a second table goes on with them.
     """
-    own = {arm.title: [run for run in runs if run["arm"] == arm.name] for arm in experiment.arms}
+    own = {arm.title: [run for run in runs if run["arm"] == arm.name] for arm in in_order(experiment)}
     own = {name: found for name, found in own.items() if found}
     columns = []
     for name, metric in experiment.metrics.items():
@@ -41,6 +40,11 @@ def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None =
     columns.append(["s a run", *(_cell([run["seconds"] for run in found], 0) for found in own.values())])
     parts = next(parts for count in range(1, len(columns) + 1) if (parts := _divided(columns, count)))
     return Group(*(_part(list(own), part, None if i else title) for i, part in enumerate(parts)))
+
+
+def in_order(experiment: Experiment) -> list[Arm]:
+    """The arms as tables show them: the trivial ones last."""
+    return sorted(experiment.arms, key=lambda arm: arm.trivial)
 
 
 def _divided(columns: list[list[str]], count: int) -> list[list[list[str]]] | None:
@@ -73,37 +77,40 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
 
 
 def comparisons_table(experiment: Experiment, runs: Sequence[dict]) -> Table:
-    """A row a comparison: the mean paired difference with its 95 % interval, the claimed sign and the verdict."""
+    """A row a comparison, the primary first: the paired difference with its 95 % interval, what is claimed, the verdict."""
     table = Table(title="Paired over seeds, 95 % intervals", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("comparison", "difference", "claimed", "seeds", "verdict"):
         table.add_column(column, justify="right" if column in ("difference", "seeds") else "left")
-    for comparison in experiment.comparisons:
-        outcome = compare(comparison, runs)
-        if outcome is None:
-            continue
-        interval, verdict = outcome
-        metric = experiment.metrics[comparison.metric]
-        unit = "x" if comparison.ratio else metric.unit
-        null = "1" if comparison.ratio else "0"
+    for outcome in verdicts.outcomes(experiment, runs):
+        primary = outcome.comparison is experiment.primary
         table.add_row(
-            comparison.name,
-            f"{interval_text(interval, 2 if comparison.ratio else metric.digits, not comparison.ratio)} {unit}",
-            f"{'>' if comparison.claimed > 0 else '<'} {null}",
-            str(interval.n),
-            f"[{_COLOUR[verdict]}]{verdict}[/]",
+            Text(outcome.comparison.name, style="bold" if primary else ""),
+            Text(words.effect(experiment, outcome)),
+            words.claimed(outcome.comparison),
+            str(outcome.interval.n),
+            Text(outcome.verdict, style=_COLOUR[outcome.verdict]),
         )
     return table
 
 
 def print_experiment(console: Console, experiment: Experiment, runs: Sequence[dict]) -> None:
-    """All that an experiment found: claim, paper, arms, comparisons, controls and limits."""
+    """All that an experiment found: claim, paper, arms, checks, comparisons, controls and limits."""
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:8} {text}", highlight=False, markup=False)
+
     console.print(f"[bold]{experiment.number:02d} {experiment.title}[/]: {experiment.question}", highlight=False)
-    console.print(f"claimed  {experiment.claim.collection}", highlight=False)
-    console.print(f"paper    {experiment.claim.paper} ({experiment.claim.source})", highlight=False)
+    line("claimed", experiment.claim.collection)
+    line("paper", f"{experiment.claim.paper} ({experiment.claim.source})")
+    line("scale", experiment.scale)
     console.print(arms_table(experiment, runs))
+    for found in verdicts.checked(experiment, runs):
+        line("check", ": ".join(words.checked(experiment, found)))
     console.print(comparisons_table(experiment, runs))
+    if len(experiment.comparisons) > 1:
+        line("note", CORRECTED)
     for arm in experiment.arms:
         if arm.control:
-            console.print(f"control  {arm.title}: {arm.control}", highlight=False)
+            line("control", f"{arm.title}: {arm.control}")
     for note in experiment.notes:
-        console.print(f"note     {note}", highlight=False)
+        line("note", note)

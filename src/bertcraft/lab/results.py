@@ -5,17 +5,18 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bertcraft.bench import machine
+from bertcraft import machine
 from bertcraft.data import cache
 from bertcraft.errors import DataError
-from bertcraft.lab import fingerprint, statistics
-from bertcraft.lab.experiment import Arm, Comparison, Experiment
+from bertcraft.lab import fingerprint, tuning
+from bertcraft.lab.experiment import Arm, Experiment
+from bertcraft.lab.tuning import Trial
 
-FORMAT = "bertcraft results 1"
+FORMAT = "bertcraft results 2"
 PACKAGES = ["bertcraft", "numpy", "scipy", "scikit-learn", "tokenizers"]
 
 
@@ -26,10 +27,10 @@ def default_folder() -> Path:
 
 
 class Results:
-    """The runs of one experiment, in the file ``folder/NN_slug.json``.
+    """The trials and runs of one experiment, in the file ``folder/NN_slug.json``.
 
-    A run is a dict: "arm", "seed", "settings" (the arm's), "code" (fingerprint), "figures", "seconds", "peak_mb" and
-    "environment", the place of its environment in the file's list.
+    A run is a dict: "arm", "seed", "settings" (the arm's, tuned), "code" and "kernels" (fingerprints), "figures", "seconds",
+    "peak_mb" and "environment", the place of its environment in the file's list. A trial also has "values": the settings tried.
     """
 
     def __init__(self, experiment: Experiment, folder: Path):
@@ -40,7 +41,7 @@ class Results:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {"format": FORMAT, "experiment": self.experiment.name, "environments": [], "runs": []}
+            return {"format": FORMAT, "experiment": self.experiment.name, "environments": [], "trials": [], "runs": []}
         except ValueError as error:
             raise DataError(f"{self.path} is not JSON ({error}): restore it, or remove it to measure again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -53,29 +54,73 @@ class Results:
         known = [run for run in self.read()["runs"] if run["arm"] in place]
         return sorted(known, key=lambda run: (place[run["arm"]], run["seed"]))
 
-    def is_stale(self, run: dict) -> bool:
-        """Whether today's code or settings would compute something else."""
-        arm = self.experiment.arm(run["arm"])
-        return run["code"] != fingerprint.of(self.experiment) or run["settings"] != _plain(arm.settings)
+    def trials(self) -> list[dict]:
+        """The trials that the experiment has today and that are not stale."""
+        today = [_key(trial.arm, trial.seed) for trial in tuning.trials(self.experiment)]
+        code = fingerprint.of(self.experiment)
+        return [each for each in self.read()["trials"] if each["code"] == code and _stored_key(each) in today]
 
-    def missing(self, seeds: int) -> list[tuple[Arm, int]]:
-        """What a full experiment still has to run, seed by seed: whenever it stops, the arms are paired."""
-        there = {(run["arm"], run["seed"]) for run in self.runs() if not self.is_stale(run)}
-        return [(arm, seed) for seed in range(seeds) for arm in self.experiment.arms if (arm.name, seed) not in there]
+    def settled(self, name: str) -> Arm | None:
+        """An arm with the settings that its trials choose; None where trials are missing.
 
-    def add(self, arm: Arm, seed: int, measured: dict, environment: dict) -> None:
-        """Store a finished run in place of an older one of its arm and seed. ``measured``: figures, seconds, peak_mb."""
+        Raises InputError where the best lies at an end of a grid.
+        """
+        values = tuning.chosen(self.experiment, name, self.trials())
+        return None if values is None else tuning.with_settings(self.experiment.arm(name), values)
+
+    def stale(self) -> list[dict]:
+        """The stored runs in whose place today's code or settings would compute something else."""
+        code = fingerprint.of(self.experiment)
+        settled = {arm.name: self.settled(arm.name) for arm in self.experiment.arms}
+        return [
+            run for run in self.runs()
+            if run["code"] != code or settled[run["arm"]] is None or run["settings"] != _plain(settled[run["arm"]].settings)
+        ]  # fmt: skip
+
+    def missing_trials(self) -> list[Trial]:
+        """The trials that a full experiment still has to run."""
+        there = [_stored_key(each) for each in self.trials()]
+        return [trial for trial in tuning.trials(self.experiment) if _key(trial.arm, trial.seed) not in there]
+
+    def missing(self, seeds: int | None = None) -> list[tuple[Arm, int]]:
+        """What a full experiment still has to run once its trials are there, with the settings they choose.
+
+        The arms of the primary comparison come first, the others seed by seed: whenever it stops, the arms are paired.
+        ``seeds``: of every arm, in place of the experiment's numbers.
+        """
+        experiment, stale = self.experiment, self.stale()
+        there = {(run["arm"], run["seed"]) for run in self.runs() if run not in stale}
+        most = max(experiment.seeds_of(arm) for arm in experiment.arms)
+
+        def first(arm: Arm) -> bool:
+            return seeds is None and experiment.seeds_of(arm) > experiment.seeds
+
+        return [
+            (self.settled(arm.name) or arm, seed)
+            for now in (True, False)
+            for seed in range(seeds or most)
+            for arm in experiment.arms
+            if first(arm) == now and seed < (seeds or experiment.seeds_of(arm)) and (arm.name, seed) not in there
+        ]
+
+    def add(self, arm: Arm, seed: int, measured: dict, environment: dict, values: dict | None = None) -> None:
+        """Store a finished run in place of an older one of its arm and seed; with ``values``, a trial of its arm, seed and
+        settings. ``measured``: figures, seconds, peak_mb."""
         with self._locked():
             content = self.read()
             environments = content["environments"]
             if environment not in environments:
                 environments.append(environment)
             run = {
-                "arm": arm.name, "seed": seed, "settings": _plain(arm.settings),
-                "code": fingerprint.of(self.experiment), "environment": environments.index(environment), **measured,
+                "arm": arm.name, "seed": seed, "settings": _plain(arm.settings), "code": fingerprint.of(self.experiment),
+                "kernels": fingerprint.kernels(), "environment": environments.index(environment), **measured,
             }  # fmt: skip
-            others = [each for each in content["runs"] if (each["arm"], each["seed"]) != (arm.name, seed)]
-            content["runs"] = sorted([*others, run], key=lambda each: (each["arm"], each["seed"]))
+            part, same = "runs", lambda each: (each["arm"], each["seed"])
+            if values is not None:
+                run["values"] = values
+                part, same = "trials", lambda each: (each["arm"], each["seed"], json.dumps(each["values"]))
+            others = [each for each in content[part] if same(each) != same(run)]
+            content[part] = sorted([*others, run], key=same)
             _write(self.path, content)
 
     @contextmanager
@@ -85,19 +130,12 @@ class Results:
             yield
 
 
-def compare(comparison: Comparison, runs: Sequence[dict]) -> tuple[statistics.Interval, str] | None:
-    """The interval of a comparison over the seeds that both arms have run, and its verdict; None where there is none."""
-    found = {(run["arm"], run["seed"]): run["figures"].get(comparison.metric) for run in runs}
-    pairs = [
-        (value, found[comparison.baseline, seed])
-        for (arm, seed), value in sorted(found.items())
-        if arm == comparison.treatment and value is not None and found.get((comparison.baseline, seed)) is not None
-    ]
-    if not pairs:
-        return None
-    paired = statistics.paired_ratio if comparison.ratio else statistics.paired
-    interval = paired(*map(list, zip(*pairs, strict=True)))
-    return interval, statistics.verdict(interval, comparison.claimed, 1.0 if comparison.ratio else 0.0)
+def _key(arm: Arm, seed: int) -> tuple:
+    return arm.name, seed, _plain(arm.settings)
+
+
+def _stored_key(run: dict) -> tuple:
+    return run["arm"], run["seed"], run["settings"]
 
 
 def environment(command: str) -> dict:
@@ -137,10 +175,12 @@ def _plain(value):
 
 
 def _write(path: Path, content: dict) -> None:
-    """Replace a file by JSON with one run a line, or leave it as it was."""
-    head = {key: value for key, value in content.items() if key != "runs"}
-    runs = ",\n".join("  " + json.dumps(run, allow_nan=False) for run in content["runs"])
-    text = json.dumps(head, indent=1)[:-2] + f',\n "runs": [\n{runs}\n ]\n}}\n'
+    """Replace a file by JSON with one trial or run a line, or leave it as it was."""
+    text = json.dumps({key: value for key, value in content.items() if key not in ("trials", "runs")}, indent=1)[:-2]
+    for part in ("trials", "runs"):
+        lines = ",\n".join("  " + json.dumps(run, allow_nan=False) for run in content[part])
+        text += f',\n "{part}": [\n{lines}\n ]' if lines else f',\n "{part}": []'
+    text += "\n}\n"
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from bertcraft.bench.machine import peak_memory
 from bertcraft.errors import InputError
 from bertcraft.lab import fingerprint
 from bertcraft.lab.experiment import Arm, Context, Experiment
 from bertcraft.lab.results import Results, environment
+from bertcraft.machine import peak_memory
 
 Told = Callable[[str, int, float, str], None]  # arm, seed, share done (0 to 1), text
 
@@ -33,7 +34,8 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, context: Context) -> di
     with one_blas_thread():  # a matrix product may round differently on several
         figures = experiment.run(arm, seed, context)
     figures = json.loads(json.dumps(figures, allow_nan=False))
-    if not any(metric in figures for metric in experiment.metrics):
+    expected = [*experiment.metrics, *([experiment.tuning.figure] if experiment.tuning else [])]
+    if not any(name in figures for name in expected):
         raise InputError(f"{experiment.slug}/{arm.name} returned {sorted(figures)}: none of the metrics it declares")
     seconds = time.perf_counter() - start
     return {"figures": figures, "seconds": round(seconds, 1), "peak_mb": round(peak_memory())}
@@ -60,35 +62,56 @@ def run_all(
 ) -> int:
     """Run what the full experiment still lacks and store each run as it finishes; returns how many were run.
 
-    ``jobs`` processes at a time on this machine, or on the workers of a Dask ``scheduler`` ("tcp://host:port"). States to
+    The trials come first, then the runs with the settings that they choose: InputError where a best one lies at an end of its
+    grid. ``jobs`` processes at a time on this machine, or on the workers of a Dask ``scheduler`` ("tcp://host:port"). States to
     resume from are kept in ``scratch``. ``told`` is called about once a second while runs are under way; ``stored`` after
     each. Killed at any moment, the same call goes on: no run that was stored is run again. Results do not depend on jobs.
     """
+    here = environment(command)
+    folder = Path(scratch).absolute() / "full" / results.experiment.name
+
+    def do(work: list[tuple[Arm, int, dict | None]]) -> int:
+        return _run_each(results, work, here, folder, jobs, scheduler, told, stored)
+
+    done = do([(trial.arm, trial.seed, trial.values) for trial in results.missing_trials()])
+    done += do([(arm, seed, None) for arm, seed in results.missing(seeds)])
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
+def _run_each(
+    results: Results, work: list[tuple[Arm, int, dict | None]], here: dict, folder: Path, jobs: int, scheduler: str | None,
+    told: Told, stored: Callable[[str, int, dict], None],
+) -> int:  # fmt: skip
     from joblib import Parallel, delayed
 
-    experiment = results.experiment
-    module = experiment.run.__module__  # where a worker finds it
-    todo = results.missing(seeds or experiment.seeds)
-    if not todo:
+    if not work:
         return 0
-    here = environment(command)
-    folder = Path(scratch).absolute() / "full" / experiment.name
+    module = results.experiment.run.__module__  # where a worker finds it
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder, told, finished), daemon=True)
     watcher.start()
     try:
         with _backend(scheduler, jobs) as options:
-            work = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", **options)
-            calls = (delayed(_in_worker)(module, arm.name, seed, str(folder)) for arm, seed in todo)
-            for arm_name, seed, measured in work(calls):
-                results.add(experiment.arm(arm_name), seed, measured, here)
-                shutil.rmtree(_run_folder(folder, arm_name, seed), ignore_errors=True)
-                stored(arm_name, seed, measured)
+            parallel = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", **options)
+            folders = [_run_folder(folder, arm, seed, values) for arm, seed, values in work]
+            calls = (
+                delayed(_in_worker)(module, place, arm.name, arm.settings, seed, str(folders[place]))
+                for place, (arm, seed, _) in enumerate(work)
+            )
+            for place, measured in parallel(calls):
+                arm, seed, values = work[place]
+                results.add(arm, seed, measured, here, values)
+                shutil.rmtree(folders[place], ignore_errors=True)
+                stored(_label(arm.name, values), seed, measured)
     finally:
         finished.set()
         watcher.join()
-    shutil.rmtree(folder, ignore_errors=True)
-    return len(todo)
+    return len(work)
+
+
+def _label(arm: str, values: dict | None) -> str:
+    return arm if values is None else f"{arm} {' '.join(f'{value:g}' for value in values.values())}"
 
 
 def _backend(scheduler: str | None, jobs: int) -> AbstractContextManager[dict]:
@@ -116,17 +139,17 @@ def _backend(scheduler: str | None, jobs: int) -> AbstractContextManager[dict]:
     return cluster() if scheduler else local()
 
 
-def _run_folder(folder: Path, arm: str, seed: int) -> Path:
-    """Where a run keeps its state; the digest keeps apart runs of different code (see ``_in_worker``)."""
-    return folder / f"{arm}_seed{seed}"
+def _run_folder(folder: Path, arm: Arm, seed: int, values: dict | None) -> Path:
+    """Where a run or trial keeps its state; the digest of ``_in_worker`` keeps apart those of different code."""
+    return folder / f"{_label(arm.name, values).replace(' ', '_')}_seed{seed}"
 
 
-def _in_worker(module: str, arm_name: str, seed: int, folder: str) -> tuple[str, int, dict]:
-    """One run in a process of its own."""
+def _in_worker(module: str, place: int, arm_name: str, settings: dict, seed: int, folder: str) -> tuple[int, dict]:
+    """One run in a process of its own; gives back its place among the work."""
     experiment: Experiment = importlib.import_module(module).EXPERIMENT
-    arm = experiment.arm(arm_name)
-    own = _run_folder(Path(folder), arm_name, seed)
-    version = hashlib.sha256(json.dumps([fingerprint.of(experiment), arm.settings]).encode()).hexdigest()
+    arm = replace(experiment.arm(arm_name), settings=settings)
+    own = Path(folder)
+    version = hashlib.sha256(json.dumps([fingerprint.of(experiment), fingerprint.kernels(), settings]).encode()).hexdigest()
     if own.exists() and not (own / version).exists():  # the state of other code
         shutil.rmtree(own)
     (own / version).mkdir(parents=True, exist_ok=True)
@@ -136,12 +159,12 @@ def _in_worker(module: str, arm_name: str, seed: int, folder: str) -> tuple[str,
         nonlocal last
         if time.monotonic() - last > 1:
             last = time.monotonic()
-            line = {"arm": arm_name, "seed": seed, "share": done / max(total, 1e-9), "text": text}
+            line = {"arm": own.name.rpartition("_seed")[0], "seed": seed, "share": done / max(total, 1e-9), "text": text}
             temporary = own / f"{_PROGRESS}-new"
             temporary.write_text(json.dumps(line), encoding="utf-8")
             os.replace(temporary, own / _PROGRESS)
 
-    return arm_name, seed, run_arm(experiment, arm, seed, Context(folder=own / version, report=report))
+    return place, run_arm(experiment, arm, seed, Context(folder=own / version, report=report))
 
 
 def _end_with_parent(parent: int) -> None:

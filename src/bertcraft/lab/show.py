@@ -4,18 +4,21 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from bertcraft.errors import InputError
-from bertcraft.lab import report
+from bertcraft.lab import fingerprint, report, verdicts, words
 from bertcraft.lab.experiment import Context, Experiment
-from bertcraft.lab.results import Results, compare, default_folder
-from bertcraft.lab.runner import run_all, run_arm
+from bertcraft.lab.figures import draw
+from bertcraft.lab.results import Results, default_folder
+from bertcraft.lab.runner import replay_arm, run_all, run_arm
 
 
 def run_one(
@@ -53,7 +56,7 @@ def run_one(
     for line in (line for run in runs for line in run["figures"].get("told", [])):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     (folder / "result.json").write_text(json.dumps({"seed": seed, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    for path in short.show(folder, runs, short):
+    for path in draw(short, folder, runs):
         console.print(f"plot   {path}", highlight=False, soft_wrap=True)
 
 
@@ -63,9 +66,14 @@ def run_full(
     """Run what the whole experiment still lacks, then print it."""
     console = Console()
     results = Results(experiment, folder or default_folder())
-    todo = len(results.missing(seeds or experiment.seeds))
-    total = len(experiment.arms) * (seeds or experiment.seeds)
-    console.print(f"[bold]{experiment.name}[/]: {total} runs, {total - todo} of them stored in {results.path}", highlight=False)
+    trials = len(results.missing_trials())
+    todo = trials + len(results.missing(seeds))
+    total = sum(seeds or experiment.seeds_of(arm) for arm in experiment.arms)
+    before = f"{words.counted(trials, 'trial')}, then " if trials else ""
+    console.print(
+        f"[bold]{experiment.name}[/]: {before}{total} runs, {total - (todo - trials)} of them stored in {results.path}",
+        highlight=False,
+    )
     start, done = time.monotonic(), 0
     with _live(console) as told:
 
@@ -91,10 +99,10 @@ def results_of(experiment: Experiment, plots: Path | None, folder: Path | None =
     if not runs:
         raise InputError(f"nothing is stored of {experiment.slug}: bertcraft run {experiment.number:02d} --full measures it")
     report.print_experiment(console, experiment, runs)
-    if stale := [run for run in runs if results.is_stale(run)]:
+    if stale := results.stale():
         console.print(f"[yellow]stale[/]: the code of {len(stale)} of {len(runs)} runs has changed since", highlight=False)
     if plots:
-        for path in experiment.show(plots, runs, experiment):
+        for path in draw(experiment, plots, runs):
             console.print(f"plot   {path}", highlight=False, soft_wrap=True)
 
 
@@ -106,40 +114,65 @@ def ledger(experiments: list[Experiment], folder: Path | None = None) -> None:
         block = Table.grid(padding=(0, 2))
         block.add_row("  claimed", Text(experiment.claim.collection))
         block.add_row("  paper", Text(experiment.claim.paper))
-        block.add_row("  measured", _measured(experiment, runs))
+        block.add_row("  measured", Text(_measured(experiment, runs)))
+        block.add_row("  scale", Text(experiment.scale))
         console.print(f"[bold]{experiment.number:02d} {experiment.title}[/]", highlight=False)
         console.print(block, highlight=False)
 
 
 def _measured(experiment: Experiment, runs: list[dict]) -> str:
-    headline = experiment.comparisons[0]
-    outcome = compare(headline, runs)
-    if not outcome:
-        return "not yet"
-    interval, verdict = outcome
-    metric = experiment.metrics[headline.metric]
-    effect = report.interval_text(interval, 2 if headline.ratio else metric.digits, not headline.ratio)
-    unit = "times" if headline.ratio else metric.unit
-    cost = f"{interval.n} seed{'s' * (interval.n > 1)}, {sum(run['seconds'] for run in runs) / 60:.0f} minutes"
-    return f"{headline.name}, {metric.title}: {effect} {unit}: [bold]{verdict}[/] ({cost})"
+    outcome = verdicts.primary(experiment, runs)
+    return f"{words.headline(experiment, runs)} ({words.cost(outcome, runs)})" if outcome else words.NOT_YET
 
 
 def check(experiments: list[Experiment], folder: Path | None = None) -> bool:
-    """Say of each experiment's stored runs whether they are of today's code; true if any is stale or missing."""
+    """Say of each experiment's stored runs whether today's code would give them; true if not, or if any is missing.
+
+    Where only the kernels have changed, the cheapest run is replayed: its figures must come again within ``AGREES``.
+    """
     found = False
     for experiment in experiments:
-        results = Results(experiment, folder or default_folder())
-        runs = results.runs()
-        stale = [run for run in runs if results.is_stale(run)]
-        missing = len(results.missing(experiment.seeds)) - len(stale)
-        state = "up to date"
-        if stale or missing > 0:
-            found = True
-            parts = [f"{len(stale)} of {len(runs)} runs stale"] if stale else []
-            parts += [f"{missing} runs missing"] if missing > 0 else []
-            state = ", ".join(parts) + f": bertcraft run {experiment.number:02d} --full"
-        print(f"{experiment.name}: {state}")
+        try:
+            states = _states(experiment, Results(experiment, folder or default_folder()))
+        except InputError as error:  # a best setting at an end of its grid
+            states = [(str(error), True)]
+        found = found or any(wrong for _, wrong in states)
+        told = "; ".join(text for text, _ in states)
+        again = f": bertcraft run {experiment.number:02d} --full" if any(wrong for _, wrong in states) else ""
+        print(f"{experiment.name}: {told}{again}")
     return found
+
+
+AGREES = 2e-3  # relative, of the figures that a replay gives: losses of first steps, mostly
+
+
+def _states(experiment: Experiment, results: Results) -> list[tuple[str, bool]]:
+    """What is to be said of stored runs, and whether it means that they have to be run again."""
+    runs, stale, states = results.runs(), results.stale(), []
+    missing = len(results.missing()) - len(stale)
+    if trials := results.missing_trials():
+        states.append((f"{words.counted(len(trials), 'trial')} missing", True))
+    if stale:
+        states.append((f"code or settings changed: {len(stale)} of {words.counted(len(runs), 'run')} stale", True))
+    if missing > 0:
+        states.append((f"{words.counted(missing, 'run')} missing", True))
+    old = [run for run in runs if run not in stale and run["kernels"] != fingerprint.kernels()]
+    if old:
+        run = min(old, key=lambda run: run["seconds"])
+        furthest = distance(experiment, run)
+        agrees = f"{'agrees within' if furthest <= AGREES else 'differs by'} {furthest:.0e}"
+        of_them = f"{len(old)} of {words.counted(len(runs), 'run')}"
+        told = f"kernels changed since {of_them}, a replay of {run['arm']} seed {run['seed']} {agrees}"
+        states.append((told, furthest > AGREES))
+    return states or [("up to date", False)]
+
+
+def distance(experiment: Experiment, run: dict) -> float:
+    """How far the figures of a run's replay lie from the stored ones, relative to these: the farthest."""
+    arm = replace(experiment.arm(run["arm"]), settings=run["settings"])
+    again = replay_arm(experiment, arm, run["seed"], Context())
+    pairs = [(np.asarray(value, float), np.asarray(run["figures"][name], float)) for name, value in again.items()]
+    return max(float(np.max(np.abs(new - old) / np.maximum(np.abs(old), 1e-12))) for new, old in pairs)
 
 
 @contextmanager

@@ -9,12 +9,11 @@ training. What was chosen for ELECTRA at this size was chosen on ``dev`` with on
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 
 from bertcraft.bert import Config, initial_params
-from bertcraft.lab import flops, pretraining, probes, statistics, style
+from bertcraft.lab import flops, pretraining, probes
 from bertcraft.lab.experiment import Arm, Claim, Comparison, Context, Experiment, Metric
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain import held_out as held_out_loss
@@ -238,106 +237,6 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
     }  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------------------------- plots
-
-
-def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Each probe against the compute spent so far; thin lines are seeds."""
-    with style.figure(path, columns=len(probes.TITLES), width=10.5, height=3.6) as axes:
-        for ax, (name, title) in zip(axes, probes.TITLES.items(), strict=True):
-            for place, arm in enumerate(experiment.arms):
-                own = [run["figures"] for run in runs if run["arm"] == arm.name]
-                if not own:
-                    continue
-                look = style.line(place)
-                for each in own if len(own) > 1 else ():
-                    ax.plot(each["compute"], each["curves"][name], color=look["color"], lw=0.5, alpha=0.4)
-                compute = np.mean([each["compute"] for each in own], axis=0)
-                ax.plot(compute, np.mean([each["curves"][name] for each in own], axis=0), **look, label=arm.title)
-            if name in LEVELS:
-                ax.axhline(LEVELS[name], color="0.3", lw=1, ls=(0, (1, 3)))
-            ax.set(title=title, xlabel="compute (TFLOP)", ylabel="accuracy of the probe (%)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-    return path
-
-
-def show_ratios(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Masked LM's compute over ELECTRA's, to reach each score, where every seed of both did: above 1 ELECTRA is cheaper."""
-    with style.figure(path, columns=len(probes.TITLES), width=10.5, height=3.4) as axes:
-        for ax, (name, title) in zip(axes, probes.TITLES.items(), strict=True):
-            for place, arm in enumerate(experiment.arms):
-                levels, ratios = show_ratio_by_level(runs, arm.name, "mlm", name) if arm.name != "mlm" else ([], [])
-                if not levels:
-                    continue
-                look = style.line(place)
-                ax.plot(levels, [ratio.mean for ratio in ratios], **look, markevery=5, label=arm.title)
-                if ratios[0].low is not None:
-                    low, high = [ratio.low for ratio in ratios], [ratio.high for ratio in ratios]
-                    ax.fill_between(levels, low, high, color=look["color"], alpha=0.15, lw=0)
-            ax.axhline(1, color="0.3", lw=1)
-            ax.set(title=title, xlabel="accuracy of the probe (%)", ylabel="masked LM's compute / own", yscale="log")
-            ax.set_yticks([0.125, 0.25, 0.5, 1, 2, 4], ["1/8", "1/4", "1/2", "1", "2", "4"])
-            ax.set_ylim(0.1, 5)
-            ax.minorticks_off()
-            if len(ax.lines) == 1:  # the one at 1
-                ax.set_xticks([])
-                ax.text(
-                    0.5, 0.6, "no score that both reach\nafter a start below it", ha="center", transform=ax.transAxes, fontsize=9
-                )
-        found = dict(pair for ax in axes for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        if found:
-            axes[0].figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, fontsize=8)
-    return path
-
-
-def show_ratio_by_level(runs: list[dict], treatment: str, baseline: str, probe: str, most: int = 40) -> tuple[list, list]:
-    """Scores that every seed of two arms reached after a start below it, and the ratio baseline / treatment of their compute."""
-    curves = {(run["arm"], run["seed"]): run["figures"] for run in runs}
-    seeds = sorted(seed for arm, seed in curves if arm == treatment and (baseline, seed) in curves)
-    if not seeds:
-        return [], []
-    own = [(curves[treatment, seed], curves[baseline, seed]) for seed in seeds]
-    low = max(each["curves"][probe][0] for pair in own for each in pair)
-    high = min(max(each["curves"][probe]) for pair in own for each in pair)
-    levels = np.linspace(low, high, most)[1:].tolist() if high > low + 1 else []
-    at = [[[reached(each["compute"], each["curves"][probe], level) for each in pair] for pair in own] for level in levels]
-    return levels, [statistics.paired_ratio([b for _, b in pairs], [t for t, _ in pairs]) for pairs in at]
-
-
-def show_detection(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """The discriminator's loss, less that of one who knows the share of fakes among the words only."""
-    with style.figure(path, width=6.4, height=3.6) as ax:
-        for place, arm in enumerate(experiment.arms):
-            own = [run["figures"] for run in runs if run["arm"] == arm.name and run["figures"]["detected"]]
-            if not own or arm.settings["detect"] == "masked":  # never asked about the other tokens: its loss there means nothing
-                continue
-            number = len(own[0]["detected"])
-            gaps = np.array([[found["detection"] - found["chance"] for found in each["detected"]] for each in own])
-            compute = np.mean([each["compute"][-number:] for each in own], axis=0)
-            look = style.line(place)
-            for each in gaps if len(gaps) > 1 else ():
-                ax.plot(compute, each, color=look["color"], lw=0.5, alpha=0.4)
-            ax.plot(compute, gaps.mean(axis=0), **look, label=arm.title)
-        ax.axhline(0, color="0.3", lw=1, ls=(0, (1, 3)))
-        ax.set(xlabel="compute (TFLOP)", ylabel="detection loss above that of the\nshare of fakes alone (nats a token)")
-        ax.legend(fontsize=8)
-    return path
-
-
-def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """Probes along training, ratios of compute, and whether the discriminators learnt."""
-    return [
-        show_curves(folder / "probes.png", runs, experiment), show_ratios(folder / "compute_ratios.png", runs, experiment),
-        show_detection(folder / "detection.png", runs, experiment),
-    ]  # fmt: skip
-
-
-def show_short(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """The short form: the probes only."""
-    return [show_curves(folder / "probes.png", runs, experiment)]
-
-
 # -------------------------------------------------------------------------------------------------------- declaration
 
 # Tried on ``dev``, one seed, bigram shift / replaced word / loss of the guesser (probes on half as many sentences). Masked LM,
@@ -370,7 +269,7 @@ def _comparisons() -> tuple[Comparison, ...]:
     for probe in LEVELS:
         for arm, title in (("electra", "ELECTRA's"), ("half", "ELECTRA's, half width"), ("warm", "ELECTRA's, warm start")):
             name = f"masked LM's compute over {title}: {probes.TITLES[probe]}"
-            found.append(Comparison(name, "mlm", arm, f"compute_{probe}", +1, ratio=True))
+            found.append(Comparison(name, "mlm", arm, f"compute_{probe}", better=1, ratio=True))
     asked = (
         ("ELECTRA, paper's constants", "electra", "mlm"),
         ("ELECTRA, half width, weight 5", "half", "mlm"),
@@ -380,7 +279,7 @@ def _comparisons() -> tuple[Comparison, ...]:
         ("all tokens judged, not the masked alone", "warm", "warm_masked"),
     )
     for name, treatment, baseline in asked:
-        found += [Comparison(f"{name}: {probes.TITLES[probe]}", treatment, baseline, probe, +1) for probe in probes.TITLES]
+        found += [Comparison(f"{name}: {probes.TITLES[probe]}", treatment, baseline, probe, better=1) for probe in probes.TITLES]
     return tuple(found)
 
 
@@ -400,10 +299,11 @@ def _short(settings: dict, quick: Experiment | None) -> Experiment:
         arms.append(Arm("warm", "ELECTRA, warm start", WARM | settings))
     return Experiment(
         number=2, slug="electra_pretraining", title="ELECTRA pretraining",
-        question="Which encoder learns more from equal compute: one that guesses masked tokens, or one that finds replaced ones?",
+        scale="models of 2 layers, 128 wide, 5 TFLOP",
+    question="Which encoder learns more from equal compute: one that guesses masked tokens, or one that finds replaced ones?",
         claim=CLAIM, arms=tuple(arms), metrics={name: METRICS[name] for name in probes.TITLES},
-        comparisons=tuple(Comparison(f"{arm.title} against masked LM", arm.name, "mlm", "bigram_shift", +1) for arm in arms[1:]),
-        run=run, replay=replay, show=show_short, minutes=1.2 if quick else 0.4, seeds=1, quick=quick,
+        comparisons=tuple(Comparison(f"{arm.title} against masked LM", arm.name, "mlm", "bigram_shift") for arm in arms[1:]),
+        run=run, replay=replay, minutes=1.2 if quick else 0.4, seeds=1, quick=quick,
         notes=("Short: enough to see that all works and what a step costs, too little to learn much.",),
     )  # fmt: skip
 
@@ -415,6 +315,7 @@ EXPERIMENT = Experiment(
     number=2,
     slug="electra_pretraining",
     title="ELECTRA pretraining",
+    scale="models of 2 layers, 128 wide, 5 TFLOP",
     question="At equal compute, which teaches an encoder more: guessing masked tokens, or telling replaced ones from originals?",
     claim=CLAIM,
     arms=(
@@ -440,8 +341,7 @@ EXPERIMENT = Experiment(
     comparisons=_comparisons(),
     run=run,
     replay=replay,
-    show=show,
-    minutes=100,
+        minutes=100,
     code=(pretraining, probes, flops, held_out_loss),
     quick=_short(SHORT, _short(QUICK, None)),
     notes=(

@@ -8,12 +8,11 @@ tried stands beside them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 
 from bertcraft.bert import Config, encoder, heads
-from bertcraft.lab import pretraining, probes, style
+from bertcraft.lab import pretraining, probes
 from bertcraft.lab.experiment import Arm, Claim, Comparison, Context, Experiment, Metric
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain import held_out as held_out_loss
@@ -198,85 +197,6 @@ def run_short(arm: Arm, seed: int, context: Context) -> dict:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------------- plots
-
-
-def show_curves(path: Path, runs: list[dict], experiment: Experiment, panels: dict[str, tuple[str, ...]]) -> Path:
-    """Held-out loss against rows read, a panel for each group of arms that can be compared; thin lines are seeds."""
-    there = {run["arm"] for run in runs}
-    panels = {title: arms for title, names in panels.items() if (arms := [name for name in names if name in there])}
-    with style.figure(path, columns=len(panels), width=1 + 3.6 * len(panels), height=3.8) as axes:
-        for ax, (title, arms) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-            for place, arm in enumerate(arms):
-                own = [run["figures"] for run in runs if run["arm"] == arm]
-                rows = np.array(own[0]["rows_read"]) / 1000
-                look = style.line(place)
-                if len(own) > 1:
-                    for each in own:
-                        ax.plot(rows, each["curve"], color=look["color"], lw=0.5, alpha=0.5)
-                ax.plot(rows, np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(arm).title)
-            ax.axhline(own[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-            ax.set(title=title, xlabel="rows read (thousands)", ylabel=f"{experiment.metrics['loss'].title} (nats)")
-            falling = all(run["figures"]["curve"][-1] < run["figures"]["curve"][0] for run in runs if run["arm"] in arms)
-            ax.legend(fontsize=7.5, loc="lower left" if falling else "center right")  # where no curve is
-    return path
-
-
-def show_differences(path: Path, runs: list[dict], experiment: Experiment, metrics: tuple[str, ...]) -> Path:
-    """Paired differences with their 95 % intervals, a panel a metric."""
-    from bertcraft.lab.results import compare
-
-    panels = {m: [c for c in experiment.comparisons if c.metric == m and compare(c, runs)] for m in metrics}
-    panels = {m: found for m, found in panels.items() if found}
-    pairs = list(dict.fromkeys((c.treatment, c.baseline) for found in panels.values() for c in found))
-    names = [f"{experiment.arm(treatment).title}\nagainst {experiment.arm(baseline).title}" for treatment, baseline in pairs]
-    with style.figure(path, columns=len(panels), width=3.4 + 2.2 * len(panels), height=1.0 + 0.42 * len(names)) as axes:
-        for number, (ax, (metric, found)) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
-            intervals = [compare(comparison, runs)[0] for comparison in found]
-            reach = sorted(max(abs(end) for end in each[:3] if end is not None) for each in intervals)
-            far = 4 * reach[-2] if len(reach) > 1 else np.inf  # one that dwarfs the others is written at the edge
-            edge = 1.15 * (reach[-1] if reach[-1] <= far else reach[-2])
-            for comparison, interval in zip(found, intervals, strict=True):
-                y = -pairs.index((comparison.treatment, comparison.baseline))
-                ends = (interval.mean, interval.mean) if interval.low is None else (interval.low, interval.high)
-                if abs(interval.mean) > far:
-                    side = np.sign(interval.mean)
-                    text = f"{interval.mean:+.1f}" + ("" if interval.low is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]")
-                    text = f"$\\leftarrow$ {text}" if side < 0 else f"{text} $\\rightarrow$"
-                    align = "left" if side < 0 else "right"
-                    ax.text(side * edge, y, text, ha=align, va="center", fontsize=8, backgroundcolor="w")
-                    continue
-                ax.plot(ends, (y, y), color=style.COLOURS[style.TECHNIQUE], lw=2)
-                ax.plot(interval.mean, y, "o", color=style.COLOURS[style.TECHNIQUE])
-            ax.set_xlim(-edge, edge)
-            ax.axvline(0, color="0.3", lw=1)
-            shown = experiment.metrics[metric]
-            unit = "points" if shown.unit == "%" else shown.unit
-            ax.set(xlabel=f"difference ({unit})", title=shown.title, ylim=(0.6 - len(names), 0.6))
-            ax.set_yticks(-np.arange(len(names)), names if number == 0 else [""] * len(names))
-            ax.tick_params(axis="y", length=0)
-    return path
-
-
-def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """The learning curves and the paired differences."""
-    curves = show_curves(folder / "held_out_loss.png", runs, experiment, PANELS)
-    metrics = ("loss", "bigram_shift", "intents")
-    return [curves, show_differences(folder / "differences.png", runs, experiment, metrics)]
-
-
-def show_short(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """The learning curves of the short form."""
-    title = "masked language model from scratch: one seed"
-    return [show_curves(folder / "held_out_loss.png", runs, experiment, {title: tuple(arm.name for arm in experiment.arms)})]
-
-
-PANELS = {
-    "requests, each read 40 times": ("static10", "dynamic", "static1"),
-    "all requests, read 2.2 times": ("base", "batch256", "mask40"),
-    "conversations": ("pairs_nsp", "full", "pairs"),
-}
-
 # -------------------------------------------------------------------------------------------------------- declaration
 
 # Tried on ``dev``, one seed, loss after 76,800 rows. Batch of 64: rate 1e-3 5.32, 2e-3 5.25 (83,200 rows), 4e-3 6.31; batch of
@@ -310,9 +230,9 @@ def _comparisons() -> tuple[Comparison, ...]:
         ("40 % masked against 15 %", "mask40", "base", ("bigram_shift", "intents")),
         ("18 times as much text, equal compute", "base", "dynamic", ("bigram_shift", "intents")),
     )
-    found = [Comparison(name, treatment, baseline, "loss", -1) for name, treatment, baseline, _ in asked]
+    found = [Comparison(name, treatment, baseline, "loss", better=-1) for name, treatment, baseline, _ in asked]
     for name, treatment, baseline, metrics in asked:
-        found += [Comparison(f"{name}: {probes.TITLES[m]}", treatment, baseline, m, +1) for m in metrics]
+        found += [Comparison(f"{name}: {probes.TITLES[m]}", treatment, baseline, m, better=1) for m in metrics]
     return tuple(found)
 
 
@@ -333,8 +253,9 @@ def _short(settings: dict, question: str, quick: Experiment | None) -> Experimen
     arms = tuple(Arm(name, f"{name} masks", settings | own) for name, own in _SHORT_ARMS.items())
     return Experiment(
         number=1, slug="roberta_optimizations", title="RoBERTa's optimisations", question=question, claim=CLAIM, arms=arms,
-        metrics=METRICS, comparisons=(Comparison("dynamic masks against static ones", "dynamic", "static", "loss", -1),),
-        run=run_short, replay=replay, show=show_short, minutes=1.2, seeds=1, quick=quick,
+        scale="models of 2 layers, 128 wide, 2,560 short texts",
+        metrics=METRICS, comparisons=(Comparison("dynamic masks against static ones", "dynamic", "static", "loss", better=-1),),
+        run=run_short, replay=replay, minutes=1.2, seeds=1, quick=quick,
         notes=() if quick else ("Quick: enough to see that all works, too short to learn much.",),
     )  # fmt: skip
 
@@ -343,6 +264,7 @@ EXPERIMENT = Experiment(
     number=1,
     slug="roberta_optimizations",
     title="RoBERTa's optimisations",
+    scale="models of 2 layers, 128 wide, 2,560 short texts",
     question="Which of RoBERTa's changes to BERT's pretraining pay off by themselves, with as many tokens read?",
     claim=CLAIM,
     arms=(
@@ -375,8 +297,7 @@ EXPERIMENT = Experiment(
     comparisons=_comparisons(),
     run=run,
     replay=replay,
-    show=show,
-    minutes=55,
+        minutes=55,
     code=(pretraining, probes, held_out_loss),
     quick=_short(
         SHORT, "Are masks drawn anew at each reading (dynamic) better than one mask for all four readings (static)?",

@@ -1,4 +1,4 @@
-"""What a benchmark says about the machine, and what a measuring process says about itself."""
+"""Facts of the machine: what reports say of it, and what a measuring process says of itself."""
 
 import os
 import platform

@@ -1,0 +1,108 @@
+"""What stored runs say of an experiment's claims: whether they can be tested, then the verdicts, corrected for their number."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bertcraft.lab import statistics
+from bertcraft.lab.experiment import Check, Comparison, Experiment
+from bertcraft.lab.statistics import Interval
+
+
+class Checked(NamedTuple):
+    """A check of one arm: the mean that was held against its bound, and whether it passed."""
+
+    check: Check
+    arm: str
+    value: float
+    passed: bool
+
+
+class Outcome(NamedTuple):
+    """A comparison, its interval, the p-value (for all but the primary Holm's) and the verdict.
+
+    Where the verdict is "not testable here", ``failed`` holds the checks that did.
+    """
+
+    comparison: Comparison
+    interval: Interval
+    p: float | None
+    verdict: str
+    failed: tuple[Checked, ...] = ()
+
+
+def pairs(treatment: str, baseline: str, figure: str, runs: Sequence[dict]) -> tuple[list[float], list[float]]:
+    """A figure of two arms, seed by seed, over the seeds that both have."""
+    found = {(run["arm"], run["seed"]): run["figures"].get(figure) for run in runs}
+    both = [
+        (value, found[baseline, seed])
+        for (arm, seed), value in sorted(found.items())
+        if arm == treatment and value is not None and found.get((baseline, seed)) is not None
+    ]
+    return [one for one, _ in both], [other for _, other in both]
+
+
+def difference(
+    experiment: Experiment, runs: Sequence[dict], treatment: str, baseline: str, metric: str, ratio: bool = False
+) -> Interval | None:
+    """The interval of a paired difference (or ratio), for a plot; None where no seed has both."""
+    one, other = pairs(treatment, baseline, metric, runs)
+    between = statistics.paired_ratio if ratio else statistics.paired
+    return between(one, other, overlap=experiment.metrics[metric].overlap) if one else None
+
+
+def checked(experiment: Experiment, runs: Sequence[dict]) -> list[Checked]:
+    """Every check of every arm that has the figures."""
+    found = []
+    for check in experiment.checks:
+        for arm in check.arms:
+            if check.against is None:
+                values = [run["figures"][check.figure] for run in runs if run["arm"] == arm and check.figure in run["figures"]]
+            else:
+                one, other = pairs(arm, check.against, check.figure, runs)
+                values = [a - b for a, b in zip(one, other, strict=True)]
+            if values:
+                value = statistics.mean(values).mean
+                passed = value >= check.least if check.least is not None else value <= check.most
+                found.append(Checked(check, arm, value, passed))
+    return found
+
+
+def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
+    """The outcome of every comparison that has runs, in their order.
+
+    The primary comparison stands by itself. The p-values of the others that have one are corrected together (Holm), those that
+    are not testable left out. A comparison is not testable where a check of one of its arms failed.
+    """
+    held = checked(experiment, runs)
+    found, family = [], []
+    for comparison in experiment.comparisons:
+        metric = comparison.metric
+        one, other = pairs(comparison.treatment, comparison.baseline, metric, runs)
+        if not one:
+            continue
+        finding = statistics.judge(
+            one, other, form=comparison.form, better=comparison.better, margin=comparison.margin, ratio=comparison.ratio,
+            expected=comparison.expected, overlap=experiment.metrics[metric].overlap,
+        )  # fmt: skip
+        failed = tuple(
+            each for each in held
+            if not each.passed and each.arm in (comparison.treatment, comparison.baseline)
+            and (not each.check.metrics or metric in each.check.metrics)
+        )  # fmt: skip
+        verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
+        if finding.p is not None and not failed and comparison is not experiment.primary:
+            family.append(len(found))
+        found.append((Outcome(comparison, finding.interval, finding.p, verdict, failed), finding.says))
+    for place, p in zip(family, statistics.holm([found[i][0].p for i in family]), strict=True):
+        outcome, says = found[place]
+        found[place] = outcome._replace(p=p, verdict=_verdict(p, says)), says
+    return [outcome for outcome, _ in found]
+
+
+def primary(experiment: Experiment, runs: Sequence[dict]) -> Outcome | None:
+    """The outcome of the claim itself; None where it has not been measured."""
+    return next((each for each in outcomes(experiment, runs) if each.comparison is experiment.primary), None)
+
+
+def _verdict(p: float | None, says: str) -> str:
+    return says if p is None or p < 1 - statistics.LEVEL else statistics.CANNOT_TELL

@@ -1,0 +1,85 @@
+"""The words in which results are told: the same in the terminal, the lessons, the index, the rankings and README."""
+
+from collections.abc import Sequence
+
+from bertcraft.lab import statistics, verdicts
+from bertcraft.lab.experiment import Comparison, Experiment
+from bertcraft.lab.statistics import Interval
+from bertcraft.lab.verdicts import Checked, Outcome
+
+NOT_YET = "not measured yet"
+
+
+def interval(found: Interval, form: str) -> str:
+    """ "+0.031 [+0.012, +0.050]", or the mean alone where there is no interval; ``form`` is that of each number."""
+    if found.low is None:
+        return f"{found.mean:{form}}"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
+def effect(experiment: Experiment, outcome: Outcome) -> str:
+    """A difference or ratio with its interval and unit; an exact one without interval."""
+    comparison, metric = outcome.comparison, experiment.metrics[outcome.comparison.metric]
+    found = outcome.interval
+    if comparison.form == statistics.EXACT:
+        found = Interval(found.mean, None, None, found.n)
+    form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+.{metric.digits}f"
+    return f"{interval(found, form)} {'times' if comparison.ratio else metric.unit}".strip()
+
+
+def claimed(comparison: Comparison) -> str:
+    """What the claim says of the difference or ratio: "> 0", "> -0.4", "< 1", "within ±0.02", "= 18.6"."""
+    margin, more = comparison.margin, comparison.better > 0
+    if comparison.form == statistics.EXACT:
+        return f"= {comparison.expected:g}"
+    if comparison.form == statistics.EQUAL:
+        return f"{1 - margin:g} to {1 + margin:g}" if comparison.ratio else f"within ±{margin:g}"
+    bound = 1 if comparison.ratio else 0
+    if comparison.form == statistics.NOT_WORSE:
+        bound += -margin if more else margin
+    return f"{'>' if more else '<'} {bound:g}"
+
+
+def checked(experiment: Experiment, found: Checked) -> tuple[str, str, str, str]:
+    """Arm, check, figure and "passed" or "failed": "dynamic masks", "off the plateau", "-0.98 nats (at most -0.50)", "passed"."""
+    return experiment.arm(found.arm).title, found.check.name, _held(found), "passed" if found.passed else "failed"
+
+
+def verdict(experiment: Experiment, outcome: Outcome) -> str:
+    """The verdict; where it is "not testable here", with the figure that failed."""
+    if not outcome.failed:
+        return outcome.verdict
+    worst = outcome.failed[0]
+    return f"{outcome.verdict} ({experiment.arm(worst.arm).title}, {worst.check.name}: {_held(worst)})"
+
+
+def headline(experiment: Experiment, runs: Sequence[dict]) -> str:
+    """The claim itself as it was measured, in a sentence; "not measured yet" where it was not."""
+    outcome = verdicts.primary(experiment, runs)
+    if outcome is None:
+        return NOT_YET
+    metric = experiment.metrics[outcome.comparison.metric]
+    return f"{outcome.comparison.name}: {effect(experiment, outcome)} in {metric.title}; {verdict(experiment, outcome)}"
+
+
+def cost(outcome: Outcome, runs: Sequence[dict]) -> str:
+    """ "10 seeds, 62 runs, 55 minutes"."""
+    minutes = sum(run["seconds"] for run in runs) / 60
+    return f"{counted(outcome.interval.n, 'seed')}, {counted(len(runs), 'run')}, {minutes:.0f} minutes"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 seed", "5 seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _held(found: Checked) -> str:
+    """ "-0.98 nats (at most -0.50)"."""
+    check = found.check
+    sign = "+" if check.against else ""
+    bound, word = (check.least, "at least") if check.least is not None else (check.most, "at most")
+    return f"{found.value:{sign}.{check.digits}f} {check.unit}".rstrip() + f" ({word} {bound:{sign}.{check.digits}f})"
+
+
+def _ratio_digits(digits: int) -> int:
+    return max(2, min(digits, 3))
