@@ -18,7 +18,8 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 import bertcraft
-from bertcraft.bench import contest, machine, tables, train, train_rivals
+from bertcraft import machine
+from bertcraft.bench import contest, tables, train, train_rivals
 from bertcraft.bench.step import Sizes, product_flops
 from bertcraft.bert import Config, Model, initial_params
 from bertcraft.data.tokenizer import load_tokenizer

@@ -1,6 +1,7 @@
 """The lab in a terminal of 80 columns: whole runs, the ledger, what is stale. Text is compared without its line breaks."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from bertcraft.errors import InputError
 from bertcraft.lab import show
+from bertcraft.lab.experiment import Context
 from bertcraft.lab.results import Results
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,7 +22,7 @@ TOY = toy_experiment.EXPERIMENT
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the worker processes
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for the worker processes
     monkeypatch.chdir(tmp_path)
 
 
@@ -41,40 +43,78 @@ def full(folder, **options):
 def test_a_full_run_tells_what_it_does_and_ends_with_the_comparison(tmp_path, printed):
     full(tmp_path, seeds=2)
     text = printed()
-    assert "4 runs, 0 of them stored" in text
+    assert "6 trials, then 6 runs, 0 of them stored" in text
+    assert "better 0.001 seed 1000:" in text
     assert "0 runs left" in text
     # exp(x / 10) - 0.25 against exp(x / 10): the paired difference has no spread
-    assert text.count("-0.250") >= 3 and "reproduced" in text
+    assert text.count("-0.250") >= 3 and "< 0" in text and "reproduced" in text
+    assert "check better: has learnt: -1.25 nats (at most -0.50): passed" in text
     full(tmp_path)
-    assert "6 runs, 4 of them stored" in printed()
-    assert len(Results(TOY, tmp_path).runs()) == 6
+    assert "9 runs, 6 of them stored" in printed()
+    assert len(Results(TOY, tmp_path).runs()) == 9
+
+
+def test_a_model_that_has_not_learnt_is_refused_in_table_and_ledger(tmp_path, printed):
+    untrained = replace(TOY.arm("untrained"), settings={"effect": -0.1})  # no better than the models
+    idle = replace(TOY, arms=(TOY.arm("plain"), TOY.arm("better"), untrained), tuning=None)
+    results = Results(idle, tmp_path)
+    for arm, seed in results.missing():
+        results.add(arm, seed, {"figures": idle.run(arm, seed, Context()), "seconds": 1.0, "peak_mb": 1}, {})
+    show.results_of(idle, None, tmp_path)
+    text = printed()
+    assert "check plain: has learnt: +0.10 nats (at most -0.50): failed" in text
+    assert "not testable here" in text and "reproduced" not in text
+    show.ledger([idle], tmp_path)
+    assert "not testable here (plain, has learnt: +0.10 nats (at most -0.50))" in printed()
 
 
 def test_the_ledger_shows_what_is_measured_and_what_is_not(tmp_path, printed):
     show.ledger([TOY], tmp_path)
-    assert "not yet" in printed()
+    assert "not measured yet" in printed()
     full(tmp_path)
     printed()
     show.ledger([TOY], tmp_path)
     text = printed()
-    assert "not yet" not in text
-    assert "reproduced" in text and "-0.250" in text
+    assert "not measured yet" not in text
+    assert "reproduced (3 seeds, 9 runs" in text and "-0.250" in text and TOY.scale in text
     assert TOY.claim.collection in text and TOY.claim.paper in text
 
 
 def test_stale_and_missing_runs_are_named(tmp_path, printed):
     assert show.check([TOY], tmp_path)
-    assert "6 runs missing: bertcraft run 01 --full" in printed()
+    assert "6 trials missing; 9 runs missing: bertcraft run 01 --full" in printed()
     full(tmp_path)
     printed()
     assert not show.check([TOY], tmp_path)
     assert "up to date" in printed()
-    better = replace(TOY.arm("better"), settings={"effect": -0.5})
-    changed = replace(TOY, arms=(TOY.arm("plain"), better))
+    worse = replace(TOY.arm("untrained"), settings={"effect": 2.0})
+    changed = replace(TOY, arms=(TOY.arm("plain"), TOY.arm("better"), worse))
     assert show.check([changed], tmp_path)
-    assert "3 of 6 runs stale" in printed()
+    assert "code or settings changed: 3 of 9 runs stale" in printed()
     show.results_of(changed, None, tmp_path)
-    assert "stale: the code of 3 of 6 runs has changed since" in printed()
+    assert "stale: the code of 3 of 9 runs has changed since" in printed()
+
+
+def test_changed_kernels_are_told_from_changed_code_by_a_replay(tmp_path, printed, monkeypatch):
+    full(tmp_path)
+    printed()
+    monkeypatch.setattr("bertcraft.lab.fingerprint.kernels", lambda: "other")
+    assert not show.check([TOY], tmp_path)
+    assert "kernels changed since 9 of 9 runs, a replay of" in (text := printed()) and "agrees within 0e+00" in text
+    off = replace(TOY, replay=lambda arm, seed, context: {"loss": 1.01 * TOY.run(arm, seed, context)["loss"]})
+    assert show.check([off], tmp_path)
+    assert "differs by 1e-02: bertcraft run 01 --full" in printed()
+
+
+def test_a_best_setting_at_an_end_of_its_grid_is_said(tmp_path, printed):
+    low = {"rate": (1e-2, 1e-1, 1.0)}
+    narrow = replace(TOY, tuning=replace(TOY.tuning, grids={"plain": low, "better": low}))
+    results = Results(narrow, tmp_path)
+    for trial in results.missing_trials():
+        figures = narrow.run(trial.arm, trial.seed, Context())
+        results.add(trial.arm, trial.seed, {"figures": figures, "seconds": 1.0, "peak_mb": 1}, {}, trial.values)
+    assert show.check([narrow], tmp_path)
+    assert "the best rate of plain is 0.01, an end of its grid" in printed()
 
 
 def test_nothing_stored_is_said_with_the_command_that_measures_it(tmp_path):
@@ -88,7 +128,7 @@ def test_one_seed_is_called_one_seed_and_leaves_its_figures(tmp_path, printed):
     text = printed()
     assert "One seed (4)" in text and "no evidence for either" in text
     written = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [run["arm"] for run in written["runs"]] == ["plain", "better"]
+    assert [run["arm"] for run in written["runs"]] == ["plain", "better", "untrained"]
     with pytest.raises(InputError, match="leave out --quick"):
         show.run_one(short, quick=True, out=tmp_path / "out")
     (tmp_path / "file").write_text("mine")

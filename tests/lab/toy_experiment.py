@@ -3,11 +3,10 @@
 import math
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 
-from bertcraft.lab.experiment import Arm, Claim, Comparison, Experiment, Metric
+from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Experiment, Metric, Tuning
 
 
 def run(arm, seed, context):
@@ -17,30 +16,37 @@ def run(arm, seed, context):
         context.report(step + 1, 5, f"step {step + 1}")
     if log := os.environ.get("TOY_LOG"):
         with open(log, "a") as file:
-            file.write(f"{arm.name} {seed}\n")
-    return {"loss": math.exp(shared / 10) + arm.settings["effect"], "note": [arm.name]}
+            file.write(f"{arm.name} {seed} {arm.settings.get('rate')}\n")
+    missed = (math.log10(arm.settings.get("rate", 1e-2)) + 2) ** 2  # 1e-2 is best
+    return {"loss": math.exp(shared / 10) + arm.settings["effect"] + missed, "note": [arm.name]}
 
 
 def replay(arm, seed, context):
-    return run(arm, seed, context)
+    return {"loss": run(arm, seed, context)["loss"]}
 
 
-def show_plots(folder: Path, runs, experiment):
-    return []
-
+RATES = {"rate": (1e-3, 1e-2, 1e-1)}
 
 EXPERIMENT = Experiment(
     number=1,
     slug="roberta_optimizations",
     title="Toy",
     question="does the machinery work?",
+    scale="one number",
     claim=Claim("+1", "nothing", "nowhere"),
-    arms=(Arm("plain", "plain", {"effect": 0.0}), Arm("better", "better", {"effect": -0.25})),
+    arms=(
+        Arm("plain", "plain", {"effect": 0.0}),
+        Arm("better", "better", {"effect": -0.25}),
+        Arm("untrained", "untrained", {"effect": 1.0}, trivial=True),
+    ),
     metrics={"loss": Metric("loss", "nats")},
-    comparisons=(Comparison("better against plain", "better", "plain", "loss", -1),),
+    checks=(Check("has learnt", ("plain", "better"), "loss", most=-0.5, against="untrained", unit="nats"),),
+    tuning=Tuning({"plain": RATES, "better": RATES}, {}, "loss", better=-1),
+    comparisons=(Comparison("better against plain", "better", "plain", "loss", better=-1),),
     run=run,
     replay=replay,
-    show=show_plots,
     minutes=1,
-    seeds=3,
+    seeds=2,
+    primary_seeds=3,
+    figures="toy_figures",
 )

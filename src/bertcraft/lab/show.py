@@ -130,7 +130,7 @@ def check(experiments: list[Experiment], folder: Path | None = None) -> bool:
 
     Where only the kernels have changed, the cheapest run is replayed: its figures must come again within ``AGREES``.
     """
-    found = False
+    console, found = Console(), False
     for experiment in experiments:
         try:
             states = _states(experiment, Results(experiment, folder or default_folder()))
@@ -139,7 +139,7 @@ def check(experiments: list[Experiment], folder: Path | None = None) -> bool:
         found = found or any(wrong for _, wrong in states)
         told = "; ".join(text for text, _ in states)
         again = f": bertcraft run {experiment.number:02d} --full" if any(wrong for _, wrong in states) else ""
-        print(f"{experiment.name}: {told}{again}")
+        console.print(f"{experiment.name}: {told}{again}", highlight=False, markup=False)
     return found
 
 

@@ -70,7 +70,7 @@ def chosen(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str
         if best[setting] in (values[0], values[-1]):
             shown = ", ".join(f"{each[setting]:g}: {figure:.4g}" for each, figure in found)
             raise InputError(
-                f"{experiment.name}, {arm}: the best {setting} is {best[setting]:g}, an end of its grid ({tuning.figure} by "
-                f"{setting}: {shown}); widen the grid in the experiment's declaration and run it again: what is stored stays"
+                f"the best {setting} of {arm} is {best[setting]:g}, an end of its grid ({tuning.figure} by {setting}: {shown}); "
+                f"widen it in the declaration of {experiment.slug} and run it again, what is stored stays"
             )
     return best

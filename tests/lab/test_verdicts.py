@@ -1,0 +1,183 @@
+"""From runs to verdicts: models that have not learnt are refused, claims are corrected for their number."""
+
+from dataclasses import replace
+
+import pytest
+
+from bertcraft.errors import InputError
+from bertcraft.lab import statistics, verdicts, words
+from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Experiment, Metric
+from bertcraft.lab.statistics import CANNOT_TELL, CONTRADICTED, EQUAL, EXACT, HOLDS, NOT_TESTABLE, NOT_WORSE, REPRODUCED
+
+NOISE = [0.02, -0.01, 0.01, -0.02, 0.0]
+PLATEAU = 0.5  # nats below word frequencies at [MASK], that a model which has left the plateau is
+
+EXPERIMENT = Experiment(
+    number=1, slug="roberta_optimizations", title="Planted", question="?", scale="made up", claim=Claim("", "", ""),
+    arms=(
+        Arm("a", "treatment"), Arm("b", "baseline"), Arm("c", "control"),
+        Arm("unigram", "word frequencies", trivial=True), Arm("d", "dear"),
+    ),
+    metrics={"loss": Metric("loss", "nats"), "ms": Metric("time", "ms")},
+    checks=(
+        Check("off the plateau", ("a", "b", "c"), "loss", most=-PLATEAU, against="unigram", unit="nats", metrics=("loss",)),
+    ),
+    comparisons=(
+        Comparison("a against b", "a", "b", "loss", better=-1),
+        Comparison("c against b", "c", "b", "loss", better=-1),
+        Comparison("c as good as b", "c", "b", "loss", NOT_WORSE, better=-1, margin=0.1),
+        Comparison("a equal to b", "a", "b", "loss", EQUAL, margin=0.5),
+        Comparison("a is faster", "a", "b", "ms", better=-1, ratio=True),
+        Comparison("d costs twice a", "d", "a", "ms", EXACT, ratio=True, expected=2.0, margin=1e-9),
+    ),
+    run=lambda *_: {}, replay=lambda *_: {}, minutes=1,
+)  # fmt: skip
+
+
+def runs(**means) -> list[dict]:
+    """Five seeds of each arm: its loss, with noise of its own, and its time in ms."""
+    times = {"a": 10.0, "b": 20.0, "c": 20.0, "d": 20.0}
+    found = []
+    for place, (arm, loss) in enumerate(means.items()):
+        for seed in range(5):
+            figures = {"loss": loss + NOISE[(seed + place) % 5]}
+            if arm in times:
+                figures["ms"] = times[arm] * (1 + seed)
+            found.append({"arm": arm, "seed": seed, "figures": figures, "seconds": 60.0})
+    return found
+
+
+def verdict_of(name: str, stored: list[dict], experiment: Experiment = EXPERIMENT) -> str:
+    return next(each.verdict for each in verdicts.outcomes(experiment, stored) if each.comparison.name == name)
+
+
+LEARNT = dict(a=4.0, b=4.5, c=4.52, d=4.0, unigram=6.0)
+
+
+def test_each_claim_is_judged_in_its_form():
+    stored = runs(**LEARNT)
+    assert verdict_of("a against b", stored) == REPRODUCED
+    assert verdict_of("c against b", stored) == CANNOT_TELL
+    assert verdict_of("c as good as b", stored) == REPRODUCED
+    assert verdict_of("a equal to b", stored) == CANNOT_TELL  # the mean difference is the margin itself
+    assert verdict_of("a is faster", stored) == REPRODUCED
+    assert verdict_of("d costs twice a", stored) == HOLDS
+    assert verdict_of("a against b", runs(**LEARNT | {"a": 5.0})) == CONTRADICTED
+
+
+@pytest.mark.parametrize("arm", ["a", "b"])
+def test_a_model_on_the_plateau_is_refused_with_its_figure(arm):
+    stored = runs(**LEARNT | {arm: 5.9})
+    outcome = verdicts.primary(EXPERIMENT, stored)
+    assert outcome.verdict == NOT_TESTABLE
+    title = EXPERIMENT.arm(arm).title
+    said = f"not testable here ({title}, off the plateau: -0.10 nats (at most -0.50))"
+    assert words.verdict(EXPERIMENT, outcome) == said
+    assert words.headline(EXPERIMENT, stored).endswith(said)
+    assert words.cost(outcome, stored) == "5 seeds, 25 runs, 25 minutes"
+    assert verdict_of("c against b", stored) == (CANNOT_TELL if arm == "a" else NOT_TESTABLE)
+    assert verdict_of("a is faster", stored) == REPRODUCED  # a time is guarded by no check of what was learnt
+
+
+def test_the_figures_of_checks_are_there_whether_they_passed_or_not():
+    held = verdicts.checked(EXPERIMENT, runs(**LEARNT | {"b": 5.9}))
+    found = [(each.arm, round(each.value, 2), each.passed) for each in held]
+    assert found == [("a", -2.0, True), ("b", -0.1, False), ("c", -1.48, True)]
+    assert words.checked(EXPERIMENT, held[1]) == ("baseline", "off the plateau", "-0.10 nats (at most -0.50)", "failed")
+
+
+def test_a_check_without_another_arm_holds_the_mean_of_a_figure():
+    check = Check("above chance", ("a",), "loss", least=3.9)
+    assert [each.passed for each in verdicts.checked(replace(EXPERIMENT, checks=(check,)), runs(**LEARNT))] == [True]
+    check = replace(check, least=4.1)
+    (found,) = verdicts.checked(replace(EXPERIMENT, checks=(check,)), runs(**LEARNT))
+    assert not found.passed and words.checked(EXPERIMENT, found)[2] == "4.00 (at least 4.10)"
+
+
+def test_all_but_the_primary_are_corrected_together():
+    """Twelve comparisons that would each be significant alone: the first is judged alone, the others as a family."""
+    close = runs(a=4.0, b=4.035, unigram=6.0)
+    alone = replace(EXPERIMENT, comparisons=(Comparison("0", "a", "b", "loss", better=-1),))
+    p = verdicts.primary(alone, close).p
+    assert 0.05 / 11 < p < 0.05
+    many = replace(alone, comparisons=tuple(Comparison(str(i), "a", "b", "loss", better=-1) for i in range(12)))
+    found = verdicts.outcomes(many, close)
+    assert [each.verdict for each in found] == [REPRODUCED] + [CANNOT_TELL] * 11
+    assert found[1].p == pytest.approx(min(1, 11 * p)) and found[0].p == p
+
+
+def test_what_cannot_be_tested_takes_no_share_of_the_level():
+    close = runs(a=4.0, b=4.035, c=5.9, unigram=6.0)
+    family = tuple(Comparison(f"c{i}", "c", "b", "loss", better=-1) for i in range(20))
+    comparisons = (*EXPERIMENT.comparisons[1:2], Comparison("0", "a", "b", "loss", better=-1), *family)
+    assert verdict_of("0", close, replace(EXPERIMENT, comparisons=comparisons)) == REPRODUCED
+
+
+def test_pairs_are_the_seeds_that_both_arms_have():
+    stored = [{"arm": "b", "seed": s, "figures": {"loss": float(s)}} for s in (0, 1, 2)]
+    stored += [{"arm": "a", "seed": s, "figures": {"loss": s - 1.0}} for s in (1, 2, 3)]
+    stored += [{"arm": "a", "seed": 0, "figures": {}}]  # a run without the metric
+    assert verdicts.pairs("a", "b", "loss", stored) == ([0.0, 1.0], [1.0, 2.0])
+    assert verdicts.difference(EXPERIMENT, stored, "a", "b", "loss").mean == -1.0
+    assert verdicts.difference(EXPERIMENT, stored, "a", "c", "loss") is None
+    assert verdicts.primary(EXPERIMENT, stored[:3]) is None
+    assert words.headline(EXPERIMENT, stored[:3]) == "not measured yet"
+
+
+def test_a_metric_of_overlapping_texts_widens_every_interval_of_it():
+    stored = runs(**LEARNT)
+    wide = replace(EXPERIMENT, metrics={**EXPERIMENT.metrics, "loss": Metric("loss", "nats", overlap=0.5)})
+    plain, widened = (verdicts.primary(each, stored).interval for each in (EXPERIMENT, wide))
+    assert widened.high - widened.mean == pytest.approx((plain.high - plain.mean) * (1 + 5 * 0.5) ** 0.5)
+    assert verdicts.difference(wide, stored, "a", "b", "loss") == widened
+
+
+@pytest.mark.parametrize(
+    ("comparison", "said"),
+    [
+        (Comparison("", "a", "b", "loss", better=-1), "< 0"),
+        (Comparison("", "a", "b", "loss", ratio=True), "> 1"),
+        (Comparison("", "a", "b", "loss", NOT_WORSE, margin=0.4), "> -0.4"),
+        (Comparison("", "a", "b", "loss", NOT_WORSE, better=-1, margin=0.4), "< 0.4"),
+        (Comparison("", "a", "b", "loss", NOT_WORSE, margin=0.03, ratio=True), "> 0.97"),
+        (Comparison("", "a", "b", "loss", EQUAL, margin=0.02), "within ±0.02"),
+        (Comparison("", "a", "b", "loss", EQUAL, margin=0.02, ratio=True), "0.98 to 1.02"),
+        (Comparison("", "a", "b", "loss", EXACT, expected=18.6, ratio=True), "= 18.6"),
+    ],
+)
+def test_what_is_claimed_is_said_in_its_form(comparison, said):
+    assert words.claimed(comparison) == said
+
+
+def test_an_effect_carries_its_unit_and_an_exact_one_no_interval():
+    found = {each.comparison.name: words.effect(EXPERIMENT, each) for each in verdicts.outcomes(EXPERIMENT, runs(**LEARNT))}
+    assert found["a against b"].startswith("-0.500 [-0.5") and found["a against b"].endswith("] nats")
+    assert found["a is faster"] == "0.500 [0.500, 0.500] times"
+    assert found["d costs twice a"] == "2.000 times"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"form": "better"}, "its form is one of superior"),
+        ({"better": 0}, "better is"),
+        ({"form": NOT_WORSE}, "needs a margin above 0"),
+        ({"form": EQUAL, "margin": 1.5, "ratio": True}, "below 1"),
+        ({"margin": 0.1}, "has no margin"),
+        ({"form": EXACT}, "says what is expected"),
+        ({"expected": 1.0}, "says what is expected"),
+    ],
+)
+def test_a_claim_that_contradicts_itself_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        Comparison("x", "a", "b", "loss", **changes)
+
+
+def test_a_check_that_checks_nothing_is_refused():
+    with pytest.raises(InputError, match="least or most"):
+        Check("x", ("a",), "loss")
+    with pytest.raises(InputError, match="names nobody"):
+        replace(EXPERIMENT, checks=(Check("x", ("nobody",), "loss", least=0.0),))
+    with pytest.raises(InputError, match="names bits"):
+        replace(EXPERIMENT, checks=(Check("x", ("a",), "loss", least=0.0, metrics=("bits",)),))
+    assert statistics.LEVEL == 0.95
