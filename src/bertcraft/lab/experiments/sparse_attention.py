@@ -345,7 +345,7 @@ EXPERIMENT = Experiment(
     ),
     run=run,
     replay=replay,
-        minutes=30,
+    minutes=30,
     code=(pretraining,),
     notes=(
         "Time and memory are those of one attention layer with its projections (128 wide, 2 heads, one core, float32), forward "
