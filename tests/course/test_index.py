@@ -186,15 +186,3 @@ def test_impact_against_adoption_shows_each_technique_where_it_belongs(drawn):
         x, y = text.get_position()
         found[int(text.get_text())] = (across[round(x)], up[round(y)])
     assert found == {t.rank: (t.adoption, t.level) for t in TECHNIQUES}
-
-
-def test_evidence_draws_what_there_is(drawn, monkeypatch, capsys):
-    found = {"electra_pretraining": 3.0, "meta_learning": -2.0, "sparse_attention": float("inf")}
-    monkeypatch.setattr(index_plots.rankings, "evidence", found.get)
-    index_plots.evidence()
-    axes = drawn[0].axes[0]
-    assert [label.get_text()[-2:] for label in axes.get_yticklabels()] == ["25", "02", "10"]
-    assert axes.get_xlim()[1] > 1000
-    monkeypatch.setattr(index_plots.rankings, "evidence", lambda slug: None)
-    index_plots.evidence()
-    assert capsys.readouterr().out == "Nothing is measured yet.\n" and len(drawn) == 1

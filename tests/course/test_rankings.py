@@ -7,9 +7,8 @@ import pytest
 from bertcraft.course import measured, rankings, shelf
 from bertcraft.course.catalogue import TECHNIQUES
 from bertcraft.lab import experiments
-from bertcraft.lab.experiment import Comparison
+from bertcraft.lab.experiment import Arm, Claim, Comparison, Experiment, Metric
 from bertcraft.lab.results import Results
-from bertcraft.lab.statistics import Interval
 
 LESSON = re.compile(r"^\*\*Lesson\*\*: .*\n\n?", re.M)
 
@@ -68,61 +67,47 @@ def test_tables_are_tables():
 
 def test_nothing_measured_is_said_plainly(stored):
     page = rankings.text()
-    assert "Measured so far: 0 of 25." in page and "Nothing is measured yet." in page
+    assert "Measured so far: 0 of 25." in page
     assert page.count("**Measured here**: not measured yet.") == 25
 
 
 def store(folder, treatment: list[float], baseline: list[float]):
-    experiment = experiments.experiment("gradient_accumulation")
-    first = experiment.comparisons[0]
-    for name, losses in ((first.treatment, treatment), (first.baseline, baseline)):
+    """Runs of a planted claim in the place of technique 06's."""
+    experiment = planted()
+    for name, losses in (("many", treatment), ("one", baseline)):
         for seed, loss in enumerate(losses):
-            run = {"figures": {first.metric: loss}, "seconds": 60.0, "peak_mb": 1.0}
+            run = {"figures": {"loss": loss}, "seconds": 60.0, "peak_mb": 1.0}
             Results(experiment, folder).add(experiment.arm(name), seed, run, {"cpu": "test"})
-    return first
 
 
-def test_a_result_stands_in_every_place(stored):
-    first = store(stored, [5.3, 5.42, 5.2], [5.2, 5.3, 5.1])
+def planted() -> Experiment:
+    return Experiment(
+        number=6, slug="gradient_accumulation", title="Planted", question="?", scale="made up", claim=Claim("", "", ""),
+        arms=(Arm("many", "micro-batches"), Arm("one", "one batch")),
+        metrics={"loss": Metric("loss", "nats")},
+        comparisons=(Comparison("many against one", "many", "one", "loss", better=+1),),
+        run=lambda *_: {}, replay=lambda *_: {}, minutes=1, code=(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def claim(stored, monkeypatch):
+    found = experiments.experiment
+    monkeypatch.setattr(experiments, "experiment", lambda which: planted() if which == "gradient_accumulation" else found(which))
+    return stored
+
+
+def test_a_result_stands_in_every_place(claim):
+    store(claim, [5.3, 5.42, 5.2], [5.2, 5.3, 5.1])
     page = rankings.text()
-    digits = experiments.experiment("gradient_accumulation").metrics[first.metric].digits
     middle, half = 0.106667, 0.028684  # by hand: the half is 4.30265 * 0.011547 / sqrt(3)
-    interval = " [".join([f"{middle:+.{digits}f}", f"{middle - half:+.{digits}f}, {middle + half:+.{digits}f}]"])
-    assert page.count(interval) == 4  # at a glance, by evidence, headline, comparisons
+    interval = f"{middle:+.3f} [{middle - half:+.3f}, {middle + half:+.3f}]"
+    assert page.count(interval) == 3  # at a glance, headline, comparisons
     assert "Measured so far: 1 of 25." in page
-    assert f"| 1 | {TECHNIQUES[5].title} | {3.719 * first.claimed:+.1f} | {first.name} |" in page
-    assert "; reproduced" in page if first.claimed > 0 else "; opposite" in page
-    assert "(3 seeds, 6 runs, 6 minutes)" in page
+    assert page.count("reproduced") > 2
+    assert "3 seeds, 6 runs, 6 minutes" in page
 
 
-def test_one_seed_is_not_ranked(stored):
-    store(stored, [5.3], [5.2])
-    assert rankings.evidence("gradient_accumulation") is None
-    assert rankings.evidence("quantization") is None  # no experiment, or nothing stored
-    assert "Nothing is measured yet." in rankings.text()
-
-
-@pytest.mark.parametrize(
-    ("interval", "claimed", "ratio", "expected"),
-    [
-        (Interval(2.0, 1.0, 3.0, 5), 1, False, 2.0),
-        (Interval(2.0, 1.0, 3.0, 5), -1, False, -2.0),
-        (Interval(0.5, -0.5, 1.5, 5), 1, False, 0.5),
-        (Interval(4.0, 2.0, 8.0, 5), 1, True, 2.0),  # of the logarithms
-        (Interval(0.25, 0.125, 0.5, 5), -1, True, 2.0),
-        (Interval(1.0, 1.0, 1.0, 5), -1, False, float("-inf")),
-        (Interval(1.0, 1.0, 1.0, 5), 1, True, 0.0),
-        (Interval(1.0, None, None, 1), 1, False, None),
-    ],
-)
-def test_distance_in_half_widths(interval, claimed, ratio, expected):
-    comparison = Comparison("a against b", "a", "b", "loss", claimed, ratio)
-    assert rankings._half_widths(comparison, interval) == (expected if expected is None else pytest.approx(expected))
-
-
-def test_evidence_agrees_with_the_verdicts():
-    for technique in TECHNIQUES:
-        distance, rows = rankings.evidence(technique.slug), measured.compared(technique.slug)
-        if distance is not None:
-            expected = "reproduced" if distance > 1 else "opposite" if distance < -1 else "not separated"
-            assert rows[0][-1] == expected
+def test_one_seed_has_no_interval(claim):
+    store(claim, [5.3], [5.2])
+    assert "many against one: +0.100 nats; one seed" in rankings.text()
