@@ -1,6 +1,5 @@
 """What a comparison on a user's own texts found: the table, and what to do, in plain words."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +32,13 @@ def difference(outcome: Outcome, name: str, other: str, level: float = statistic
 def _interval_of(outcome: Outcome, values: np.ndarray, level: float = statistics.LEVEL) -> Interval:
     """The mean over splits of the same texts, with an interval that allows for it.
 
-    Their results are not independent and the plain t interval is too narrow; Nadeau & Bengio 2003 (section 3.2, "Inference for
-    the generalization error") put (1/n + test/train) in place of 1/n. It is no narrower than one text of the test set: few texts
-    may agree by chance.
+    It is no narrower than one text of the test set: few texts may agree by chance.
     """
-    plain = statistics.mean(values, level)
-    if plain.low is None or plain.high is None:
-        return plain
-    half = max((plain.high - plain.mean) * math.sqrt(1 + plain.n * outcome.overlap), 100 * outcome.finest)
-    return Interval(plain.mean, plain.mean - half, plain.mean + half, plain.n)
+    found = statistics.mean(values, level, outcome.overlap)
+    if found.low is None or found.high is None:
+        return found
+    half = max(found.high - found.mean, 100 * outcome.finest)
+    return found._replace(low=found.mean - half, high=found.mean + half)
 
 
 def plan(plan: Plan, names: list[str], seeds: int) -> str:
