@@ -208,7 +208,7 @@ def test_the_probe_sees_no_label_of_a_test_text_and_is_what_is_saved(data):
 def test_parts_of_the_texts_hold_every_class_and_its_share():
     numbers = np.repeat([0, 1, 2], [400, 90, 10])
     data = Labelled(["a"] * 500, ["a", "b", "c"], numbers, np.arange(500), [])
-    rows = baselines.stratified(data, np.arange(100, 500))
+    rows = baselines.stratified(data, np.random.default_rng(0).permutation(np.arange(100, 500)))
     assert sorted(rows) == list(range(100, 500)) and set(numbers[rows[:3]]) == {0, 1, 2}
     for part in (100, 200):
         assert np.abs(np.bincount(numbers[rows[:part]]) - part * np.array([300, 90, 10]) / 400).max() <= 1
@@ -219,10 +219,24 @@ def test_the_learning_curve_rises_to_the_probe_of_all_texts(data):
     whole, vectors, _ = probed(data, parts)
     found = baselines.learning_curve(data, whole, vectors, parts.test, compare.accuracy)
     assert len(found) == 3 and 1 / 3 < found[0] <= found[2] + 0.05
-    half = baselines.stratified(data, parts.train)[: round(len(parts.train) / 2)]
+    half = baselines.stratified(data, arms.some(parts.train, len(parts.train), 0))[: round(len(parts.train) / 2)]
     fits = [frozen.fitted(vectors(half), data.numbers[half], strength) for strength in frozen.STRENGTHS]
     right = data.numbers[parts.test]
     assert found[2] in [compare.accuracy(right, frozen.classify(head, vectors(parts.test))) for head in fits]
+
+
+def test_splits_probe_the_same_texts_where_not_all_can_be(data, monkeypatch):
+    asked = set()
+
+    class Noting(frozen.Vectors):
+        def __call__(self, rows):
+            asked.update(rows[np.isin(rows, parts.train)].tolist())
+            return super().__call__(rows)
+
+    monkeypatch.setattr(frozen, "Vectors", Noting)
+    for parts in compare.splits(data, 0, 4):
+        probed(data, parts, most=20)
+    assert 20 <= len(asked) <= 35  # 20 of 63 at random in each of four splits would be 48
 
 
 @pytest.mark.parametrize("large, small, expected", [(40, 10, "accuracy"), (50, 10, "macro_f1"), (990, 10, "macro_f1")])

@@ -41,8 +41,7 @@ class Probe(Baseline):
 
 
 def stratified(data: Labelled, rows: np.ndarray) -> np.ndarray:
-    """The rows in a random order whose beginnings hold every class, and its share of each, however long they are."""
-    rows = some(rows, len(rows), 0)
+    """Rows that are in a random order, in one whose beginnings hold every class, and its share of each, however long they are."""
     order = np.argsort(data.numbers[rows], kind="stable")
     numbers = data.numbers[rows][order]
     place = np.arange(len(rows)) - np.searchsorted(numbers, numbers)  # of a row in its class
@@ -55,7 +54,11 @@ def probe(data: Labelled, parts: Split, vectors: frozen.Vectors, most: int, judg
     ``judge(right, found)`` chooses its strength on development texts. Its seconds are those for the vectors of its texts,
     known from another split or not, and for the regression.
     """
-    rows = stratified(data, parts.train)[: max(most, len(data.labels))]
+    rows = some(parts.train, len(parts.train), 0)
+    if len(rows) > most:  # as far as can be the same ones in every split: their vectors are computed once
+        rows = some(np.arange(len(data)), len(data), 0)
+        rows = rows[np.isin(rows, parts.train)]
+    rows = stratified(data, rows)[: max(most, len(data.labels))]
     dev = some(parts.dev, MOST_DEV, 0)
     inputs, on_dev = vectors(rows), vectors(dev)
     share = (len(rows) + len(dev)) / vectors.known.sum()
