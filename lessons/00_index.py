@@ -11,15 +11,25 @@
 # %% [markdown]
 # # Twenty-five techniques that made BERT better
 #
-# Each technique gets one notebook ([below](#The-notebooks): which of them are written so far). It says what the technique is
-# famous for and what its paper really reports, explains the mathematics, brings in the plain NumPy code as cells that you can
-# edit, measures the technique on real text, shows the library that people use for it in production, and ends with exercises
-# that tell you what is wrong.
+# Each technique gets one notebook. It says what the technique is famous for and what its paper really reports, explains the
+# mathematics, brings in the plain NumPy code as cells that you can edit, measures the technique on real text, shows the library
+# that people use for it in production, and ends with exercises that tell you what is wrong. This page is the map.
 #
-# This page is the map: all techniques, four paths through them, what was measured, and how far you are. Ranks, impact levels,
-# adoption and claimed gains are **the judgement of the list** that this collection follows. Nobody measured them, and we repeat
-# them because you will meet them elsewhere. What can be checked stands beside them, further down: the figure in the paper, and
-# our own measurement with its interval.
+# ## Where to begin?
+
+# %%
+from bertcraft.course import index
+from bertcraft.course import index_plots as plots
+
+index.start()
+
+# %% [markdown]
+# ## The lessons
+#
+# Minutes include the exercises. Stars say how hard the exercises are.
+
+# %%
+index.lessons()
 
 # %% [markdown]
 # ## Quick start
@@ -57,8 +67,8 @@ print("the gradient of the loss with respect to q:")
 print(np.round(bc.grad(loss)(q), 3))
 
 # %% [markdown]
-# Change the function and run the cell again: the gradient follows. If you have never seen the inside of a transformer, begin
-# with [the foundations](00_foundations.ipynb): it takes nothing for granted that the other lessons need.
+# Change the function and run the cell again: the gradient follows. Words and letters that the lessons use are explained in
+# [the glossary](00_glossary.ipynb).
 #
 # ## What you will be able to do
 #
@@ -69,20 +79,76 @@ print(np.round(bc.grad(loss)(q), 3))
 # - read a comparison with its interval and its controls, and see when two recipes cannot be told apart;
 # - decide whether it is worth it for your data, and use the production library without its known traps.
 #
-# After a path you can choose and combine: what saves time, what saves memory, what only sounds as if it did.
+# ## Four paths
 #
-# ## The techniques
+# Five techniques each, in an order in which each helps with the next. Any lesson can also be read alone. After a path you can
+# choose and combine: what saves time, what saves memory, what only sounds as if it did.
 
 # %%
-from bertcraft.course import index
-from bertcraft.course import index_plots as plots
+index.paths()
 
+# %% [markdown]
+# ## Your progress
+#
+# `check.<exercise>(...)` in a lesson notes what you have solved, in one small file of yours. Run this cell again whenever you
+# like; `bertcraft progress` shows the same in a terminal.
+
+# %%
+index.your_progress()
+
+# %% [markdown]
+# ### How to learn from a lesson
+#
+# - **Predict first.** Where a page says so, write your guess down before you run the cell. A wrong guess is what you remember.
+# - **Break the code.** Every function on the page is editable. Change a sign, run the proof cell and see which line goes red.
+# - **Use the hints late.** A checker names the mistake; read its message twice before you ask for a hint.
+# - **Come back.** Repeat one exercise of the lesson before when you begin a new one, without looking.
+# - **End on your own data.** The section *On your data* of each lesson takes a file of yours; the last exercise is a project.
+#
+# ## What each technique changed
+#
+# Adoption is the judgement of the list that this collection follows; what is used today is ours.
+
+# %%
+index.impact()
+
+# %% [markdown]
+# ## What is claimed, what is true, what we measured
+#
+# Ranks, impact levels, adoption and claimed gains are **the judgement of the list**. Nobody measured them, and we repeat them
+# because you will meet them elsewhere. What can be checked stands beside them. The last column is the primary comparison of our
+# experiment, paired over seeds; its verdict follows
+# a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
+# *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
+# about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
+# [The rankings page](00_technique_rankings.md) has when to use each and when not.
+
+# %%
+index.claims()
+
+# %% [markdown]
+# ## Resources
+#
+# - **Papers**: each technique's page of evidence, linked from the rankings, names its paper, the table its figures stand in and
+#   the later work that corrects it.
+# - **Production code** that the lessons are proven against: transformers, sentence-transformers, peft and accelerate of Hugging
+#   Face, PyTorch, torchao, ONNX Runtime.
+# - **Benchmarks**: [GLUE](https://gluebenchmark.com) and [SuperGLUE](https://super.gluebenchmark.com) for understanding,
+#   [MTEB](https://arxiv.org/abs/2210.07316) for sentence vectors, [BEIR](https://arxiv.org/abs/2104.08663) for search,
+#   [BANKING77](https://arxiv.org/abs/2003.04807) and [CLINC150](https://arxiv.org/abs/1909.02027) for intents.
+# - **Courses and books**: Stanford's [CS224n](https://web.stanford.edu/class/cs224n/) (lectures and notes),
+#   [Dive into Deep Learning](https://d2l.ai) (a book that runs), [The Annotated
+#   Transformer](https://nlp.seas.harvard.edu/annotated-transformer/) (the paper line by line in PyTorch), and
+#   [ARENA](https://www.arena.education) (exercises with checks, on transformers and their inside).
+#
+# ## The list in pictures
+#
+# ### The list itself
+
+# %%
 index.techniques()
 
 # %% [markdown]
-# [The rankings page](00_technique_rankings.md) has a section on each: key innovations, figures and where they stand, when to
-# use it and when not.
-#
 # ### Impact levels
 #
 # The list gives the level by the rank: the first four are its "Revolutionary" ones (its word), the last five its "Emerging" ones.
@@ -121,46 +187,9 @@ plots.timeline()
 # say what is known about BERT, and measure the rest.
 
 # %% [markdown]
-# ## What is claimed, what is true, what we measured
+# ### Claims held against their papers
 #
 # **Predict first**: of 25 well-known claims, how many are what their papers say?
 
 # %%
 plots.truth()
-
-# %% [markdown]
-# The table has the details. The last column is the primary comparison of our experiment, paired over seeds; its verdict follows
-# a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
-# *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
-# about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
-
-# %%
-index.claims()
-
-# %% [markdown]
-# ## Four paths
-#
-# Five techniques each, in an order in which each helps with the next. Any lesson can also be read alone.
-
-# %%
-index.paths()
-
-# %% [markdown]
-# ## The notebooks
-
-# %%
-index.notebooks()
-
-# %% [markdown]
-# ## Your progress
-#
-# `check.<exercise>(...)` in a lesson notes what you have solved, in one small file of yours. Run this cell again whenever you
-# like; `bertcraft progress` shows the same in a terminal.
-
-# %%
-index.your_progress()
-
-# %% [markdown]
-# Where to begin? If transformers are new to you, with the foundations. If you train models, with gradient accumulation (06): it
-# is short, and the mistake that it shows stood in major libraries for years. If you deploy them, with the path
-# Efficiency & Deployment.

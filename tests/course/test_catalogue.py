@@ -58,6 +58,14 @@ def test_what_the_source_says_stands_as_it_says_it():
         assert each.year == (int(found[0]) if found else None)
 
 
+def test_a_lesson_needs_only_what_is_walked_before_it():
+    for each in TECHNIQUES:
+        numbers = [int(number) for number in re.findall(r"\b\d\d\b", each.needs)]
+        assert numbers and each.needs.startswith("lesson") and each.rank not in numbers
+        for path in each.paths:
+            assert not set(numbers) & set(path.ranks[path.ranks.index(each.rank) :])
+
+
 def test_paths_are_the_sources_in_its_order():
     assert [(path.name, path.ranks) for path in PATHS] == [
         ("Efficiency & Deployment", (1, 2, 5, 7, 23)),
@@ -116,6 +124,10 @@ OPERATIONS = {
 }
 
 
+# Differences that "what it really gives" takes of the paper's own figures, by rank.
+GIVEN = {3: {"0.9", "2.3"}}
+
+
 def prose(technique) -> str:
     texts = (technique.paper, technique.innovation, *technique.innovations, technique.use, technique.avoid)
     return YEAR.sub("", NAMES.sub("", " ".join(texts)))
@@ -150,6 +162,7 @@ def test_every_figure_is_traceable(technique):
                 assert rounds_to(each, exact), f"{origin} is {exact:.6g}, not {each}"
     text = prose(technique)
     assert figures(text) <= traced, "a figure without an origin"
+    assert figures(YEAR.sub("", NAMES.sub("", technique.gives))) <= figures(text) | GIVEN.get(technique.rank, set())
     assert traced <= figures(text), "an origin of no figure"
 
 
@@ -162,10 +175,31 @@ def test_the_calculations_are_read_as_meant():
 
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.slug)
 def test_a_record_is_whole(technique):
-    for name in ("title", "judged", "paper", "source", "reference", "innovation", "use", "avoid"):
+    for name in (
+        "title",
+        "judged",
+        "paper",
+        "source",
+        "reference",
+        "innovation",
+        "gives",
+        "impact",
+        "today",
+        "needs",
+        "use",
+        "avoid",
+    ):
         text = getattr(technique, name)
         assert text and text == " ".join(text.split()), name
-    for sentence in (technique.paper, technique.use, technique.avoid, *technique.innovations):
+    for sentence in (
+        technique.paper,
+        technique.gives,
+        technique.impact,
+        technique.today,
+        technique.use,
+        technique.avoid,
+        *technique.innovations,
+    ):
         assert sentence.endswith((".", '."')) and "!" not in sentence
     assert len(technique.innovation) <= 70 and not technique.innovation.endswith(".")
     assert len(technique.innovations) >= 2

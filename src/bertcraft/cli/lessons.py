@@ -85,16 +85,20 @@ def lessons_build(
 
 
 def _rankings(check: bool) -> bool:
-    """Write or check the page that is made with the index; whether it was another."""
-    from bertcraft.course import rankings
+    """Write or check the pages that are made with the index; whether one was another."""
+    from bertcraft.course import evidence, rankings
+    from bertcraft.course.catalogue import TECHNIQUES
     from bertcraft.data import cache
 
-    place, text = rankings.path(), rankings.text()
-    differs = not place.exists() or place.read_text(encoding="utf-8") != text
-    if differs and not check:
-        cache.write(place, text.encode())
-    print(f"{place.stem:30} {'page':9} {'':6} {len(text.encode()) / 1e3:5.0f} kB  {'changed' if differs else 'same'}")
-    return differs
+    pages = {rankings.path(): rankings.text(), **{evidence.path(each): evidence.text(each) for each in TECHNIQUES}}
+    differing = {place for place, text in pages.items() if not place.exists() or place.read_text(encoding="utf-8") != text}
+    for place in differing if not check else ():
+        place.parent.mkdir(exist_ok=True)
+        cache.write(place, pages[place].encode())
+    for name, own in (("00_technique_rankings", [rankings.path()]), ("evidence", [*pages][1:])):
+        size = sum(len(pages[place].encode()) for place in own) / 1e3
+        print(f"{name:30} {'page':9} {'':6} {size:5.0f} kB  {'changed' if differing & set(own) else 'same'}")
+    return bool(differing)
 
 
 def need(*modules: str, otherwise: str = "") -> None:

@@ -39,6 +39,11 @@ class Technique:
     reference: str  # the paper in full
     innovation: str  # the key innovation, in a few words
     innovations: tuple[str, ...]  # in sentences
+    gives: str  # what it really gives, in a sentence: figures are those of ``paper``
+    impact: str  # what it changed
+    today: str  # its status today: what is used now
+    needs: str  # what its lesson builds on: "lesson 00, section 4"
+    outcome: str  # what its reader can do afterwards: "draw masks anew ..."
     use: str  # when to use it
     avoid: str  # when not
     figures: Mapping[str, str] = field(hash=False)  # where a figure of this record stands, or "= its calculation" -> the figures
@@ -66,6 +71,8 @@ class LearningPath:
 
     name: str
     ranks: tuple[int, ...]
+    reader: str  # for whom it is
+    needs: str  # what to know before its first lesson
 
     @property
     def techniques(self) -> tuple[Technique, ...]:
@@ -88,10 +95,12 @@ def _value(value):
 
 
 PATHS = (
-    LearningPath("Efficiency & Deployment", (1, 2, 5, 7, 23)),
-    LearningPath("Architecture & Innovation", (3, 4, 10, 21, 22)),
-    LearningPath("Training & Optimization", (6, 8, 9, 14, 20)),
-    LearningPath("Applications & Specialization", (11, 12, 13, 17, 19)),
+    LearningPath("Efficiency & Deployment", (1, 2, 5, 7, 23), "you pay for training or serving", "lesson 00, both parts"),
+    LearningPath("Architecture & Innovation", (3, 4, 10, 21, 22), "you design models or read papers that do", "lesson 00"),
+    LearningPath("Training & Optimization", (6, 8, 9, 14, 20), "your training is slow, unstable or too large", "lesson 00"),
+    LearningPath(
+        "Applications & Specialization", (11, 12, 13, 17, 19), "you have a task and few labels", "lesson 00, both parts"
+    ),
 )
 TECHNIQUES = _records()  # by rank
 

@@ -1,5 +1,6 @@
 """The tables of the index notebook: what the catalogue, the results, the notebooks and the reader's progress say today."""
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -7,8 +8,67 @@ from bertcraft.course import checks, display, glossary, measured, progress, rank
 from bertcraft.course.catalogue import PATHS, TECHNIQUES, Technique
 from bertcraft.course.display import Page
 
-PAGES = (*glossary.FOUNDATIONS, glossary.PAGE)  # that are no technique's
 NOT_WRITTEN = "not written yet"
+PAGES = {  # that are no technique's: what it builds on, and what its reader can do afterwards
+    glossary.FOUNDATIONS[0]: ("NumPy", "read and write a transformer's training as NumPy functions, gradient included"),
+    glossary.FOUNDATIONS[1]: ("lesson 00", "make a classifier of an encoder, and judge a difference by its interval"),
+}
+_START = (
+    (
+        "I am new to transformers", glossary.FOUNDATIONS[0],
+        "It builds attention, an encoder and its training from nothing; all other lessons take it as known.",
+    ),
+    (
+        "I fine-tune on my own labels", "12_adapter_modules",
+        "It compares the ways to fine-tune with what is cheapest. For an answer on your own texts, run `bertcraft compare`.",
+    ),
+    (
+        "I pretrain or deploy", "01_roberta_optimizations",
+        "It says which part of a recipe is worth its compute, and begins the path Efficiency & Deployment.",
+    ),
+)  # fmt: skip
+
+
+def start() -> Page:
+    """Where to begin: a lesson for each kind of reader, its minutes and why."""
+    rows = [(reader, _named(name), minutes(name) or NOT_WRITTEN, why) for reader, name, why in _START]
+    return _page(("who are you?", "begin with", "minutes", "why"), rows)
+
+
+def lessons() -> Page:
+    """All lessons: what each builds on, its minutes, what its reader can do afterwards, its exercises and its state."""
+    rows = [
+        (name[:2], _named(name), needs, minutes(name), outcome, _exercises(name), "written")
+        for name, (needs, outcome) in PAGES.items()
+    ]
+    for t in TECHNIQUES:
+        written = shelf.notebook(t.name).exists()
+        state = ("written, measured" if measured.compared(t.slug) else "written, not measured yet") if written else NOT_WRITTEN
+        rows.append((f"{t.rank:02d}", _linked(t), t.needs, minutes(t.name), t.outcome, _exercises(t.name), state))
+    return _page(("", "lesson", "builds on", "minutes", "after it you can", "checked exercises", "state"), rows)
+
+
+def paths() -> Page:
+    """The four learning paths, each in the order in which it is walked, with the hours of what is written."""
+    rows = []
+    for path in PATHS:
+        lengths = [_longest(t.name) for t in path.techniques if shelf.notebook(t.name).exists()]
+        hours = f"{sum(lengths) / 60:.1f} ({len(lengths)} of {len(path.ranks)} written)" if lengths else NOT_WRITTEN
+        rows.append((path.name, path.reader, path.needs, " → ".join(_linked(t, numbered=True) for t in path.techniques), hours))
+    return _page(("path", "for you if", "builds on", "lessons, in this order", "hours"), rows)
+
+
+def impact() -> Page:
+    """What each technique changed, how widely it is used as the list judges it, and its status today."""
+    rows = [(f"{t.rank:02d}", t.title, t.impact, t.adoption, t.today) for t in TECHNIQUES]
+    return _page(("", "technique", "what it changed", "adoption", "status today (2026)"), rows)
+
+
+def claims() -> Page:
+    """The claim, what the paper really reports and our measurement of each technique, side by side."""
+    columns = ("", "technique", "claimed", "so the claim is", "what it really gives", "measured here [95 % interval]")
+    rows = [(f"{t.rank:02d}", t.title, t.claimed, t.judged, t.gives, _measured(t.slug)) for t in TECHNIQUES]
+    return _page(columns, rows)
 
 
 def techniques() -> Page:
@@ -20,34 +80,14 @@ def techniques() -> Page:
     return _page(columns, rows)
 
 
-def claims() -> Page:
-    """The claim, the paper's figure and our measurement of each technique, side by side."""
-    columns = ("", "technique", "claimed", "in the paper", "so the claim is", "measured here [95 % interval]")
-    rows = [(f"{t.rank:02d}", t.title, t.claimed, t.paper, t.judged, _measured(t.slug)) for t in TECHNIQUES]
-    return _page(columns, rows)
-
-
-def paths() -> Page:
-    """The four learning paths, each in the order in which it is walked."""
-    return _page(
-        ("path", "first", "then", "then", "then", "last"),
-        [(path.name, *(_linked(t, numbered=True) for t in path.techniques)) for path in PATHS],
-    )
-
-
-def notebooks() -> Page:
-    """Which notebooks there are: size, checked exercises, whether the technique's experiment is stored."""
-    rows = []
-    for name in (*PAGES, *(t.name for t in TECHNIQUES)):
-        exists = shelf.notebook(name).exists()
-        slug = name[3:]
-        rows.append((
-            f"[{name}]({name}.ipynb)" if exists else name,
-            size(shelf.notebook(name).stat().st_size) if exists else NOT_WRITTEN,
-            str(len(checks.of(slug)) or "") if exists else "",
-            "" if name in PAGES else "yes" if measured.runs(slug) else "not yet",
-        ))  # fmt: skip
-    return _page(("notebook", "size", "checked exercises", "measured"), rows)
+def minutes(name: str) -> str:
+    """The minutes that a lesson says it takes, "230" or "60 to 90"; "" where it is not built or does not say."""
+    if not shelf.notebook(name).exists():
+        return ""
+    cells = json.loads(shelf.notebook(name).read_text(encoding="utf-8"))["cells"]
+    text = next(("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"), "")
+    found = re.search(r"(\d+(?: to \d+)?) minutes\b", " ".join(text.split()))
+    return found[1] if found else ""
 
 
 def your_progress() -> Page:
@@ -66,9 +106,17 @@ def your_progress() -> Page:
     return _page(("path", "exercises solved", "by lesson", NOT_WRITTEN), rows)
 
 
-def size(count: int) -> str:
-    """Bytes of a notebook in tenths of a megabyte: "0.4 MB"."""
-    return f"{max(count, 50_001) / 1e6:.1f} MB"
+def _longest(name: str) -> int:
+    return int((minutes(name) or "0").split(" to ")[-1])
+
+
+def _exercises(name: str) -> str:
+    """ "4, * to ***"; an exercise's stars say how hard it is."""
+    stars = [exercise.stars for exercise in checks.of(name[3:])] if shelf.notebook(name).exists() else []
+    if not stars:
+        return ""
+    easiest, hardest = "★" * min(stars), "★" * max(stars)
+    return f"{len(stars)}, {easiest}" + (f" to {hardest}" if hardest != easiest else "")
 
 
 def _solved(slug: str, done: dict[str, dict[str, dict]]) -> tuple[int, int]:
@@ -90,6 +138,13 @@ def _linked(technique: Technique, numbered: bool = False) -> str:
     """Its title, a link where its notebook is built."""
     title = f"{technique.title} ({technique.rank:02d})" if numbered else technique.title
     return f"[{title}]({technique.name}.ipynb)" if shelf.notebook(technique.name).exists() else title
+
+
+def _named(name: str) -> str:
+    """A lesson's title as it stands on its page, a link where that is built."""
+    titles = dict(zip(glossary.FOUNDATIONS, ("Foundations", "Foundations, second part"), strict=True))
+    title = titles.get(name) or next(t.title for t in TECHNIQUES if t.name == name)
+    return f"[{title}]({name}.ipynb)" if shelf.notebook(name).exists() else title
 
 
 def _page(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Page:

@@ -17,6 +17,7 @@ class Counted(np.ndarray):
     """
 
     tally: list[int] | None = None
+    computes_as_ndarray = True
 
     def __array_finalize__(self, source):
         self.tally = getattr(source, "tally", None)

@@ -398,8 +398,13 @@ def is_foreign(value) -> bool:
 
 
 def check_plain(array) -> None:
-    """Raise TypeError for an array of a subclass: np.ma and np.matrix compute by rules that no derivative here knows."""
+    """Raise TypeError for an array of a subclass: np.ma and np.matrix compute by rules that no derivative here knows.
+
+    A subclass with the attribute ``computes_as_ndarray`` says that it does not, such as :class:`bertcraft.lab.flops.Counted`.
+    """
     if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap):
+        if getattr(type(array), "computes_as_ndarray", False):
+            return
         remedy = ".filled(...), and np.where for the mask" if isinstance(array, np.ma.MaskedArray) else "np.asarray"
         got = f"{type(array).__module__}.{type(array).__qualname__}"
         raise TypeError(f"gradients are of plain arrays, got {got}, which computes by rules of its own: use {remedy}")
