@@ -147,10 +147,14 @@ class Source:
         self.sizes = [len(texts) for texts in pool_of(data_set, most).texts]
         self.classes = np.arange(len(self.sizes)) if classes is None else np.asarray(classes)
 
+    def rows(self, number: int) -> np.ndarray:
+        """One vector for each text of a class, (texts, size)."""
+        return vectors(self.data_set, self.most, number)[self.depth]
+
     def task(self, ways: int, shots: int, queries: int, seed: int, stream: int, number: int) -> Task:
         """Batches {"x" (n, 384), "labels" (n,) from 0 to ways - 1, "classes" (n,) places in this source's classes}."""
         drawn = episode(self.sizes, self.classes, ways, shots, queries, seed, stream, number)
-        rows = [vectors(self.data_set, self.most, int(c))[self.depth] for c in drawn.classes]
+        rows = [self.rows(int(c)) for c in drawn.classes]
         places = np.array([int(np.flatnonzero(self.classes == c)[0]) for c in drawn.classes])
 
         def batch(numbers):
@@ -159,6 +163,20 @@ class Source:
             return {"x": x, "labels": labels, "classes": places[labels]}
 
         return Task(batch(drawn.support), batch(drawn.query))
+
+
+class Words(Source):
+    """TF-IDF vectors in place of the encoder's, with the words and weights of the training classes' texts."""
+
+    def __init__(self, data_set: str, most: int, classes: np.ndarray, training: np.ndarray):
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        super().__init__(data_set, most, 0, classes)
+        texts = pool_of(data_set, most).texts
+        self.weigh = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit([text for c in training for text in texts[c]])
+
+    def rows(self, number: int) -> np.ndarray:
+        return self.weigh.transform(pool_of(self.data_set, self.most).texts[number]).toarray()
 
 
 def cut(task: Task, count: int) -> list[Task]:
