@@ -112,7 +112,7 @@ def test_one_example_a_class_makes_that_step_the_nearest_mean():
 
     rng = np.random.default_rng(2)
     task = technique.Task(*({"x": rng.standard_normal((n, 8)).astype(np.float32), "labels": np.arange(n) % 5} for n in (5, 40)))
-    start = experiment.initial(8)
+    start = experiment.initial(8, 5)
     stepped = technique.adapt(experiment.loss, start, task.support, 1, 0.1, technique.in_branch("head"))
     unit = [batch["x"] / np.linalg.norm(batch["x"], axis=1, keepdims=True) for batch in task]
     nearest = [min(range(5), key=lambda k: math.dist(x, unit[0][k])) for x in unit[1]]
@@ -131,7 +131,7 @@ def test_equation_7_by_distances():
 
 
 def test_what_reptile_does_in_secret():
-    """Exercise 7.6: averaged over the order, two steps follow l1 + l2 - (rate / 2) g1.g2, to first order in the rate."""
+    """Exercise 8.7: averaged over the order, two steps follow l1 + l2 - (rate / 2) g1.g2, to first order in the rate."""
     rng = np.random.default_rng(4)
     theta, a, b = rng.standard_normal((3, 4))
     g, H = [cubic_gradient(theta, c) for c in (a, b)], [cubic_hessian(theta, c) for c in (a, b)]
@@ -194,6 +194,9 @@ WRONG = [
     ("head_of_prototypes", HEAD, "2 * centres, np.zeros(len(centres))", "a long mean wins too often"),
     ("head_of_prototypes", HEAD, "2 * centres, -np.linalg.norm(centres, axis=1)", "*squared* length"),
     ("head_of_prototypes", HEAD, "centres, -np.sum(centres**2, axis=1) / 2", "too flat"),
+    ("take", '"arm": "classifier"', '"arm": "maml"', "a training loop through a training loop"),
+    ("take", '"because": "b"', '"because": "c"', "shows no equality"),
+    ("take", '"unless": "b"', '"unless": "a"', "the spread between seeds"),
 ]
 
 

@@ -45,7 +45,6 @@ OLD_SHAPE = (
     "06_gradient_accumulation",
     "10_sparse_attention",
     "12_adapter_modules",
-    "25_meta_learning",
 )
 
 _STARS = {"one star": 1, "two stars": 2, "three stars": 3}

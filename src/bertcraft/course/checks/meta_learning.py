@@ -1,8 +1,8 @@
-"""Checks of lesson 25: where MAML settles, a start that leaks, the gradient through steps, an episode, a head of prototypes."""
+"""Checks of lesson 25: where MAML settles, a leak, the gradient through steps, an episode, a head of prototypes, a decision."""
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, same
 
 
 def _near(got, expected) -> bool:
@@ -203,5 +203,27 @@ EXERCISES = (
         "head_of_prototypes", "The nearest mean as a linear layer", 3, _check_head_of_prototypes,
         ("-|x - mu|^2 has three terms. Which of them is the same for all classes, and what does a softmax make of it?",
          "What is left is linear in x: the factor of x is the weight, the rest the bias."),
+    ),
+    Exercise(
+        "take", "What goes into the product?", 2,
+        decision({
+            "arm": {
+                "classifier": "",
+                "maml": "its interval less the classifier holds 0: nothing is shown for a training loop through a training loop",
+                "nearest": "the classifier's gain over it has an interval well above 0",
+            },
+            "because": {
+                "b": "",
+                "a": "MAML has the highest number in the table, and some arm always has; what tells that it is no accident?",
+                "c": "an interval that holds 0 shows no equality: that takes a margin, and the interval inside it",
+            },
+            "unless": {
+                "b": "",
+                "a": "one seed of eleven is no surprise, and the interval knows of the spread between seeds",
+                "c": "other data and another network; what the product will see are your own intents",
+            },
+        }),
+        ("Which rows of the third column hold 0?",
+         "Two arms that cannot be told apart differ in the last column."),
     ),
 )  # fmt: skip
