@@ -374,7 +374,8 @@ _ALL = (
         source="minilm, trained further on everyday",
         description=(
             "minilm with a masked-LM head of its own, the head and the two top layers trained on "
-            "everyday: a model that fills masks."
+            "everyday: a model that fills masks. At [MASK] on held-out text: 4.6 nats and "
+            "28 % of the words, where word frequencies alone have 6.9 nats."
         ),
         split="none; measured on what everyday holds out",
         traps=(
