@@ -63,7 +63,7 @@ def megabytes(layers: int, rows: int) -> float:
     batch = goal.batch(np.random.default_rng(0).integers(5, 30522, (rows, 128)).astype(np.int32), np.arange(rows), 0)
     parts = tree.map(lambda leaf: leaf[None], batch)
     lowered = jax.jit(_step(goal.loss, rule), donate_argnums=(0, 1)).lower(
-        params, rule.init(params), parts, np.ones(1), jax.random.key(0)
+        params, rule.init(params), {}, parts, np.ones(1), jax.random.key(0)
     )
     return lowered.compile().memory_analysis().temp_size_in_bytes / 1e6
 

@@ -56,7 +56,7 @@ def pretrain(
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes there are in all.")] = 1,
     rank: Annotated[int, typer.Option(min=0, metavar="N", help="Which of them this is, from 0.")] = 0,
 ) -> None:
-    """Pretrain a model for as long as you like, on texts of any size.
+    r"""Pretrain a model for as long as you like, on texts of any size.
 
     Ends with DIR/model, a folder that transformers opens. Ctrl-C, or a power
     cut, loses at most --save-every minutes: the same command goes on, and ends
