@@ -64,6 +64,15 @@ def test_copies_are_made_once_and_never_written_over(course, tmp_path):
     assert [copies.edition(path) for path in sorted(folder.glob("06*-*"))] == ["b", "c"]
 
 
+def test_pages_that_the_notebooks_link_to_come_with_them_and_are_renewed(course, tmp_path):
+    page, hers = tmp_path / "notebooks" / "evidence" / "06.md", tmp_path / "hers" / "evidence" / "06.md"
+    page.parent.mkdir()
+    for text in ("as measured", "as measured anew"):
+        page.write_text(text)
+        copies.bring(tmp_path / "hers")
+        assert hers.read_text() == text
+
+
 def test_a_file_that_tells_no_edition_is_hers(course, tmp_path):
     folder = tmp_path / "hers"
     folder.mkdir()
@@ -96,7 +105,7 @@ def test_learn_copies_and_says_where(tmp_path):
     status, output, errors = run("learn", "--copy", folder=tmp_path)
     assert (status, errors) == (0, "")
     built = {path.name for path in shelf.folder("notebooks").glob("*.ipynb")}
-    assert {path.name for path in (tmp_path / "bertcraft-lessons").iterdir()} == built
+    assert {path.name for path in (tmp_path / "bertcraft-lessons").glob("*.ipynb")} == built
     assert re.search(rf"^{len(built)} notebooks? copied to \S+bertcraft-lessons$", output, re.M)
     assert output.splitlines()[-1].endswith("00_index.ipynb")
     status, output, _ = run("learn", "index", "--copy", folder=tmp_path)

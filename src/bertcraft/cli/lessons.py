@@ -86,16 +86,16 @@ def lessons_build(
 
 def _rankings(check: bool) -> bool:
     """Write or check the pages that are made with the index; whether one was another."""
-    from bertcraft.course import evidence, rankings
+    from bertcraft.course import evidence, rankings, readme
     from bertcraft.course.catalogue import TECHNIQUES
     from bertcraft.data import cache
 
-    pages = {rankings.path(): rankings.text(), **{evidence.path(each): evidence.text(each) for each in TECHNIQUES}}
+    pages = {readme.path(): readme.text(), rankings.path(): rankings.text(), **{evidence.path(each): evidence.text(each) for each in TECHNIQUES}}
     differing = {place for place, text in pages.items() if not place.exists() or place.read_text(encoding="utf-8") != text}
     for place in differing if not check else ():
         place.parent.mkdir(exist_ok=True)
         cache.write(place, pages[place].encode())
-    for name, own in (("00_technique_rankings", [rankings.path()]), ("evidence", [*pages][1:])):
+    for name, own in (("README", [*pages][:1]), ("00_technique_rankings", [*pages][1:2]), ("evidence", [*pages][2:])):
         size = sum(len(pages[place].encode()) for place in own) / 1e3
         print(f"{name:30} {'page':9} {'':6} {size:5.0f} kB  {'changed' if differing & set(own) else 'same'}")
     return bool(differing)

@@ -1,4 +1,7 @@
-"""A learner's own copies of the notebooks: made once, never written over; a newer edition is put beside."""
+"""A learner's own copies of the notebooks: made once, never written over; a newer edition is put beside.
+
+The pages that the notebooks link to (rankings, evidence) hold nothing of hers: they are renewed.
+"""
 
 import json
 import re
@@ -32,7 +35,8 @@ def folder(chosen: Path | None) -> Path:
 def bring(folder: Path) -> Copies:
     """Copy every built notebook that the folder lacks, and put newer editions beside the learner's copies of older ones.
 
-    All of them, since they link to each other. A file that is there is never written to. Raises DataError when no notebook is
+    All of them, since they link to each other. A notebook that is there is never written to; the pages in Markdown that they link
+    to are brought up to date. Raises DataError when no notebook is
     built or the folder cannot be written, InputError when the folder is the course's own.
     """
     own = shelf.folder("notebooks")
@@ -52,6 +56,11 @@ def bring(folder: Path) -> Copies:
             made.append(_copy(notebook, copy))
         elif not any(edition(path) == edition(notebook) for path in _siblings(copy)):
             newer.append(_copy(notebook, _beside(copy)))
+    for page in sorted(own.rglob("*.md")):
+        copy = folder / page.relative_to(own)
+        if not copy.exists() or copy.read_bytes() != page.read_bytes():
+            copy.parent.mkdir(exist_ok=True)
+            _copy(page, copy)
     return Copies(folder, tuple(made), tuple(newer))
 
 

@@ -247,7 +247,7 @@ CHECKS = (
 )
 
 COMPARISONS = (
-    Comparison("MAML against a classifier of the training classes", "maml", "classifier", "accuracy"),
+    Comparison("MAML against a classifier of the training classes, equal steps", "maml", "classifier", "accuracy"),
     Comparison("MAML adapted against unadapted, one map", "maml", "maml_still", "accuracy"),
     Comparison("MAML against the nearest mean of frozen vectors", "maml", "centroid", "accuracy"),
     Comparison("MAML against fine-tuning", "maml", "fine_tune", "accuracy"),
