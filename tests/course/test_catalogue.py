@@ -78,11 +78,6 @@ def test_paths_are_the_sources_in_its_order():
     assert TECHNIQUES[24].paths == ()
 
 
-def test_slugs_are_those_of_the_readme():
-    rows = re.findall(r"^\| (\d\d) \| .*?`(\w+)`", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M)
-    assert rows == [(f"{t.rank:02d}", t.slug) for t in TECHNIQUES]
-
-
 def test_experiments_have_the_catalogues_number():
     for experiment in experiments.everything():
         assert catalogue.technique(experiment.slug).name == experiment.name
