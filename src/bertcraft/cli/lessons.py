@@ -90,7 +90,8 @@ def _rankings(check: bool) -> bool:
     from bertcraft.course.catalogue import TECHNIQUES
     from bertcraft.data import cache
 
-    pages = {readme.path(): readme.text(), rankings.path(): rankings.text(), **{evidence.path(each): evidence.text(each) for each in TECHNIQUES}}
+    pages = {readme.path(): readme.text(), rankings.path(): rankings.text()}
+    pages |= {evidence.path(each): evidence.text(each) for each in TECHNIQUES}
     differing = {place for place, text in pages.items() if not place.exists() or place.read_text(encoding="utf-8") != text}
     for place in differing if not check else ():
         place.parent.mkdir(exist_ok=True)
