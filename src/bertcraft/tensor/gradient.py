@@ -84,6 +84,8 @@ def _reachable(root: Node, leaves: set[Node]) -> list[Node]:
 
 def _gradients_of_arguments(node: Node, g, needed: set[Node], record: bool) -> list:
     """One gradient (or None) for each positional argument of a node."""
+    if node.plain:
+        node.plain.check("a fast kernel" if node.args is None else name_of(node.function))
     if node.args is None:
         if record:
             raise ValueError(

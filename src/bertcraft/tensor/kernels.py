@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from bertcraft.tensor.plain import plain_of
 from bertcraft.tensor.tensor import Node, Tensor, depth, is_foreign, is_jax
 
 _enabled = True
@@ -58,7 +59,7 @@ def fusable(definition: Callable) -> Callable:
         value, backward = result
         if not any(parents):
             return value
-        return Tensor(value, Node(backward, None, None, parents, None))
+        return Tensor(value, Node(backward, None, None, parents, None, plain_of(values, parents)))
 
     function.kernel = None
     function.definition = definition

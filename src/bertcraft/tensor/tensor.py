@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bertcraft.tensor import tree
+from bertcraft.tensor.plain import plain_of
 
 DERIVATIVES: dict[Callable, "tuple | Callable"] = {}  # function -> its derivatives, filled by derivatives.py
 CONSTANT: set[Callable] = set()  # functions whose derivative is zero wherever it exists (argmax, comparisons ...)
@@ -67,19 +68,19 @@ class Node:
 
     ``parents`` holds, for each positional argument, its node or None. A leaf has no function; its ``args`` is the
     :func:`computation` that it belongs to. A fused kernel keeps no arguments: its ``function`` maps the gradient of the
-    value to those of the arguments.
+    value to those of the arguments. ``plain`` watches the plain arrays among the arguments.
     """
 
-    __slots__ = ("args", "function", "kwargs", "number", "parents", "value")
+    __slots__ = ("args", "function", "kwargs", "number", "parents", "plain", "value")
 
-    def __init__(self, function, args, kwargs, parents, value):
+    def __init__(self, function, args, kwargs, parents, value, plain=None):
         self.function, self.args, self.kwargs = function, args, kwargs
-        self.parents, self.value = parents, value
+        self.parents, self.value, self.plain = parents, value, plain
         self.number = next(_numbers)
 
     def release(self) -> None:
         """Forget the computation, so that its memory is free before the backward pass is over."""
-        self.function, self.args, self.value, self.parents = released, None, None, ()
+        self.function, self.args, self.value, self.parents, self.plain = released, None, None, (), None
 
 
 def released(*_):
@@ -94,7 +95,7 @@ class Tensor:
 
     ``value`` is the NumPy (or JAX) array, ``node`` its history, or None for a constant. All of NumPy's
     operators and most of its functions and array methods apply; writing into a Tensor raises. A plain array that takes
-    part is not copied: written into before the gradient is computed, it makes that wrong.
+    part is not copied: where it is written into before the gradient is computed, that raises.
     """
 
     __slots__ = ("node", "value")
@@ -317,7 +318,8 @@ def apply(function: Callable, *args, **kwargs) -> Any:
         return tree.map(lambda v: Tensor(v) if is_jax(v) else v, value) if foreign else value
     if value.dtype.kind != "f" and not is_float(value.dtype):
         raise TypeError(f"{name_of(function)} gave {value.dtype}, which has no derivative here: convert its operands to floats")
-    return Tensor(value, Node(function, args, kwargs, parents, value))
+    plain = None if function in UNREAD else plain_of(values, parents)
+    return Tensor(value, Node(function, args, kwargs, parents, value, plain))
 
 
 def is_float(dtype) -> bool:
@@ -447,3 +449,6 @@ def concatenate(*arrays, axis=0):
 def stack(*arrays, axis=0):
     """``np.stack`` with the arrays as separate arguments."""
     return np.stack(arrays, axis=axis)
+
+
+UNREAD = {np.add, np.subtract, concatenate, stack}  # functions whose derivatives need no values: their arguments may change

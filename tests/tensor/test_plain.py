@@ -1,0 +1,76 @@
+"""A plain array that was written into after its use gives an error, never a wrong gradient."""
+
+import numpy as np
+import pytest
+
+import bertcraft as bc
+from bertcraft.tensor import functions as F
+from bertcraft.tensor.kernels import kernels_disabled
+
+BUFFER = np.empty((4, 4))
+ROWS = np.array([0, 1, 2, 3])
+LARGE = np.ones(100_000)
+
+
+def _product(x):
+    BUFFER[...] = 2.0
+    y = x * BUFFER
+    BUFFER[...] = 3.0
+    return np.sum(y)
+
+
+def _by_matrix(x):
+    BUFFER[...] = 2.0
+    y = x @ BUFFER
+    BUFFER[3, 3] = 3.0
+    return np.sum(y)
+
+
+def _index(x):
+    ROWS[:] = 0, 1, 2, 3
+    y = x[ROWS, ROWS]
+    ROWS[2] = 0
+    return np.sum(y)
+
+
+def _fused(x):
+    BUFFER[...] = 2.0
+    y = F.linear(BUFFER, x, x[0])
+    BUFFER[...] = 3.0
+    return np.sum(y)
+
+
+def _large(x):
+    LARGE[:] = 1
+    y = np.sum(x[0, 0] * LARGE)
+    LARGE[:] = 2
+    return y
+
+
+@pytest.mark.parametrize("loss", [_product, _by_matrix, _index, _fused, _large])
+def test_it_is_found(loss):
+    with pytest.raises(ValueError, match=r"shape .* was written into after .* had used it.*pass a copy"):
+        bc.grad(loss)(np.ones((4, 4)))
+    with kernels_disabled(), pytest.raises(ValueError, match="was written into"):
+        bc.grad(loss)(np.ones((4, 4)))
+
+
+def test_it_is_found_within_an_inner_gradient():
+    with pytest.raises(ValueError, match="was written into after np.multiply"):
+        bc.grad(lambda x: np.sum(bc.grad(_product)(x) * x))(np.ones((4, 4)))
+
+
+def test_where_no_value_is_needed_a_buffer_may_be_filled_anew():
+    def loss(x):
+        for turn in (1.0, 2.0):
+            BUFFER[...] = turn
+            x = x + BUFFER
+        return np.sum(x * x)
+
+    np.testing.assert_array_equal(bc.grad(loss)(np.zeros((4, 4))), np.full((4, 4), 6.0))
+
+
+def test_a_buffer_that_is_filled_after_the_gradient_is_nobodys_business():
+    for turn in (1.0, 2.0):
+        BUFFER[...] = turn
+        np.testing.assert_array_equal(bc.grad(lambda x: np.sum(x * BUFFER))(np.ones((4, 4))), BUFFER)
