@@ -15,7 +15,6 @@ import torch
 
 from bertcraft.tensor import Tensor, grad, value_and_grad
 from bertcraft.tensor import functions as F
-from bertcraft.tensor.check import check_grads
 from bertcraft.tensor.kernels import kernels_disabled
 from bertcraft.tensor.tensor import CONSTANT
 
