@@ -117,7 +117,7 @@ def test_wrong_inputs_get_one_clear_message(model, wrong, message):
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [("one text", "put it in brackets"), (["fine", "  "], "number 2 is empty"), ([3], "expected a string")],
+    [(" ", "number 1 is empty"), (["fine", "  "], "number 2 is empty"), ([3], "expected a string")],
 )
 def test_wrong_texts_get_one_clear_message(model, texts, message):
     with pytest.raises(InputError, match=message):

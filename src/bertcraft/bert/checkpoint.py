@@ -7,7 +7,7 @@ A folder that is not exactly the model of its config.json is refused with one me
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "spiece.model",
 )
+SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json")
 _MAX_TOKENIZER_BYTES = 2**28
 
 # Buffers that older versions of transformers saved: 0, 1, 2, ... and zeros.
@@ -177,9 +178,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(f"{name!r:.100}" for name in names[:5]) + more
 
 
-def write(folder: str | Path, config: Config, params: dict, tokenizer_files: Mapping[str, bytes] | None = None) -> None:
+def write(
+    folder: str | Path,
+    config: Config,
+    params: dict,
+    tokenizer_files: Mapping[str, bytes] | None = None,
+    more: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
     """Write a checkpoint that transformers opens: config.json, model.safetensors and tokenizer files by name.
 
+    `more` are writers of further files by name, replaced together with the rest.
     `params` is the nested tree of `parameter_shapes(config)`, of float32, float64 or float16. The folder is
     made if need be and keeps its other files. Raises InputError for parameters that are not those of the
     configuration or not finite, CheckpointError when the files cannot be written; a full disk leaves the
@@ -198,7 +206,7 @@ def write(folder: str | Path, config: Config, params: dict, tokenizer_files: Map
         raise InputError(f"config: got {len(content):,} bytes of JSON, expected at most {MAX_JSON_BYTES:,}")
     if strange := sorted((tokenizer_files or {}).keys() - set(TOKENIZER_FILES)):
         raise InputError(f"tokenizer_files: got {_listed(strange)}, expected {', '.join(TOKENIZER_FILES)}")
-    writers = {name: partial(Path.write_bytes, data=data) for name, data in (tokenizer_files or {}).items()}
+    writers = {name: partial(Path.write_bytes, data=data) for name, data in (tokenizer_files or {}).items()} | dict(more or {})
     writers[CONFIG] = partial(Path.write_text, data=content + "\n", encoding="utf-8")
     writers[WEIGHTS] = partial(save_file, arrays, metadata={"format": "pt"})  # "pt": transformers asks for it
     try:
@@ -254,7 +262,8 @@ def resolve(folder_or_hub_id: str | Path) -> Path:
             f"{name}: no such folder; to fetch a model of that name from the Hugging Face hub, run: pip install huggingface_hub"
         ) from None
     try:
-        wanted = [CONFIG, "*.safetensors", INDEX, *TOKENIZER_FILES]
+        here = [CONFIG, INDEX, *TOKENIZER_FILES, *SENTENCE_FILES]
+        wanted = ["*.safetensors", *here, *(f"*/{name}" for name in here)]
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # no network, no such model, not in the cache: the library has a dozen kinds
         reason = str(error).strip().partition("\n")[0]

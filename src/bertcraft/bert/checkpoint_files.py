@@ -52,8 +52,17 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(read_bytes(path, MAX_JSON_BYTES), str(path))
 
 
+def read_list(path: Path) -> list[Any]:
+    """The JSON array in a file, read as strictly."""
+    return _parse(read_bytes(path, MAX_JSON_BYTES), str(path), list, "an array")
+
+
 def parse_object(raw: bytes, source: str) -> dict[str, Any]:
     """A JSON object in UTF-8 without duplicate keys, NaN, Infinity, overflowing numbers or deep nesting."""
+    return _parse(raw, source, dict, "an object")
+
+
+def _parse(raw: bytes, source: str, kind: type, name: str) -> Any:
     try:
         # Counted first: Python's parser recurses. A string matches as a whole, so its brackets do not count.
         depth = 0
@@ -64,8 +73,8 @@ def parse_object(raw: bytes, source: str) -> dict[str, Any]:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:  # also wrong UTF-8
         raise CheckpointError(f"{source}: not valid JSON ({str(error):.200}); fetch the file again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{source}: got a JSON {type(content).__name__}, expected an object")
+    if not isinstance(content, kind):
+        raise CheckpointError(f"{source}: got a JSON {type(content).__name__}, expected {name}")
     return content
 
 
@@ -152,6 +161,7 @@ def read_array(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
 def replace_files(folder: Path, writers: Mapping[str, Callable[[Path], None]]) -> None:
     """Write files into a folder, all of them or none: each writer writes the path it is given.
 
+    A name may lie in a folder of the folder ("1_Pooling/config.json").
     Everything is written and synced in a temporary folder inside it, and only then renamed into place. Other
     files of the folder are left alone. Raises the writer's error or OSError; a full disk leaves the files as
     they were.
@@ -159,8 +169,10 @@ def replace_files(folder: Path, writers: Mapping[str, Callable[[Path], None]]) -
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         for name, write in writers.items():
+            Path(temporary, name).parent.mkdir(exist_ok=True)
             write(Path(temporary, name))
             with open(Path(temporary, name), "rb") as file:
                 os.fsync(file.fileno())
         for name in writers:
+            Path(folder, name).parent.mkdir(exist_ok=True)
             os.replace(Path(temporary, name), folder / name)

@@ -180,6 +180,11 @@ class Config:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def max_tokens(self) -> int:
+        """The longest input: RoBERTa's positions start at pad_token_id + 1."""
+        return self.max_position_embeddings - (self.pad_token_id + 1 if self.family == "roberta" else 0)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The name of each of the `num_labels` outputs of a sequence classifier."""
         names = self.id2label or {}

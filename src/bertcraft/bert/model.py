@@ -1,14 +1,15 @@
 """A model: configuration, parameters and tokenizer of a Hugging Face folder, with plain functions on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertcraft.bert import checkpoint, encoder, heads
+from bertcraft.bert import checkpoint, encoder, heads, sentence_folder
 from bertcraft.bert.config import Config
+from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.errors import CheckpointError, InputError
 
 
@@ -25,7 +26,8 @@ class Model:
     """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT or ALBERT family with the head it was saved with.
 
     ``params`` is a tree of arrays under the names of the checkpoint (``params["bert"]["encoder"]["layer"]["0"]...``);
-    ``folder`` is where the model came from, or None.
+    ``folder`` is where the model came from, or None; ``pipeline`` is how its sentence vectors are made, where a folder of
+    sentence-transformers says so.
     """
 
     config: Config
@@ -33,6 +35,7 @@ class Model:
     folder: Path | None = None
     _tokenizer: Any = None
     _own_tokenizer: bool = True  # whether the tokenizer is that of the folder
+    pipeline: Pipeline | None = None
 
     def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
         """Hidden states, pooled vector and logits.
@@ -60,15 +63,36 @@ class Model:
     def tokenizer(self, tokenizer) -> None:
         self._tokenizer, self._own_tokenizer = tokenizer, False
 
-    def encode(self, sentences: Sequence[str], batch_tokens: int = 768, max_length: int | None = None) -> np.ndarray:
-        """Sentence vectors, float32 (n, hidden): the mean over a sentence's tokens, scaled to unit length.
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        batch_tokens: int = 768,
+        max_length: int | None = None,
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        progress: bool | None = None,
+    ) -> np.ndarray:
+        """Sentence vectors, float32 (n, width); of one string its vector, (width,).
 
-        Sentences longer than ``max_length`` tokens (default: what the model can take) are cut. Raises InputError
-        for texts that are empty or not strings.
+        A folder of sentence-transformers says itself how they are made: pooling, dense layers, scaling, the longest input
+        and the prompt. Any other model gives the mean over a sentence's tokens, scaled to unit length.
+
+        Sentences longer than ``max_length`` tokens are cut (default: what the folder says, or the model can take).
+        ``normalize`` is what sentence-transformers calls normalize_embeddings: True scales to unit length whatever the
+        folder says, False adds nothing to what it says. ``prompt`` is put before each sentence, or the one that the
+        folder has under ``prompt_name``. At most ``batch_size`` sentences, and about ``batch_tokens`` tokens, are computed
+        together. ``progress`` shows a bar (default: on a terminal or in a notebook, when the work is long).
+
+        Raises InputError for texts that are not strings or, unless the folder is one of sentence-transformers, are empty.
         """
         from bertcraft.bert.sentences import encode_sentences
 
-        return encode_sentences(self, sentences, batch_tokens, max_length)
+        return encode_sentences(
+            self, sentences, batch_tokens, max_length, batch_size, normalize, prompt, prompt_name, progress
+        )  # fmt: skip
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """The ``top`` most probable words with their probabilities, for each mask token in the text.
@@ -82,6 +106,7 @@ class Model:
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer; ``transformers`` opens the folder.
 
+        With a ``pipeline`` sentence-transformers opens it too, with the same vectors.
         Nothing is half written: a file that was there before stays as it was until its successor is complete.
         """
         from bertcraft.data.tokenizer import save_tokenizer
@@ -89,7 +114,10 @@ class Model:
         files = {}
         if self.folder is not None and self._own_tokenizer:
             files = checkpoint.read_tokenizer_files(self.folder)
-        checkpoint.write(folder, self.config, self.params, files)
+        more = {} if self.pipeline is None else sentence_folder.writers(self.pipeline, self.config)
+        checkpoint.write(folder, self.config, self.params, files, more)
+        if self.pipeline is None:  # that of a model saved there before would be taken for this one's
+            Path(folder, sentence_folder.MODULES).unlink(missing_ok=True)
         if not self._own_tokenizer:
             save_tokenizer(self._tokenizer, folder)
 
@@ -97,12 +125,14 @@ class Model:
 def load(folder_or_hub_id: str | Path) -> Model:
     """Open a Hugging Face folder: config.json, model.safetensors and, for texts, its tokenizer.
 
+    The modules of a folder of sentence-transformers are read as well; those that cannot be computed are refused by name.
     A name that is no folder is taken for a hub id and goes through ``huggingface_hub``, if that is installed. Nothing is
     ever unpickled. Raises CheckpointError when the folder does not hold a complete model of a known family.
     """
     folder = checkpoint.resolve(folder_or_hub_id)
-    config, params = checkpoint.read(folder)
-    return Model(config, params, folder)
+    encoder_folder = sentence_folder.encoder_folder(folder)
+    config, params = checkpoint.read(encoder_folder)
+    return Model(config, params, encoder_folder, pipeline=sentence_folder.read(folder, config))
 
 
 def check_inputs(config: Config, input_ids, attention_mask=None, token_type_ids=None):
@@ -113,7 +143,7 @@ def check_inputs(config: Config, input_ids, attention_mask=None, token_type_ids=
     ids = _integers("input_ids", input_ids)
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids: got shape {ids.shape}, expected (batch, length) with at least one token in a row")
-    room = config.max_position_embeddings - (config.pad_token_id + 1 if config.family == "roberta" else 0)
+    room = config.max_tokens
     if ids.shape[1] > room:
         raise InputError(f"input_ids: got {ids.shape[1]} tokens in a row, this model takes at most {room}; cut the texts")
     if ids.min() < 0 or ids.max() >= config.vocab_size:

@@ -4,19 +4,26 @@ Sentences of one pack are laid end to end. Everything but attention works on sin
 (a socket of the encoder) goes through the sentences of equal length together. No time is spent on padding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertcraft.bert import encoder, families, heads
+from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.errors import InputError
+from bertcraft.progress import counted
 from bertcraft.tensor import functions as F
 from bertcraft.tensor.parallel import cpu_count, one_blas_thread, pool
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from bertcraft.bert.model import Model
+
+CHUNK = 4096  # texts tokenized at a time: enough to be sorted well by length, few enough for the memory
 
 
 def packs(lengths: np.ndarray, batch_tokens: int, threads: int = 1) -> list[np.ndarray]:
@@ -60,16 +67,17 @@ def packed_attention(lengths: Sequence[int], join: Callable[[dict], dict] = _joi
     return attention
 
 
-def _encode_pack(model: "Model", token_ids: list[list[int]], join: Callable[[dict], dict]) -> np.ndarray:
-    """Unit-length mean vectors (n, H) of some sentences."""
+def _encode_pack(
+    model: "Model", pipeline: Pipeline, token_ids: list[list[int]], skip: int, join: Callable[[dict], dict]
+) -> np.ndarray:
+    """The pipeline's vectors (n, width) of some sentences."""
     config, lengths = model.config, [len(ids) for ids in token_ids]
     first = config.pad_token_id + 1 if config.family == "roberta" else 0
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
     sockets = encoder.Sockets(attention=packed_attention(lengths, join))
     hidden = encoder.encode(model.params, config, ids, position_ids=positions, sockets=sockets)[0]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    return F.normalize(np.add.reduceat(hidden, starts, axis=0) / np.array(lengths, hidden.dtype)[:, None])
+    return pipeline(hidden, np.array(lengths), skip)
 
 
 def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
@@ -79,44 +87,91 @@ def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None
     """
     if isinstance(texts, str):
         raise InputError("got one text, expected a list of texts: put it in brackets")
+    _check(texts)
+    return _token_ids(model, _cutting(model, max_length), texts)
+
+
+def _check(texts: Sequence[str], empty: bool = False) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"text number {i + 1}: got {type(text).__name__}, expected a string")
-        if not text.strip():
+        if not empty and not text.strip():
             raise InputError(f"text number {i + 1} is empty: leave it out")
-    config = model.config
-    room = config.max_position_embeddings - (config.pad_token_id + 1 if config.family == "roberta" else 0)
+
+
+def _cutting(model: "Model", max_length: int | None, side: str = "right", lower_case: bool = False) -> "Tokenizer":
+    """The model's tokenizer with the special tokens and the longest input; a copy: these settings are not the caller's."""
     if max_length is not None and not 3 <= max_length:
         raise InputError(f"max_length: got {max_length}, expected at least 3 (a token between two special tokens)")
-    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())  # the settings below are not the caller's
+    room = model.config.max_tokens
+    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
     tokenizer.no_padding()
-    tokenizer.enable_truncation(min(room, max_length or room))
+    tokenizer.enable_truncation(min(room, max_length or room), direction=side)
+    if lower_case:
+        from tokenizers import normalizers
+
+        steps = [normalizers.Lowercase()] + ([tokenizer.normalizer] if tokenizer.normalizer is not None else [])
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
+def _token_ids(model: "Model", tokenizer: "Tokenizer", texts: Sequence[str]) -> list[list[int]]:
     token_ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     highest = max((max(ids) for ids in token_ids if ids), default=0)
-    if highest >= config.vocab_size:
+    if highest >= model.config.vocab_size:
         raise InputError(
-            f"the tokenizer gave the id {highest}, but the model's vocabulary has ids 0 to {config.vocab_size - 1}: "
+            f"the tokenizer gave the id {highest}, but the model's vocabulary has ids 0 to {model.config.vocab_size - 1}: "
             "tokenizer.json does not belong to this model"
         )
     return token_ids
 
 
-def encode_sentences(model: "Model", sentences: Sequence[str], batch_tokens: int, max_length: int | None) -> np.ndarray:
+def _prompt_tokens(tokenizer: "Tokenizer", prompt: str) -> int:
+    """How many tokens of a sentence are the prompt's, counted as sentence-transformers does: without a special one at the end."""
+    ids = tokenizer.encode(prompt).ids
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return len(ids) - (ids[-1] in special)
+
+
+def encode_sentences(
+    model: "Model", sentences: str | Iterable[str], batch_tokens: int, max_length: int | None, batch_size: int | None,
+    normalize: bool | None, prompt: str | None, prompt_name: str | None, progress: bool | None,
+) -> np.ndarray:  # fmt: skip
     """See :meth:`bertcraft.bert.model.Model.encode`."""
-    token_ids = tokenize(model, sentences, max_length)
-    vectors = np.empty((len(token_ids), model.config.hidden_size), np.float32)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size: got {batch_size}, expected at least 1")
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    pipeline = model.pipeline or Pipeline()
+    _check(texts, empty=model.pipeline is not None)
+    before = pipeline.prompt(prompt, prompt_name)
+    longest = pipeline.max_length if max_length is None else max_length
+    tokenizer = _cutting(model, longest, pipeline.truncation_side, pipeline.lower_case)
+    skip = _prompt_tokens(tokenizer, before) if before and not pipeline.pooling.include_prompt else 0
+    unit = normalize or (normalize is None and model.pipeline is None)
+    vectors = np.empty((len(texts), pipeline.width(model.config.hidden_size)), np.float32)
     threads = cpu_count()
-    groups = packs(np.array([len(ids) for ids in token_ids], int), batch_tokens, threads)
     inners = [layer["attention"]["self"] for layer in families.layers(model.params, model.config)]
     joined = {id(inner["query"]["weight"]): _join(inner) for inner in inners}  # ALBERT's layers share theirs
 
-    def work(numbers):
+    def work(numbers, first, token_ids):
         ids = [token_ids[i] for i in numbers]
-        vectors[numbers] = _encode_pack(model, ids, lambda inner: joined[id(inner["query"]["weight"])])
+        found = _encode_pack(model, pipeline, ids, skip, lambda inner: joined[id(inner["query"]["weight"])])
+        vectors[first + numbers] = F.normalize(found) if unit else found
+        return len(numbers)
 
-    with one_blas_thread():
-        list(pool(threads).map(work, groups))
-    return vectors
+    with one_blas_thread(), counted("encoding", len(texts), progress) as advance:
+        for first in range(0, len(texts), CHUNK):
+            token_ids = _token_ids(model, tokenizer, [before + text for text in texts[first : first + CHUNK]])
+            lengths = np.array([len(ids) for ids in token_ids], int)
+            if skip >= lengths.min():
+                short = first + int(lengths.argmin())
+                raise InputError(f"text number {short + 1}: the prompt leaves no token of it; shorten it or raise max_length")
+            groups = packs(lengths, batch_tokens, threads)
+            if batch_size is not None:
+                groups = [part[i : i + batch_size] for part in groups for i in range(0, len(part), batch_size)]
+            for count in pool(threads).map(partial(work, first=first, token_ids=token_ids), groups):
+                advance(count)
+    return vectors[0] if isinstance(sentences, str) else vectors
 
 
 def mask_token(model: "Model") -> str:

@@ -9,8 +9,6 @@ import typer
 
 from bertcraft.errors import InputError
 
-CHUNK = 4096  # texts encoded at a time: enough to be sorted well by length, few enough to show progress
-
 MODEL = typer.Argument(
     metavar="MODEL", help="A checkpoint folder, a Hugging Face hub id, or a name from 'data list' (minilm, minilm_mlm)."
 )
@@ -64,9 +62,11 @@ def encode(
     """Turn texts into vectors.
 
     A text's vector is the mean over its tokens in the last layer, scaled to
-    length 1, so that the product of two vectors is their cosine similarity.
-    Writes a NumPy file, float32 (texts, hidden size), row by row in the order
-    of the lines. A file of that name is replaced when the new one is complete.
+    length 1, so that the product of two vectors is their cosine similarity;
+    a folder of sentence-transformers says itself how its vectors are made
+    (pooling, dense layers, scaling, longest text, prompt), and that is done.
+    Writes a NumPy file, float32 (texts, width), row by row in the order of
+    the lines. A file of that name is replaced when the new one is complete.
 
     [bold]Examples[/]
 
@@ -82,29 +82,12 @@ def encode(
 
     opened = load(folder_of(model))
     start = time.perf_counter()
-    vectors = _encode_all(opened, lines)
+    vectors = opened.encode(lines)
     seconds = time.perf_counter() - start
     _save(target, vectors)
     rows, width = vectors.shape
     speed = f"{seconds:.1f} s, {rows / seconds:,.0f} texts a second"
     print(f"{output}: float32 ({rows}, {width}), encoded in {speed}")
-
-
-def _encode_all(model, texts: list[str]):
-    """The vectors of all texts, with a progress bar on a terminal when they are many."""
-    import numpy as np
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=len(texts) <= CHUNK or not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(texts))
-        parts = []
-        for first in range(0, len(texts), CHUNK):
-            parts.append(model.encode(texts[first : first + CHUNK]))
-            bar.advance(task, len(parts[-1]))
-    return np.concatenate(parts)
 
 
 def check_output(path: Path) -> None:

@@ -1,0 +1,282 @@
+"""Folders of sentence-transformers: each pooling and module gives its vectors, and what save writes it opens with the same."""
+
+import json
+import logging
+import shutil
+import sys
+import warnings
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bertcraft as bc
+from bertcraft.bert.sentence_modules import POOLINGS
+from bertcraft.errors import CheckpointError, InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from transformers_models import make
+
+warnings.filterwarnings("ignore", module="sentence_transformers")
+logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+from sentence_transformers import SentenceTransformer  # noqa: E402
+from sentence_transformers.sentence_transformer import modules as M  # noqa: E402
+
+WORDS = "the a cat dog sat ran on mat to home big small query passage : , . card ca ##r ##s".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+TEXTS = ["the cat sat", "the big dog ran home on a mat. " * 9, "", "   ", "cat \U0001f642\U0001f642 dog", "CATS", "cat"]
+LONGEST = 12
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random BERT with a tokenizer, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("base")
+    network = make("bert", "base", 3, torch.float32, vocab_size=len(VOCABULARY), max_position_embeddings=40, pad_token_id=0)
+    network.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    from transformers import BertTokenizer
+
+    BertTokenizer(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
+    return folder
+
+
+def theirs(base, *modules, longest=LONGEST, **options) -> SentenceTransformer:
+    body = M.Transformer(str(base))
+    body.max_seq_length = longest
+    return SentenceTransformer(modules=[body, *modules], device="cpu", **options)
+
+
+def width(base) -> int:
+    return json.loads((base / "config.json").read_text())["hidden_size"]
+
+
+def dense(into: int, out: int, seed: int = 0, **options) -> M.Dense:
+    torch.manual_seed(seed)
+    return M.Dense(into, out, **options)
+
+
+def saved(their: SentenceTransformer, folder: Path) -> Path:
+    their.save(str(folder), create_model_card=False)
+    return folder
+
+
+def assert_equal(folder: Path, texts=TEXTS, tolerance=1e-5, **options) -> None:
+    """Our vectors of a folder are theirs; and theirs of what we save."""
+    theirs = {name.replace("normalize", "normalize_embeddings"): value for name, value in options.items()}
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, **theirs)
+    model = bc.load(folder)
+    got = model.encode(texts, **options)
+    assert got.dtype == np.float32 and got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=tolerance * max(1, np.abs(expected).max()))
+    model.save(folder.parent / "again")
+    again = SentenceTransformer(str(folder.parent / "again"), device="cpu").encode(texts, **theirs)
+    np.testing.assert_allclose(again, expected, atol=tolerance * max(1, np.abs(expected).max()))
+    np.testing.assert_array_equal(bc.load(folder.parent / "again").encode(texts, **options), got)
+
+
+MODES = [*POOLINGS, ("cls", "mean"), ("mean", "max", "lasttoken")]
+
+
+@pytest.mark.parametrize(("mode", "maps", "scaled"), list(product(MODES, [False, True], [False, True])), ids=str)
+def test_each_pooling_with_and_without_dense_and_normalize(base, tmp_path, mode, maps, scaled):
+    pooling = M.Pooling(width(base), pooling_mode=mode)
+    modules = [pooling] + [dense(pooling.pooling_output_dimension, 7)] * maps + [M.Normalize()] * scaled
+    assert_equal(saved(theirs(base, *modules), tmp_path / "theirs"))
+
+
+ACTIVATIONS = [torch.nn.Identity(), torch.nn.ReLU(), torch.nn.GELU(), torch.nn.SiLU(), torch.nn.Sigmoid(), torch.nn.Tanh()]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_each_activation_and_both_residuals(base, tmp_path, activation):
+    hidden = width(base)
+    modules = [
+        M.Pooling(hidden, pooling_mode="cls"),
+        dense(hidden, 9, 1, activation_function=activation, use_residual=True),
+        dense(9, 9, 2, activation_function=activation, use_residual=True, bias=False),
+        M.Dropout(0.5),
+        M.LayerNorm(9),
+    ]
+    with torch.no_grad():
+        modules[-1].norm.weight += torch.randn(9)
+        modules[-1].norm.bias += torch.randn(9)
+    assert_equal(saved(theirs(base, *modules), tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("mode", POOLINGS)
+@pytest.mark.parametrize("included", [True, False])
+def test_prompts_by_text_by_name_and_by_default_with_and_without_their_tokens(base, tmp_path, mode, included):
+    pooling = M.Pooling(width(base), pooling_mode=mode, include_prompt=included)
+    prompts = {"query": "query: ", "passage": "the passage : "}
+    folder = saved(theirs(base, pooling, prompts=prompts, default_prompt_name="passage"), tmp_path / "theirs")
+    assert_equal(folder)
+    assert_equal(folder, prompt_name="query")
+    assert_equal(folder, prompt="a big dog, ")
+    assert_equal(folder, prompt="")
+    assert not np.allclose(bc.load(folder).encode(["cat"]), bc.load(folder).encode(["cat"], prompt_name="query"), atol=1e-3)
+
+
+@pytest.mark.parametrize("normalize", [None, False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_normalize_is_what_normalize_embeddings_is(base, tmp_path, normalize, scaled):
+    modules = [M.Pooling(width(base))] + [M.Normalize()] * scaled
+    assert_equal(saved(theirs(base, *modules, truncate_dim=4), tmp_path / "theirs"), normalize=normalize)
+
+
+def test_a_plain_folder_without_scaling_is_what_sentence_transformers_makes_of_it(base):
+    expected = SentenceTransformer(str(base), device="cpu").encode(TEXTS[:2])
+    np.testing.assert_allclose(bc.load(base).encode(TEXTS[:2], normalize=False), expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(bc.load(base).encode(TEXTS[:2]), axis=1), 1, atol=1e-6)
+    with pytest.raises(InputError, match="'query'.*none"):
+        bc.load(base).encode(["cat"], prompt_name="query")
+
+
+OLD = [("cls_token", "max_tokens"), ("mean_tokens",), ("mean_sqrt_len_tokens",), ("weightedmean_tokens", "lasttoken"), ()]
+
+
+@pytest.mark.parametrize("switches", OLD, ids=str)
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_folders_of_older_versions(base, tmp_path, switches, place):
+    """Switches for the poolings, module names as they were, the encoder in a folder, max_seq_length and do_lower_case."""
+    folder = tmp_path / "old"
+    shutil.copytree(base, folder / place)
+    (folder / place / "sentence_bert_config.json").write_text('{"max_seq_length": 7, "do_lower_case": true}')
+    (folder / "1_Pooling").mkdir()
+    names = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    config = {"word_embedding_dimension": width(base)} | {f"pooling_mode_{name}": name in switches for name in names}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    modules = [(place, "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    entries = [
+        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{t}"} for i, (p, t) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "config_sentence_transformers.json").write_text('{"__version__": {"sentence_transformers": "2.0.0"}}')
+    assert_equal(folder)
+    assert bc.load(folder).pipeline.max_length == 7
+    np.testing.assert_array_equal(*bc.load(folder).encode(["CAT", "cat"]))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "albert", "electra"])
+def test_other_families(base, tmp_path, family):
+    shutil.copytree(base, tmp_path / "base")
+    network = make(family, "base", 4, torch.float32, vocab_size=len(VOCABULARY), max_position_embeddings=40, pad_token_id=0)
+    network.save_pretrained(tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    pooling = M.Pooling(config.get("dim") or config["hidden_size"], pooling_mode=("cls", "mean"))
+    assert_equal(saved(theirs(tmp_path / "base", pooling), tmp_path / "theirs"))
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    modules = [M.Pooling(width(base), pooling_mode="cls"), dense(width(base), 5), M.Normalize()]
+    return saved(theirs(base, *modules), tmp_path / "theirs")
+
+
+def test_one_text_many_texts_and_none(folder):
+    model = bc.load(folder)
+    texts = TEXTS * 3
+    all_ = model.encode(texts)
+    assert model.encode("the cat sat").shape == (5,) and model.encode([]).shape == (0, 5)
+    np.testing.assert_allclose(model.encode("the cat sat"), all_[0], atol=1e-6)
+    for options in ({"batch_size": 1}, {"batch_size": 4, "progress": False}, {"batch_tokens": 1}):
+        np.testing.assert_allclose(model.encode(texts, **options), all_, atol=1e-6)
+    np.testing.assert_allclose(model.encode(iter(texts)), all_, atol=1e-6)
+    np.testing.assert_allclose(model.encode(["dog " * 30], max_length=5), model.encode(["dog dog dog"]), atol=1e-6)
+
+
+def test_the_longest_input_is_that_of_the_folder(folder):
+    model = bc.load(folder)
+    np.testing.assert_allclose(*model.encode(["dog " * 10, "dog " * 30]), atol=1e-6)
+    assert np.abs(np.subtract(*model.encode(["dog " * 10, "dog " * 30], max_length=40))).max() > 1e-3
+
+
+def test_saving_a_plain_model_takes_the_modules_of_an_older_one_away(folder):
+    model = bc.load(folder)
+    plain = bc.Model(model.config, model.params, folder)
+    plain.save(folder)
+    assert bc.load(folder).pipeline is None
+    np.testing.assert_array_equal(bc.load(folder).encode(["cat"]), plain.encode(["cat"]))
+
+
+def change(path: Path, **changes) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | changes))
+
+
+def change_module(folder: Path, number: int, **changes) -> None:
+    content = json.loads((folder / "modules.json").read_text())
+    content[number] |= changes
+    (folder / "modules.json").write_text(json.dumps(content))
+
+
+REFUSALS = [
+    (lambda f: change_module(f, 2, type="sentence_transformers.models.LSTM"), "module 2 is 'sentence_transformers.models.LSTM'"),
+    (lambda f: change_module(f, 0, type="custom_st.Transformer"), "module 0 is 'custom_st.Transformer'"),
+    (lambda f: change_module(f, 1, type="sentence_transformers.models.SpladePooling"), "SpladePooling"),
+    (lambda f: change_module(f, 1, path="../1_Pooling"), "the path '../1_Pooling'"),
+    (lambda f: change_module(f, 1, path=3), "a type and a path"),
+    (lambda f: (f / "modules.json").write_text("{}"), "expected an array"),
+    (lambda f: (f / "modules.json").write_text("[]"), "got 0 modules"),
+    (lambda f: change(f / "1_Pooling/config.json", pooling_mode="median"), "pooling_mode: got 'median'"),
+    (lambda f: change(f / "1_Pooling/config.json", pooling_mode=[]), "pooling_mode"),
+    (lambda f: change(f / "1_Pooling/config.json", embedding_dimension=999), "999, expected"),
+    (lambda f: change(f / "1_Pooling/config.json", pooling_mode_median=True), "the setting 'pooling_mode_median'"),
+    (lambda f: change(f / "1_Pooling/config.json", include_prompt="no"), "include_prompt"),
+    (lambda f: change(f / "2_Dense/config.json", activation_function="torch.nn.modules.activation.Mish"), "Mish"),
+    (lambda f: change(f / "2_Dense/config.json", activation_function="my_code.Tanh"), "my_code.Tanh"),
+    (lambda f: change(f / "2_Dense/config.json", module_input_name="token_embeddings"), "module_input_name 'token_embeddings'"),
+    (lambda f: change(f / "2_Dense/config.json", in_features=999), "in_features: got 999"),
+    (lambda f: change(f / "2_Dense/config.json", out_features=6), "linear.bias|linear.weight"),
+    (lambda f: change(f / "2_Dense/config.json", out_features=True), "out_features"),
+    (lambda f: change(f / "2_Dense/config.json", bias=False), "linear.bias"),
+    (lambda f: change(f / "2_Dense/config.json", bias=1), "true or false"),
+    (lambda f: (f / "2_Dense/model.safetensors").unlink(), "got none"),
+    (lambda f: (f / "2_Dense/model.safetensors").rename(f / "2_Dense/pytorch_model.bin"), "never opened.*save_pretrained"),
+    (lambda f: change(f / "3_Normalize/config.json", module_input_name="token_embeddings"), "token_embeddings"),
+    (lambda f: change(f / "sentence_bert_config.json", transformer_task="fill-mask"), "transformer_task: got 'fill-mask'"),
+    (lambda f: change(f / "sentence_bert_config.json", modality_config={"text": {"method": "forward"}}), "modality_config"),
+    (lambda f: change(f / "sentence_bert_config.json", max_seq_length=True), "max_seq_length"),
+    (lambda f: change(f / "sentence_bert_config.json", max_seq_length=2), "max_seq_length"),
+    (lambda f: change(f / "sentence_bert_config.json", do_lower_case=1), "do_lower_case"),
+    (lambda f: change(f / "sentence_bert_config.json", window=3), "the setting 'window'"),
+    (lambda f: change(f / "sentence_bert_config.json", config_args={"position_embedding_type": "x"}), "position_embedding_type"),
+    (lambda f: change(f / "config_sentence_transformers.json", default_prompt_name="x"), "default_prompt_name: got 'x'"),
+    (lambda f: change(f / "config_sentence_transformers.json", prompts={"a": 3}), "prompts"),
+    (lambda f: change(f / "config_sentence_transformers.json", model_type="SparseEncoder"), "SparseEncoder"),
+    (lambda f: change(f / "config_sentence_transformers.json", truncate_dim=0), "truncate_dim"),
+    (lambda f: change(f / "tokenizer_config.json", truncation_side="both"), "truncation_side"),
+]
+
+
+@pytest.mark.parametrize(("damage", "told"), REFUSALS, ids=[told for _, told in REFUSALS])
+def test_what_cannot_be_computed_is_refused_by_its_name(folder, damage, told):
+    damage(folder)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        bc.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"prompt": "a", "prompt_name": "query"}, "both"),
+        ({"prompt": 3}, "prompt: got int"),
+        ({"prompt_name": "nothing"}, "got 'nothing', expected one that the model's folder has: 'query', 'document'"),
+        ({"max_length": 2}, "at least 3"),
+    ],
+)
+def test_wrong_options_get_one_clear_message(folder, options, told):
+    with pytest.raises(InputError, match=told):
+        bc.load(folder).encode(["cat"], **options)
+
+
+def test_a_prompt_that_leaves_nothing_to_pool_is_refused(base, tmp_path):
+    """ "car" is two tokens, "card" is one: sentence-transformers gives zeros for it."""
+    pooling = M.Pooling(width(base), include_prompt=False)
+    folder = saved(theirs(base, pooling), tmp_path / "theirs")
+    with pytest.raises(InputError, match="text number 2: the prompt leaves no token"):
+        bc.load(folder).encode([" the cat", "d"], prompt="car")
