@@ -280,3 +280,13 @@ def test_a_prompt_that_leaves_nothing_to_pool_is_refused(base, tmp_path):
     folder = saved(theirs(base, pooling), tmp_path / "theirs")
     with pytest.raises(InputError, match="text number 2: the prompt leaves no token"):
         bc.load(folder).encode([" the cat", "d"], prompt="car")
+
+
+def test_the_command_line_encodes_what_the_folder_says(folder, tmp_path):
+    import subprocess
+
+    (tmp_path / "texts.txt").write_text("the cat sat\nthe big dog\n")
+    command = [sys.executable, "-m", "bertcraft.cli", "encode", folder, tmp_path / "texts.txt", "-o", tmp_path / "v.npy"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(["the cat sat", "the big dog"])
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-5)

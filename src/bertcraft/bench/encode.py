@@ -22,8 +22,8 @@ TITLES = {
     "onnxruntime": ("onnxruntime", {"onnxruntime": "onnxruntime", "onnx": "onnx", **TRANSFORMERS}),
 }
 NOTES = (
-    "All: the same float32 weights, mean over a sentence's tokens, unit length, all CPUs. The time includes "
-    "tokenization, not loading.",
+    "All: the same float32 weights, mean over a sentence's tokens (or what a folder of sentence-transformers "
+    "says), unit length, all CPUs. The time includes tokenization, not loading.",
     f"sentence-transformers and onnxruntime sort by length and take batches of 32; sentences are cut at {MAX_LENGTH} tokens.",
 )
 

@@ -30,7 +30,7 @@ def bertcraft(folder: Path, scratch: Path) -> Encode:
     from bertcraft import load
 
     model = load(folder)
-    return lambda texts: model.encode(texts, max_length=MAX_LENGTH)
+    return lambda texts: model.encode(texts, max_length=MAX_LENGTH, normalize=True, prompt="")
 
 
 def sentence_transformers(folder: Path, scratch: Path) -> Encode:
@@ -39,7 +39,7 @@ def sentence_transformers(folder: Path, scratch: Path) -> Encode:
 
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = MAX_LENGTH
-    return lambda texts: model.encode(texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+    return lambda texts: model.encode(texts, prompt="", batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
 
 
 def onnxruntime(folder: Path, scratch: Path) -> Encode:
@@ -51,8 +51,12 @@ def onnxruntime(folder: Path, scratch: Path) -> Encode:
     """
     import onnxruntime as library
 
+    from bertcraft.bert import Config, sentence_folder
+    from bertcraft.bert.checkpoint_files import read_object
     from bertcraft.data.tokenizer import load_tokenizer
+    from bertcraft.tensor import functions as F
 
+    pipeline = sentence_folder.read(folder, Config.from_dict(read_object(folder / "config.json")))
     options = library.SessionOptions()
     options.intra_op_num_threads = cpu_count()
     graph = library.InferenceSession(str(scratch / "model.onnx"), options, providers=["CPUExecutionProvider"])
@@ -69,8 +73,11 @@ def onnxruntime(folder: Path, scratch: Path) -> Encode:
             for row, i in enumerate(rows):
                 padded[row, : len(ids[i])], mask[row, : len(ids[i])] = ids[i], 1
             hidden = graph.run(["hidden"], {"ids": padded, "mask": mask})[0]
-            mean = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(1, keepdims=True, dtype=np.float32)
-            unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+            if pipeline is None:
+                mean = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(1, keepdims=True, dtype=np.float32)
+                unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+            else:
+                unit = F.normalize(pipeline(hidden[mask == 1], mask.sum(1)))
             for i, vector in zip(rows, unit, strict=True):
                 vectors[i] = vector
         return np.stack(vectors)
