@@ -25,7 +25,7 @@ from bertcraft.tensor import tree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_checkpoints import assert_same, edit_config, refused, saved, small
-from transformers_models import PAIRS, class_name, make, named
+from transformers_models import ALL_PAIRS, OTHER_NAMES, PAIRS, class_name, make, named
 
 AUTO = {
     "base": transformers.AutoModel,
@@ -45,7 +45,7 @@ def _quiet():
 # -------------------------------------------------------------------------------- against transformers
 
 
-@pytest.mark.parametrize(("family", "head"), PAIRS)
+@pytest.mark.parametrize(("family", "head"), ALL_PAIRS)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**16), tied=st.booleans())
 def test_what_transformers_saves_is_read_and_what_is_written_it_opens(family, head, tmp_path_factory, seed, tied):
@@ -54,7 +54,8 @@ def test_what_transformers_saves_is_read_and_what_is_written_it_opens(family, he
     model.save_pretrained(theirs)
 
     config, params = checkpoint.read(theirs)
-    assert (config.family, config.head, config.tie_word_embeddings) == (family, head, tied)
+    assert (config.model_type, config.head, config.tie_word_embeddings) == (family, head, tied)
+    assert config.family == OTHER_NAMES.get(family, family)
     state = {name: value.numpy() for name, value in named(model, model.state_dict(), family, head).items()}
     assert_same(params, {name: state[name] for name in parameter_shapes(config)})
     assert state.keys() == parameter_shapes(config).keys() | tied_parameters(config).keys()

@@ -15,9 +15,9 @@ from bertcraft.bert.config_tables import ACTIVATIONS, ARCHITECTURES, DEFAULTS, F
 from bertcraft.errors import CheckpointError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformers_models import PAIRS, class_name
+from transformers_models import ALL_PAIRS, OTHER_NAMES, PAIRS, class_name
 
-CONFIG_CLASSES = {family: transformers.CONFIG_MAPPING[family] for family in FAMILIES}
+CONFIG_CLASSES = {name: transformers.CONFIG_MAPPING[name] for name in (*FAMILIES, *OTHER_NAMES)}
 
 
 @st.composite
@@ -61,17 +61,18 @@ def theirs(family: str, settings: dict) -> transformers.PreTrainedConfig:
     return CONFIG_CLASSES[family](**{keys.get(name, name): value for name, value in settings.items()})
 
 
-@pytest.mark.parametrize(("family", "head"), PAIRS)
+@pytest.mark.parametrize(("family", "head"), ALL_PAIRS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_reads_and_writes_every_setting_of_transformers(family, head, data):
-    wanted = data.draw(odd_settings(family))
+    wanted = data.draw(odd_settings(OTHER_NAMES.get(family, family)))
     original = theirs(family, wanted)
     original.architectures = [class_name(family, head)]
     written = json.loads(original.to_json_string(use_diff=False))
 
     config = Config.from_dict(written)
-    assert (config.family, config.head, config.architecture) == (family, head, class_name(family, head))
+    assert (config.model_type, config.head, config.architecture) == (family, head, class_name(family, head))
+    assert config.family == OTHER_NAMES.get(family, family)
     for name, value in wanted.items():
         assert getattr(config, name) == value, name
 
@@ -86,13 +87,22 @@ def extra_keys(back, original) -> dict:
     return {key: back.to_dict()[key] for key in back.to_dict().keys() - original.to_dict().keys()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_setting_left_out_has_the_default_of_transformers(family):
-    config, default = Config.from_dict({"model_type": family}), CONFIG_CLASSES[family]()
+@pytest.mark.parametrize("model_type", [*FAMILIES, *OTHER_NAMES])
+def test_a_setting_left_out_has_the_default_of_transformers(model_type):
+    config, default = Config.from_dict({"model_type": model_type}), CONFIG_CLASSES[model_type]()
+    family = OTHER_NAMES.get(model_type, model_type)
     for name in FIELDS[family]:
         if name != "position_embedding_type":
             assert getattr(config, name) == getattr(default, config.key(name)), name
-    assert config == Config(family=family)
+    assert config == Config(family=family, model_type=model_type)
+
+
+def test_another_name_belongs_to_its_family():
+    assert Config(family="bert").model_type == "bert"
+    with pytest.raises(InputError, match="model_type: got 'camembert', expected one of bert$"):
+        Config(family="bert", model_type="camembert")
+    with pytest.raises(InputError, match="model_type: got 'x', expected one of roberta, xlm-roberta, camembert"):
+        Config(family="roberta", model_type="x")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -318,7 +328,8 @@ def test_a_config_made_by_hand_is_validated_too(arguments):
 
 
 def test_the_tables_are_whole():
-    assert tuple(ARCHITECTURES) == tuple(DEFAULTS) == tuple(FIELDS) == FAMILIES
+    assert tuple(ARCHITECTURES) == tuple(FIELDS) == FAMILIES
+    assert DEFAULTS.keys() == {*FAMILIES, *OTHER_NAMES}
     names = {field.name for field in dataclasses.fields(Config)}
     for family in FAMILIES:
         assert set(FIELDS[family]) <= names and DEFAULTS[family].keys() <= names

@@ -13,7 +13,7 @@ from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.kernels import kernels_disabled
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformers_models import PAIRS, inputs, make, named, ours
+from transformers_models import ALL_PAIRS, inputs, make, named, ours
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
@@ -45,7 +45,7 @@ def close(got, expected, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("family", "head"), PAIRS)
+@pytest.mark.parametrize(("family", "head"), ALL_PAIRS)
 def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, dtype):
     activation = {"activation" if family == "distilbert" else "hidden_act": ["gelu", "gelu_new", "relu", "silu"][seed]}
     model = make(family, head, seed, dtype, **activation)
@@ -57,7 +57,7 @@ def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, 
     tolerance = TOLERANCE[dtype]
 
     real = arrays.get("attention_mask", np.ones_like(arrays["input_ids"])) == 1
-    assert out.last_hidden_state.dtype == params[family]["embeddings"]["LayerNorm"]["bias"].dtype
+    assert out.last_hidden_state.dtype == params[config.family]["embeddings"]["LayerNorm"]["bias"].dtype
     close(out.last_hidden_state[real], theirs.hidden_states[-1].detach().numpy()[real], tolerance)
     if head == "base":
         pooled = getattr(theirs, "pooler_output", None)

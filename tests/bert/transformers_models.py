@@ -16,8 +16,12 @@ HEADS = {
     "distilbert": ("base", "masked_lm", "sequence_classification"),
     "albert": ("base", "masked_lm", "sequence_classification", "pretraining"),
 }
+OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta"}  # a family under another name
+HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
+ALL_PAIRS = PAIRS + [(name, head) for name in OTHER_NAMES for head in HEADS[name]]
 _CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
+_CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
 
 def class_name(family: str, head: str) -> str:
@@ -28,7 +32,7 @@ def class_name(family: str, head: str) -> str:
 
 def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
     """A transformers model in evaluation mode with weights of unit scale, in no way at their initial values."""
-    rng = np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), OTHER_NAMES.get(family, family)
     heads = int(rng.integers(1, 4))
     hidden, layers = heads * int(rng.integers(2, 6)) * 2, int(rng.integers(1, 4))
     common = {
@@ -40,7 +44,7 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
     else:
         sizes = {
             "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if family == "roberta" else 2,
+            "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if known == "roberta" else 2,
         }  # fmt: skip
     if family in ("electra", "albert"):
         sizes["embedding_size"] = int(rng.choice([hidden, 7, 9]))
@@ -64,6 +68,7 @@ def ours(model, family: str, head: str) -> tuple[Config, dict]:
 
 def named(model, arrays: dict, family: str, head: str) -> dict:
     """Entries under bertcraft's names: base models get their family's prefix."""
+    family = OTHER_NAMES.get(family, family)
     return {f"{family}.{name}" if head == "base" else name: array for name, array in arrays.items()}
 
 

@@ -19,6 +19,7 @@ from bertcraft.bert.config_tables import (
     FIELDS,
     HEAD_TENSORS,
     KEYS,
+    OTHER_NAMES,
     SIZES,
     UNSUPPORTED,
 )
@@ -56,6 +57,9 @@ class Config:
     computes with: `embedding_size` is `hidden_size` where the family does not factorise, `layer_norm_eps` is
     1e-12 in DistilBERT.
 
+    `model_type` is what config.json calls the family: left out, its own name; XLM-RoBERTa and CamemBERT are RoBERTas with
+    another tokenizer and the `model_type` xlm-roberta or camembert.
+
     `classifier_dropout` None means `hidden_dropout_prob`; `id2label` None means LABEL_0, LABEL_1, ...;
     `label2id` None means its inverse. `add_pooling_layer` False is a base model saved without its pooler.
     `extra` keeps the unknown keys of a config.json, so that saving loses nothing.
@@ -64,6 +68,7 @@ class Config:
     """
 
     family: str
+    model_type: str = ""
     head: str = "base"
     vocab_size: int = _DEFAULT
     hidden_size: int = _DEFAULT
@@ -102,7 +107,11 @@ class Config:
             raise _wrong("family", self.family, f"one of {', '.join(FAMILIES)}")
         if self.head not in [*ARCHITECTURES[self.family]]:
             raise _wrong("head", self.head, f"one of {', '.join(ARCHITECTURES[self.family])} ({self.family})")
-        own, defaults = FIELDS[self.family], dict(DEFAULTS[self.family])
+        if self.model_type not in ("", self.family) and OTHER_NAMES.get(self.model_type, ("",))[0] != self.family:
+            others = [name for name, (family, *_) in OTHER_NAMES.items() if family == self.family]
+            raise _wrong("model_type", self.model_type, f"one of {', '.join([self.family, *others])}")
+        self._set("model_type", self.model_type or self.family)
+        own, defaults = FIELDS[self.family], dict(DEFAULTS[self.model_type])
         if "embedding_size" not in own:
             hidden = self.hidden_size
             defaults["embedding_size"] = defaults["hidden_size"] if hidden is _DEFAULT else hidden
@@ -193,7 +202,7 @@ class Config:
     @property
     def architecture(self) -> str:
         """The class of transformers that this configuration describes, such as ``BertForMaskedLM``."""
-        return ARCHITECTURES[self.family][self.head]
+        return _architectures(self.model_type)[self.head]
 
     def key(self, name: str) -> str:
         """What the family's config.json calls a field: DistilBERT's `hidden_size` is ``dim``."""
@@ -218,7 +227,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json that transformers opens (`AutoConfig`, `AutoModel`): JSON values."""
-        content = {"architectures": [self.architecture], "model_type": self.family, **self.extra}
+        content = {"architectures": [self.architecture], "model_type": self.model_type, **self.extra}
         content |= {key: getattr(self, name) for name, key in _keys(self.family).items()}
         if self.num_labels != 2 or self.id2label is not None or self.label2id is not None:
             content["id2label"] = {str(index): label for index, label in enumerate(self.labels)}
@@ -228,14 +237,16 @@ class Config:
 
 def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> dict[str, Any]:
     """Take Config's arguments out of the content of a config.json; what stays in `left` has no field."""
-    family = left.pop("model_type", None)
-    if family not in FAMILIES:
-        raise _wrong("model_type", family, f"one of {', '.join(FAMILIES)}: use a model of these families")
+    model_type = left.pop("model_type", None)
+    if model_type not in [*FAMILIES, *OTHER_NAMES]:
+        names = ", ".join([*FAMILIES, *OTHER_NAMES])
+        raise _wrong("model_type", model_type, f"one of {names}: use a model of these families")
+    family, *_ = OTHER_NAMES.get(model_type, (model_type,))
     for key, reason in UNSUPPORTED.items():
         if left.get(key):
             raise _wrong(key, left[key], f"none: {reason}")
-    head = _head(family, left.pop("architectures", None), tensor_names)
-    arguments = {"family": family, "head": head}
+    head = _head(family, model_type, left.pop("architectures", None), tensor_names)
+    arguments = {"family": family, "model_type": model_type, "head": head}
     for name, key in _keys(family).items():
         names = (key, name) if name in ALIASES.get(family, ()) else (key,)
         given = [left.pop(each) for each in names if each in left]
@@ -258,13 +269,19 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> di
     return arguments
 
 
-def _head(family: str, architectures: Any, tensor_names: Collection[str] | None) -> str:
+def _architectures(model_type: str) -> dict[str, str]:
+    """The classes of transformers by head."""
+    family, start, instead = OTHER_NAMES.get(model_type, (model_type, "", ""))
+    return {head: instead + name.removeprefix(start) for head, name in ARCHITECTURES[family].items()}
+
+
+def _head(family: str, model_type: str, architectures: Any, tensor_names: Collection[str] | None) -> str:
     marks = HEAD_TENSORS[family]
     names = tensor_names or ()
     found = [head for head, mark in marks.items() if any(name.startswith(mark) for name in names)]
     if architectures is None or architectures == []:
         return found[0] if found else "base"
-    heads = {architecture: head for head, architecture in ARCHITECTURES[family].items()}
+    heads = {architecture: head for head, architecture in _architectures(model_type).items()}
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in [*heads]:
         raise _wrong("architectures", architectures, f"one of {', '.join(heads)}: save the model as such")
     head = heads[architectures[0]]

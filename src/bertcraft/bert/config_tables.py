@@ -35,6 +35,13 @@ ARCHITECTURES = {
 }
 FAMILIES = tuple(ARCHITECTURES)
 
+# A known family under another name, with another tokenizer: the `model_type` of its config.json -> the family, what its
+# classes begin with instead of what the family's do, and that.
+OTHER_NAMES = {
+    "xlm-roberta": ("roberta", "Roberta", "XLMRoberta"),
+    "camembert": ("roberta", "Roberta", "Camembert"),
+}
+
 # The start of the tensors by which a head is known; "pretraining" includes the MLM head and comes before it.
 HEAD_TENSORS = {
     "bert": {
@@ -112,6 +119,7 @@ KEYS = {
 # Keys that transformers reads as well, BERT's names for the family's own, though it never writes them.
 ALIASES = {"distilbert": ("hidden_size", "num_hidden_layers", "num_attention_heads")}
 
+# By `model_type`.
 _BERT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -134,6 +142,8 @@ _BERT_DEFAULTS: dict[str, Any] = {
 DEFAULTS = {
     "bert": _BERT_DEFAULTS,
     "roberta": _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    "xlm-roberta": _BERT_DEFAULTS | {"pad_token_id": 1},
+    "camembert": _BERT_DEFAULTS | {"pad_token_id": 1},
     "electra": _BERT_DEFAULTS
     | {
         "embedding_size": 128,

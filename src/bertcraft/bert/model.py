@@ -25,6 +25,8 @@ class Output(NamedTuple):
 class Model:
     """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT or ALBERT family with the head it was saved with.
 
+    XLM-RoBERTa and CamemBERT are RoBERTas with another tokenizer.
+
     ``params`` is a tree of arrays under the names of the checkpoint (``params["bert"]["encoder"]["layer"]["0"]...``);
     ``folder`` is where the model came from, or None; ``pipeline`` is how its sentence vectors are made, where a folder of
     sentence-transformers says so.
