@@ -63,6 +63,24 @@ class Sockets:
 BERT = Sockets()
 
 
+def watched() -> tuple[Sockets, list, list]:
+    """BERT's sockets, and two lists that they fill: the input (B, L, H) and the attention (B, heads, L, L) of each layer."""
+    inputs, attentions = [], []
+
+    def attention(layer: dict, x, source, bias, config: Config, rng=None):
+        inner = layer["attention"]["self"]
+        query, key, value = dense(inner["query"], x), dense(inner["key"], source), dense(inner["value"], source)
+        attentions.append(F.attention_probabilities(query, key, bias, config.num_attention_heads))
+        context = F.merge_heads(attentions[-1] @ F.split_heads(value, config.num_attention_heads))
+        return dense(layer["attention"]["output"]["dense"], context)
+
+    def wiring(layer: dict, x, *rest):
+        inputs.append(x)
+        return post_layer_norm(layer, x, *rest)
+
+    return Sockets(attention=attention, wiring=wiring), inputs, attentions
+
+
 def roberta_positions(input_ids, config: Config):
     """Position ids (B, L), counted from pad_token_id + 1 and skipping padding."""
     real = (input_ids != config.pad_token_id).astype(input_ids.dtype)

@@ -19,6 +19,8 @@ class Output(NamedTuple):
     last_hidden_state: Any  # (batch, length, hidden)
     pooler_output: Any  # (batch, hidden), or None where the model has no pooler
     logits: Any  # (batch, length, vocabulary), (batch, labels), (batch, length), or None without a head
+    hidden_states: tuple | None = None  # if asked for: (batch, length, hidden) before the first layer and after each
+    attentions: tuple | None = None  # if asked for: (batch, heads, length, length) of each layer, rows sum to 1
 
 
 @dataclass
@@ -39,16 +41,28 @@ class Model:
     _own_tokenizer: bool = True  # whether the tokenizer is that of the folder
     pipeline: Pipeline | None = None
 
-    def __call__(self, input_ids, attention_mask=None, token_type_ids=None) -> Output:
+    def __call__(
+        self, input_ids, attention_mask=None, token_type_ids=None, *, output_hidden_states=False, output_attentions=False
+    ) -> Output:
         """Hidden states, pooled vector and logits.
 
         input_ids integers (batch, length); attention_mask (batch, length), 1 for tokens and 0 for padding (default: no
-        padding); token_type_ids (batch, length), default all 0. Raises InputError for ids, lengths or shapes that the
+        padding); token_type_ids (batch, length), default all 0. ``output_hidden_states`` and ``output_attentions`` also
+        give what stands inside: for pictures, or probes of a layer. Raises InputError for ids, lengths or shapes that the
         model does not have.
         """
         ids, mask, segments = check_inputs(self.config, input_ids, attention_mask, token_type_ids)
-        hidden = encoder.encode(self.params, self.config, ids, mask, segments)
-        return Output(hidden, heads.pooled(self.params, self.config, hidden), heads.logits(self.params, self.config, hidden))
+        sockets, states, attentions = encoder.BERT, [], []
+        if output_hidden_states or output_attentions:
+            sockets, states, attentions = encoder.watched()
+        hidden = encoder.encode(self.params, self.config, ids, mask, segments, sockets=sockets)
+        return Output(
+            hidden,
+            heads.pooled(self.params, self.config, hidden),
+            heads.logits(self.params, self.config, hidden),
+            (*states, hidden) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )
 
     @property
     def tokenizer(self):

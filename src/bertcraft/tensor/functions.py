@@ -220,6 +220,13 @@ def merge_heads(x):
     return np.reshape(np.swapaxes(x, 1, 2), (batch, length, heads * size))
 
 
+def attention_probabilities(query, key, bias=None, heads=1):
+    """How much each query attends to each key: (B, Lq, H), (B, Lk, H) -> (B, heads, Lq, Lk); see :func:`attention`."""
+    q, k = split_heads(query, heads), split_heads(key, heads)
+    scores = q @ np.swapaxes(k, -1, -2) * (1 / math.sqrt(q.shape[-1]))
+    return softmax(scores if bias is None else scores + bias)
+
+
 @fusable
 def attention(query, key, value, bias=None, heads=1, rate=0.0, rng=None):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, eq. 1), dropout on the probabilities.
@@ -227,11 +234,8 @@ def attention(query, key, value, bias=None, heads=1, rate=0.0, rng=None):
     query (B, Lq, H), key and value (B, Lk, H); bias is added to the scores and broadcasts to (B, heads, Lq, Lk), for
     instance :func:`padding_bias`. Returns (B, Lq, H).
     """
-    q, k, v = split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
-    scores = q @ np.swapaxes(k, -1, -2) * (1 / math.sqrt(q.shape[-1]))
-    if bias is not None:
-        scores = scores + bias
-    return merge_heads(dropout(softmax(scores), rate, rng) @ v)
+    probabilities = attention_probabilities(query, key, bias, heads)
+    return merge_heads(dropout(probabilities, rate, rng) @ split_heads(value, heads))
 
 
 def padding_bias(attention_mask, dtype=np.float32):
