@@ -32,6 +32,12 @@ def _torch_attention(q, k, v, bias, heads):
     return TF.scaled_dot_product_attention(split(q), split(k), split(v), bias).transpose(1, 2).flatten(2)
 
 
+def _torch_probabilities(q, k, bias, heads):
+    split = lambda x: x.unflatten(-1, (heads, -1)).transpose(1, 2)  # noqa: E731
+    scores = split(q) @ split(k).mT / (q.shape[-1] // heads) ** 0.5
+    return TF.softmax(scores if bias is None else scores + bias, -1)
+
+
 def _mean_pool(x):
     mask = _T(MASK)[..., None].to(x.dtype)
     return (x * mask).sum(1) / mask.sum(1)
@@ -79,6 +85,12 @@ CASES = {
     ],
     F.split_heads: [(lambda x: F.split_heads(x, 2), lambda x: x.unflatten(-1, (2, -1)).transpose(1, 2), (2, 3, 6))],
     F.merge_heads: [(F.merge_heads, lambda x: x.transpose(1, 2).flatten(2), (2, 2, 3, 4))],
+    F.attention_probabilities: [
+        (lambda q, k: F.attention_probabilities(q, k, heads=2), lambda q, k: _torch_probabilities(q, k, None, 2),
+         (2, 3, 6), (2, 4, 6)),
+        (lambda q, k, bias: F.attention_probabilities(q, k, bias, 3),
+         lambda q, k, bias: _torch_probabilities(q, k, bias, 3), (2, 4, 6), (2, 4, 6), (2, 1, 4, 4)),
+    ],
     F.attention: [
         (lambda q, k, v: F.attention(q, k, v, heads=2), lambda q, k, v: _torch_attention(q, k, v, None, 2),
          (2, 3, 6), (2, 4, 6), (2, 4, 6)),
