@@ -62,7 +62,7 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
 def ours(model, family: str, head: str) -> tuple[Config, dict]:
     """The same model as a bertcraft configuration and tree of parameters."""
     config = Config.from_dict({**model.config.to_dict(), "architectures": [class_name(family, head)]})
-    state = named(model, dict(model.named_parameters()), family, head)
+    state = named(model, dict(model.named_parameters(remove_duplicate=False)), family, head)
     return config, tree.nest({name: state[name].detach().numpy().copy() for name in parameter_shapes(config)})
 
 
