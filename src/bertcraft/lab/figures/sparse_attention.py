@@ -1,124 +1,108 @@
 """10: how it is drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bertcraft.lab import pretraining, style
-from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.experiments.sparse_attention import attention_of
+from bertcraft.lab import pretraining, report, statistics, style
+from bertcraft.lab.experiment import Arm, Experiment
+from bertcraft.lab.experiments.sparse_attention import ASKED, DISTANCES, attention_of
 from bertcraft.lab.pretraining import Setting
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """Who sees whom; time and memory by length; quality."""
-    return [
-        show_patterns(folder / "patterns.png", experiment),
-        show_scaling(folder / "time_and_memory.png", runs, experiment),
-        show_quality(folder / "quality.png", runs, experiment),
+    """Time of a layer by length where it was measured; then accuracy by distance of the two words."""
+    paths = []
+    if timed := _own(runs, experiment, "times"):
+        paths.append(folder / "time.png")
+        show_times(paths[-1], timed)
+    if asked := _own(runs, experiment, "curve"):
+        paths.append(folder / "distance.png")
+        show_distances(paths[-1], asked)
+    return paths
+
+
+def _own(runs: list[dict], experiment: Experiment, figure: str) -> list[tuple[Arm, list[dict]]]:
+    """The arms with runs that have a figure, and those runs' figures."""
+    found = [
+        (arm, [run["figures"] for run in runs if run["arm"] == arm.name and figure in run["figures"]])
+        for arm in report.in_order(experiment)
     ]
+    return [(arm, own) for arm, own in found if own]
 
 
-def show_pattern(settings: dict, length: int = 64) -> np.ndarray:
-    """Who sees whom in a pattern made ``length`` / 512 as large, (2 heads, length, length): what the attention itself does to
-    the rows of a unit matrix when all scores are equal.
-    """
-    scale = 512 // length
-    small = settings | {name: settings[name] // scale for name in ("window", "block") if name in settings}
-    zero, one = (np.float32(value) * np.eye(2 * length, dtype=np.float32) for value in (0, 1))
+def show_times(path: Path, timed: Sequence[tuple[Arm, list[dict]]]) -> None:
+    """Both axes logarithmic; beside it how many times as long as the window's layer."""
+    by_length = {}
+    for arm, own in timed:
+        rounds = [dict(zip(each["lengths"], each["times"], strict=True)) for each in own]
+        by_length[arm] = {n: [each[n] for each in rounds if n in each] for n in sorted({n for each in rounds for n in each})}
+    window = next((found for arm, found in by_length.items() if arm.settings["layer"] == "window"), {})
+    with style.figure(path, columns=2, width=8.6, height=3.6) as (left, right):
+        for place, (arm, found) in enumerate(by_length.items()):
+            look = style.line(place)
+            left.plot(list(found), [np.exp(np.mean(np.log(ms))) / 1000 for ms in found.values()], label=arm.title, **look)
+            both = [n for n in found if len(found[n]) == len(window.get(n, ()))]
+            if not both or found is window:
+                continue
+            ratios = [statistics.paired_ratio(found[n], window[n]) for n in both]
+            right.plot(both, [each.mean for each in ratios], **look)
+            if ratios[0].low is not None:
+                low, high = [each.low for each in ratios], [each.high for each in ratios]
+                right.fill_between(both, low, high, color=look["color"], alpha=0.2)
+        right.axhline(1, color=style.COLOURS[1], linewidth=1, linestyle=":")
+        for ax in (left, right):
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(list(window), [f"{n:,}" for n in window])
+            ax.set(xlabel="length (tokens)", yscale="log")
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        left.set_ylabel("a layer, forward and backward (s)")
+        right.set_ylabel("times as long as the window's layer")
+        left.legend(fontsize=8)
+
+
+def show_distances(path: Path, asked: Sequence[tuple[Arm, list[dict]]]) -> None:
+    """A panel an arm: the mean by distance with its interval, and in grey what an ear of that reach can answer at most."""
+    names = [f"{a + 1} to {b}" for a, b in zip(DISTANCES, DISTANCES[1:], strict=False)]
+    names = names[: len(asked[0][1][0]["curve"])]
+    with style.figure(path, columns=len(asked), width=1.2 + 1.25 * len(asked), height=2.7) as axes:
+        for ax, (arm, own) in zip(np.atleast_1d(axes), asked, strict=True):
+            found = [statistics.mean(column) for column in zip(*(each["curve"] for each in own), strict=True)]
+            x, look = np.arange(len(names)), style.line(0 if arm.trivial or arm.name == "dense" else 1)
+            if not arm.trivial:
+                ax.plot(x, at_most(arm.settings)[: len(names)], drawstyle="steps-mid", color="0.6", linewidth=3.5, alpha=0.6)
+            half = None if found[0].low is None else [each.high - each.mean for each in found]
+            ax.errorbar(x, [each.mean for each in found], yerr=half, capsize=2, **look)
+            ax.axhline(50, color="0.3", linewidth=0.9, linestyle=":")
+            ax.set(ylim=(40, 104), title=arm.title.replace(" + ", "\n+ ").replace(", ", ",\n"))
+            ax.title.set_fontsize(8)
+            ax.set_xticks(x, names, rotation=90, fontsize=7)
+            ax.tick_params(axis="y", labelleft=ax is np.atleast_1d(axes)[0])
+        np.atleast_1d(axes)[0].set_ylabel("right (%)")
+        np.atleast_1d(axes)[len(asked) // 2].set_xlabel("distance of the two words (tokens)")
+
+
+def at_most(settings: dict) -> list[float]:
+    """By distance, the accuracy in % of one who answers all pairs that are heard and guesses the others."""
+    length = settings["length"]
+    sees = who_sees_whom(attention_of(settings), length).any(axis=0)
+    heard = np.eye(length, dtype=bool)
+    for _ in range(settings["layers"]):
+        heard = (sees.astype(np.float32) @ heard) > 0
+    distance = np.arange(length) - ASKED
+    bins = [(distance > a) & (distance <= b) for a, b in zip(DISTANCES, DISTANCES[1:], strict=False)]
+    return [float(50 + 50 * heard[ASKED, inside].mean()) if inside.any() else 50.0 for inside in bins]
+
+
+def who_sees_whom(attention, length: int, heads: int = 2) -> np.ndarray:
+    """Booleans (heads, length, length): what the attention does to the rows of a unit matrix when all scores are equal."""
+    width = heads * length
+    zero, one = (np.float32(value) * np.eye(width, dtype=np.float32) for value in (0, 1))
     parts = {"query": {"weight": zero}, "key": {"weight": zero}, "value": {"weight": one}}
     layer = {"attention": {"self": parts, "output": {"dense": {"weight": one}}}}
-    config = pretraining.config_of(Setting(layers=1, length=length), 10, hidden_size=2 * length, num_attention_heads=2)
-    x = np.concatenate([np.eye(length, dtype=np.float32)] * 2, axis=1)[None]
-    seen = attention_of(small)(layer, x, x, None, config)[0]
-    return np.stack([seen[:, :length], seen[:, length:]]) > 0
-
-
-def show_patterns(path: Path, experiment: Experiment) -> Path:
-    """A small picture an arm; what only one of the two heads sees is lighter."""
-    arms = [arm for arm in experiment.arms if arm.settings["lengths"]]
-    with style.figure(path, columns=len(arms), width=1.75 * len(arms), height=2.3) as axes:
-        for ax, arm in zip(np.atleast_1d(axes), arms, strict=True):
-            ax.imshow(show_pattern(arm.settings).mean(axis=0), cmap="Blues", vmin=0, vmax=1.15, interpolation="nearest")
-            ax.set(title=arm.title, xlabel="key", xticks=[], yticks=[])
-            ax.title.set_fontsize(8.5)
-            ax.grid(False)
-            ax.spines[["top", "right"]].set_visible(True)
-        np.atleast_1d(axes)[0].set_ylabel("query")
-    return path
-
-
-def show_scaling(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Time and memory of one text, forward and backward, both axes logarithmic, with the fitted exponents."""
-    from bertcraft.lab import statistics
-
-    panels = (("ms", "time_exponent", "time of a text (ms)"), ("mb", "memory_exponent", "peak memory of a text (MB)"))
-    with style.figure(path, columns=2, width=8.4, height=4.0) as axes:
-        for ax, (name, power, label) in zip(axes, panels, strict=True):
-            for place, arm in enumerate(arm for arm in experiment.arms if arm.settings["lengths"]):
-                own = [run["figures"] for run in runs if run["arm"] == arm.name and "lengths" in run["figures"]]
-                if not own:
-                    continue
-                lengths = np.array(own[0]["lengths"])
-                shown = lengths >= (lengths[0] if name == "ms" else 512)  # below, a process grows by as much for other reasons
-                logs = [statistics.mean(values) for values in np.log([each[name] for each in own])[:, shown].T]
-                grown = statistics.mean([each[power] for each in own])
-                spread = "" if grown.low is None else f" ± {grown.high - grown.mean:.2f}"
-                look = style.line(place)
-                middle = np.exp([each.mean for each in logs])
-                ax.plot(lengths[shown], middle, **look, label=f"{arm.title}: $L^{{{grown.mean:.2f}}}${spread}")
-                if grown.low is not None:
-                    ends = np.exp([(each.low, each.high) for each in logs]).T
-                    ax.fill_between(lengths[shown], *ends, color=look["color"], alpha=0.2, lw=0)
-            ax.set(xscale="log", yscale="log", xlabel="length L (tokens)", ylabel=label)
-            ax.set_xscale("log", base=2)
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-                axis.set_minor_formatter(lambda value, _: "")
-            ax.tick_params(axis="x", labelrotation=45)
-            ax.legend(fontsize=7.5, loc="lower right")
-        _show_break_even(axes[0], runs, experiment)
-    return path
-
-
-def _show_break_even(ax, runs: list[dict], experiment: Experiment) -> None:
-    """The length from which on the headline's pattern is faster than dense attention."""
-    from bertcraft.lab import statistics
-
-    arm = experiment.comparisons[0].treatment
-    found = [run["figures"]["break_even"] for run in runs if run["arm"] == arm and "break_even" in run["figures"]]
-    if not found:
-        return
-    interval = statistics.mean(found)
-    if interval.low is not None:
-        ax.axvspan(interval.low, interval.high, color="0.85", lw=0)
-    ax.axvline(interval.mean, color="0.3", lw=1, ls=(0, (1, 2)))
-    text = f"{experiment.arm(arm).title} is\nfaster from {interval.mean:.0f} tokens on"
-    ax.text((interval.low or interval.mean) / 1.05, ax.get_ylim()[1], text, fontsize=7.5, va="top", ha="right", rotation=90)
-
-
-def show_quality(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Held-out loss, accuracy and time of a training step: the mean over seeds with its 95 % interval; small dots are seeds."""
-    from bertcraft.lab import statistics
-
-    arms = [arm for arm in experiment.arms if any(run["arm"] == arm.name for run in runs)]
-    periods = experiment.arms[0].settings["periods"]
-    panels = {
-        "loss": ("held-out loss (nats)\ndotted: chance", np.log(periods)),
-        "accuracy": ("period found (%)\ndotted: chance", 100 / periods),
-        "ms_step": ("time of a training step (ms)", 0),
-    }
-    with style.figure(path, columns=len(panels), width=9.0, height=1.2 + 0.36 * len(arms)) as axes:
-        for number, (ax, (name, (label, chance))) in enumerate(zip(axes, panels.items(), strict=True)):
-            for place, arm in enumerate(arms):
-                values = [run["figures"][name] for run in runs if run["arm"] == arm.name]
-                interval, look = statistics.mean(values), style.line(0 if arm.name == "dense" else 1)
-                if interval.low is not None:
-                    ax.plot((interval.low, interval.high), (-place, -place), color=look["color"], lw=2)
-                    ax.plot(values, np.full(len(values), -place - 0.25), ".", color="0.6", ms=3)
-                ax.plot(interval.mean, -place, look["marker"], color=look["color"], ms=6)
-            ax.axvline(chance, color="0.3", lw=1, ls=(0, (1, 2)))
-            ax.set(xlabel=label, ylim=(0.6 - len(arms), 0.6))
-            ax.set_yticks(-np.arange(len(arms)), [arm.title for arm in arms] if number == 0 else [""] * len(arms))
-            ax.tick_params(axis="y", length=0)
-    return path
+    config = pretraining.config_of(Setting(layers=1, length=length), 10, hidden_size=width, num_attention_heads=heads)
+    x = np.concatenate([np.eye(length, dtype=np.float32)] * heads, axis=1)[None]
+    seen = attention(layer, x, x, None, config)[0]
+    return np.stack(np.split(seen, heads, axis=1)) > 0
