@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bertcraft.lab import pretraining, report, statistics, style
+from bertcraft.lab import pretraining, report, statistics, style, words
 from bertcraft.lab.experiment import Arm, Experiment
 from bertcraft.lab.experiments.sparse_attention import ASKED, DISTANCES, attention_of
 from bertcraft.lab.pretraining import Setting
+
+RIVALS = {"dense": "dense attention in NumPy", "fused": "PyTorch's fused dense attention"}
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
@@ -34,19 +36,16 @@ def _own(runs: list[dict], experiment: Experiment, figure: str) -> list[tuple[Ar
 
 def show_times(path: Path, timed: Sequence[tuple[Arm, list[dict]]]) -> None:
     """Both axes logarithmic; beside it how many times as long as the window's layer."""
-    by_length = {}
-    for arm, own in timed:
-        rounds = [dict(zip(each["lengths"], each["times"], strict=True)) for each in own]
-        by_length[arm] = {n: [each[n] for each in rounds if n in each] for n in sorted({n for each in rounds for n in each})}
-    window = next((found for arm, found in by_length.items() if arm.settings["layer"] == "window"), {})
+    by_length = [(arm, _by_length(own)) for arm, own in timed]
+    window = next((found for arm, found in by_length if arm.settings["layer"] == "window"), {})
     with style.figure(path, columns=2, width=8.6, height=3.6) as (left, right):
-        for place, (arm, found) in enumerate(by_length.items()):
+        for place, (arm, found) in enumerate(by_length):
             look = style.line(place)
             left.plot(list(found), [np.exp(np.mean(np.log(ms))) / 1000 for ms in found.values()], label=arm.title, **look)
-            both = [n for n in found if len(found[n]) == len(window.get(n, ()))]
+            both = [n for n in found if n in window]
             if not both or found is window:
                 continue
-            ratios = [statistics.paired_ratio(found[n], window[n]) for n in both]
+            ratios = [statistics.paired_ratio(*_rounds_of_both(found[n], window[n])) for n in both]
             right.plot(both, [each.mean for each in ratios], **look)
             if ratios[0].low is not None:
                 low, high = [each.low for each in ratios], [each.high for each in ratios]
@@ -61,6 +60,40 @@ def show_times(path: Path, timed: Sequence[tuple[Arm, list[dict]]]) -> None:
         left.set_ylabel("a layer, forward and backward (s)")
         right.set_ylabel("times as long as the window's layer")
         left.legend(fontsize=8)
+
+
+def told_times(runs: list[dict], experiment: Experiment) -> list[str]:
+    """From which length on a window's layer is the faster one, against each rival, in sentences; "not measured yet"."""
+    times = {arm.settings["layer"]: _by_length(own) for arm, own in _own(runs, experiment, "times")}
+    window, told = times.pop("window", {}), []
+    for name, found in times.items():
+        lengths = [n for n in found if n in window]
+        if not lengths:
+            continue
+        ratio = {n: statistics.paired_ratio(*_rounds_of_both(found[n], window[n])).mean for n in lengths}
+        slower = [n for n in lengths if ratio[n] < 1]
+        longest, shown = lengths[-1], ", ".join(f"{n:,}: {ratio[n]:.2f}" for n in lengths)
+        if not slower:
+            says = "the window's layer is faster at every length"
+        elif slower[-1] == longest:
+            says = f"the window's layer is slower still at {longest:,} tokens"
+        else:
+            after = lengths[lengths.index(slower[-1]) + 1]
+            says = f"the window's layer is faster from between {slower[-1]:,} and {after:,} tokens on"
+        told.append(f"{RIVALS[name]} over window ({shown}): {says}")
+    return told or [words.NOT_YET]
+
+
+def _rounds_of_both(one: list[float], other: list[float]) -> tuple[list[float], list[float]]:
+    """Rounds are numbered from 0 in every arm: those that both have are the first."""
+    both = min(len(one), len(other))
+    return one[:both], other[:both]
+
+
+def _by_length(own: list[dict]) -> dict[int, list[float]]:
+    """The times of an arm's rounds at each length, in ms."""
+    rounds = [dict(zip(each["lengths"], each["times"], strict=True)) for each in own]
+    return {n: [each[n] for each in rounds if n in each] for n in sorted({n for each in rounds for n in each})}
 
 
 def show_distances(path: Path, asked: Sequence[tuple[Arm, list[dict]]]) -> None:
