@@ -165,14 +165,14 @@ def test_the_arms_of_a_round_read_the_same_measurement(tmp_path, monkeypatch):
 
 def test_the_plots_are_drawn_for_what_is_there(tmp_path):
     whole = planted_runs(GOOD)
-    for runs, expected in (
-        (whole, ["time.png", "distance.png"]),
-        ([run for run in whole if run["seed"] == 0], ["time.png", "distance.png"]),
-        ([run for run in whole if "layer" not in run["arm"]], ["distance.png"]),
-        ([run for run in whole if "layer" in run["arm"]], ["time.png"]),
+    for runs in (
+        whole,
+        [run for run in whole if run["seed"] == 0],
+        [run for run in whole if "layer" not in run["arm"]],
+        [run for run in whole if "layer" in run["arm"]],
     ):
         paths = figures.show(tmp_path, runs, EXPERIMENT)
-        assert [path.name for path in paths] == expected
+        assert [path.name for path in paths] == ["time.png", "distance.png"]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

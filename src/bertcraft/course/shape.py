@@ -43,7 +43,6 @@ OLD_SHAPE = (
     "01_roberta_optimizations",
     "02_electra_pretraining",
     "06_gradient_accumulation",
-    "10_sparse_attention",
     "12_adapter_modules",
 )
 

@@ -1,10 +1,10 @@
-"""Checks of lesson 10: who sees whom, weights under a limit, who has heard of whom, the scores of a band."""
+"""Checks of lesson 10: who sees whom, weights under a limit, who has heard of whom, the scores of a band, a decision."""
 
 import tracemalloc
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, same
 
 
 def _pattern(length, window, dilation=1, global_tokens=0):
@@ -183,6 +183,31 @@ EXERCISES = (
             "np.pad(key, [(window, window), (0, 0)]): then the keys of token i are the rows i to i + 2 * window.",
             "sliding_window_view(padded, 2 * window + 1, axis=0) is a view (n, d, 2 * window + 1), with no copy.",
             'np.einsum("nd,ndc->nc", query, keys) / np.sqrt(d); and -np.inf where j = i - window + c is outside of 0 ... n - 1.',
+        ),
+    ),
+    Exercise(
+        "take", "Which model reads the contracts?", 2,
+        decision({
+            "arm": {
+                "fused": "",
+                "cut": "the fused dense arm is better by 3.1 points, surely more than 0, and a point is worth ten steps",
+                "global": "it is dearer than fused dense attention, and the interval of their difference holds 0",
+                "window": "its gain over cutting has an interval that holds 0, at eleven times the cost",
+            },
+            "because": {
+                "b": "",
+                "a": "linear says how it grows; at 4,096 tokens the last column has the window as the dearer one",
+                "c": "the interval of their difference holds 0: neither is shown to be better",
+            },
+            "unless": {
+                "a": "",
+                "b": "other texts and another rival: in 2020 it was RoBERTa in pieces of 512, not fused dense attention",
+                "c": "one seed of six is no surprise, and the interval knows of the spread between seeds",
+            },
+        }),
+        (
+            "Which gains over cutting have an interval above 0?",
+            "Of two arms that cannot be told apart, take the cheaper one: the last column.",
         ),
     ),
 )  # fmt: skip

@@ -14,14 +14,15 @@ RIVALS = {"dense": "dense attention in NumPy", "fused": "PyTorch's fused dense a
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """Time of a layer by length where it was measured; then accuracy by distance of the two words."""
-    paths = []
-    if timed := _own(runs, experiment, "times"):
-        paths.append(folder / "time.png")
-        show_times(paths[-1], timed)
-    if asked := _own(runs, experiment, "curve"):
-        paths.append(folder / "distance.png")
-        show_distances(paths[-1], asked)
+    """Time of a layer by length; accuracy by distance of the two words. What was not measured says so."""
+    paths = [folder / "time.png", folder / "distance.png"]
+    for path, figure, draw in zip(paths, ("times", "curve"), (show_times, show_distances), strict=True):
+        if own := _own(runs, experiment, figure):
+            draw(path, own)
+        else:
+            with style.figure(path, height=0.6) as ax:
+                ax.text(0.5, 0.5, words.NOT_YET, ha="center", va="center")
+                ax.axis("off")
     return paths
 
 
@@ -100,6 +101,7 @@ def show_distances(path: Path, asked: Sequence[tuple[Arm, list[dict]]]) -> None:
     """A panel an arm: the mean by distance with its interval, and in grey what an ear of that reach can answer at most."""
     names = [f"{a + 1} to {b}" for a, b in zip(DISTANCES, DISTANCES[1:], strict=False)]
     names = names[: len(asked[0][1][0]["curve"])]
+    asked = [(arm, own) for arm, own in asked if arm.name != "majority"]
     with style.figure(path, columns=len(asked), width=1.2 + 1.25 * len(asked), height=2.7) as axes:
         for ax, (arm, own) in zip(np.atleast_1d(axes), asked, strict=True):
             found = [statistics.mean(column) for column in zip(*(each["curve"] for each in own), strict=True)]
