@@ -104,8 +104,8 @@ with style.shown(width=6.0, height=2.9) as ax:
 print(f"at 1: {shared[0]:.3g}, at 16: {shared[7]:.3g}, at 224: {shared[12]:.3g} nats")
 
 # %% [markdown]
-# A token knows its neighbour. Of one sixteen places off it knows a small part of that, and from there on the curve falls slowly.
-# So: **look closely nearby, and have *some* way to hear from afar.** Longformer does it like this:
+# A token knows its neighbour. Of one sixteen places off it knows less than a hundredth of that, and from there the curve falls
+# slowly. So: **look closely nearby, and have *some* way to hear from afar.** Longformer does it like this:
 
 # %% alt="Data flow: the tokens (L, H) are projected to queries, keys and values. Queries are cut into blocks, each is handed three blocks of keys and values, and ordinary attention with a band mask runs on the pieces; the keys of global tokens are put beside each piece. Global tokens have a second path of full attention over all tokens. Both are joined into the output (L, H)."
 with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
@@ -305,7 +305,7 @@ for name, each in portraits.items():
 # (Pale: only one of the two heads looks there.) **Predict**: after how many layers has every token heard from every other, in
 # each of the five?
 
-# %% alt="The same five patterns coloured by the number of layers after which the listener in the row has heard of the speaker in the column: all pairs 1, window 11, dilated 3, window and global 2, BigBird 2."
+# %% alt="The same five patterns coloured by the number of layers after which the listener in the row has heard of the speaker in the column: all pairs 1, window 11, dilated 4, window and global 2, BigBird 2."
 with style.shown(columns=5, width=9.6, height=2.6) as panels:
     for ax, (name, each) in zip(panels, portraits.items(), strict=True):
         sees = each.any(axis=0)
@@ -385,7 +385,7 @@ extra = LAYERS * 3 * (H**2 + H), (4096 - 512) * H
 print(f"what Longformer-base adds to RoBERTa-base: {extra[0]:,} global projections, {extra[1]:,} positions")
 
 # %% [markdown]
-# A fifth more parameters. The positions are the 512 of RoBERTa, copied eight times over, then trained on.
+# A fifth more parameters; the positions are RoBERTa's 512, copied eight times.
 #
 # ### Live: two far words
 #
@@ -397,9 +397,9 @@ print(f"what Longformer-base adds to RoBERTa-base: {extra[0]:,} global projectio
 from bertcraft.lab.experiments.sparse_attention import ASKED, planted  # inline
 
 # %% [markdown]
-# Two layers, a window of 8 to either side, passages of 96 tokens. Training begins with passages of 16, where two words are soon
-# found. **Predict first**: how will the accuracy of a window look, drawn against the distance of the words? By (6), and with half
-# of the rest guessed: how much is that in all?
+# Two layers, a window of 8 to either side, passages of 96 tokens; training begins with 16, where two words are soon found.
+# **Predict first**: how does the accuracy of a window depend on the distance of the words? By (6), and with half of the rest
+# guessed: how much is that in all?
 
 # %% quick="STEPS = 12"
 STEPS = 240  # try 60
@@ -441,8 +441,7 @@ for name in right:
 #
 # ### The stored experiment: quality
 #
-# The same at 256 tokens, with six patterns. The grey line is the prediction: what those can answer at most whose ears reach as
-# far as the pattern says, guessing the rest.
+# The same at 256 tokens, with six patterns. The grey line is the prediction: all that the pattern can hear, the rest guessed.
 
 # %%
 lesson.results("near", "far")
@@ -456,7 +455,10 @@ display.show(measured.checks(lesson.slug))
 lesson.plots(2)
 
 # %% [markdown]
-# QUALITYTEXT
+# Who has a path learns to use it: a global question, BigBird (whose first block, global, holds the question) and [CLS] alone, a
+# gate of one vector, do as well as dense attention. The window stops where (6) says. **Hearing is not yet learning**, though: the
+# dilated window stays below its grey line where news must pass through other tokens. These scores are at the ceiling, so they
+# tell who hears, not who reads better.
 #
 # ### The stored experiment: time
 #
@@ -480,16 +482,14 @@ lesson.plots(1)
 lesson.comparisons()
 
 # %% [markdown]
-# The first comparison is like with like: the same library, dense or banded. The second decides in practice. Where it lies
-# **below 1**, the fused kernel takes all pairs in less time than our window takes its few, and nobody who has such a kernel
-# should use this window for its speed. Both ideas join in fused *window* kernels (FlashAttention's and FlexAttention's), which
-# is what is used today.
+# The first comparison is like with like: the same library, dense or banded. The second decides in practice. **Below 1**, the fused
+# kernel takes all pairs in less time than our window takes its few, and nobody who has it should use this window for its speed.
+# Today both ideas join in fused *window* kernels (FlashAttention, FlexAttention).
 #
 # ### When does it not help?
 #
 # - **Up to about 1,000 tokens**: three blocks of keys are most of the text, and the feed-forward half costs more anyway.
-# - **Where the first tokens tell enough.** Cutting is the baseline to beat, and it is cheaper than any pattern.
-# - **Where two far facts must meet** that are read at no global token.
+# - **Where the first tokens tell enough.** Cutting is the baseline to beat.
 # - **In a wide model.** The wider it is, the later the quadratic part matters: $6H$.
 #
 # ## 6. In production (10 minutes)
@@ -512,9 +512,9 @@ if lesson.installed("transformers", "torch"):
     print(f"100 tokens go in, {lengths_seen[0]} are computed, {local.shape[1]} come out")
     print("without global_attention_mask nothing is global:", not torch.allclose(local[:, 0], with_global[:, 0]))
     modern = transformers.ModernBertConfig()
-    kinds = [kind.partition("_")[0] for kind in modern.layer_types]
-    print(f"ModernBERT-base: {kinds.count('full')} full and {kinds.count('sliding')} sliding layers, each", end=" ")
-    print(f"{modern.local_attention // 2} tokens to either side, for {modern.max_position_embeddings:,} tokens")
+    full, near = (modern.layer_types.count(f"{kind}_attention") for kind in ("full", "sliding"))
+    print(f"ModernBERT-base, {modern.max_position_embeddings:,} tokens: {full} full layers and {near} with a window of", end=" ")
+    print(f"{modern.local_attention // 2} to either side")
 
 # %% [markdown]
 # 1. **Padding to a multiple of the window**, silently: with the released model's 512, a text of 100 tokens costs as much as one
@@ -708,9 +708,8 @@ def take():
 check.take(take)
 
 # %% [markdown]
-# **Open project.** ModernBERT's way in small: an encoder whose layers alternate, `longformer(8)` and dense. `Sockets.attention` is
-# the same for all layers, so write the loop over layers yourself (as in the appendix). Train it on the two far words at equal
-# numbers of pairs as a plain window. Three seeds at least, on your own texts.
+# **Open project.** ModernBERT's way in small, on your own texts: layers that alternate, `longformer(8)` and dense (write the loop
+# over layers as in appendix A), against a plain window with as many pairs. Three seeds at least.
 #
 # ## 9. Pitfalls, references, what next (5 minutes)
 #

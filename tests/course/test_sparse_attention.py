@@ -1,10 +1,11 @@
 """Lesson 10: its equations by independent naive functions, exercises by right and wrong answers, numbers that its text states."""
 
+import ast
 import math
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, solution, stub, told
+from tests.course.lessons import altered, path, solution, stub, told
 
 from bertcraft.techniques import sparse_attention as technique
 
@@ -112,8 +113,15 @@ WRONG = [
     ("reached", "(seen.astype(int) @ heard) > 0", "(seen.astype(int) @ heard)", "booleans"),
     ("reached", "seen.astype(int) @ heard", "seen.T.astype(int) @ heard", "row and column have changed places"),
     ("reached", "heard = (seen.astype(int) @ heard) > 0", "heard = heard | seen", "one layer"),
-    ("band_scores", " / np.sqrt(d)", "", "sqrt(d)"),
-    ("band_scores", "np.where((j >= 0) & (j < n), scores, -np.inf)", "scores", "It has to be -inf"),
+    ("band_scores", " / np.sqrt(size)", "", "sqrt(D)"),
+    ("band_scores", "np.where((j >= 0) & (j < length), scores, -np.inf)", "scores", "It has to be -inf"),
+    ("take", '"arm": "fused"', '"arm": "global"', "it is dearer than fused dense attention"),
+    ("take", '"arm": "fused"', '"arm": "cut"', "a point is worth ten steps"),
+    ("take", '"arm": "fused"', '"arm": "window"', "at eleven times the cost"),
+    ("take", '"because": "b"', '"because": "a"', "linear says how it grows"),
+    ("take", '"because": "b"', '"because": "c"', "neither is shown to be better"),
+    ("take", '"unless": "a"}', '"unless": "b"}', "other texts and another rival"),
+    ("take", '"unless": "a"}', '"unless": "c"}', "the spread between seeds"),
 ]
 
 
@@ -170,9 +178,30 @@ def test_wrong_answers_of_other_kinds_are_told_why():
 def test_what_the_lesson_says_of_the_figures():
     """Numbers that the text states without computing them on the page."""
     n, w, H = 4096, 256, 768
+    assert 3 * w / (2 * w + 1) == pytest.approx(1.5, abs=0.01), "the price of dense products"
+    layer = [24 * H**2 + 4 * keys * H for keys in (8192, 3 * w)]
+    assert layer[0] / layer[1] == pytest.approx(2.4, abs=0.05), "operations of a layer at 8,192 tokens"
+    assert (12 * 3 * (H * H + H) + (4096 - 512) * H) / 124_645_632 == pytest.approx(0.2, abs=0.01), "a fifth more parameters"
     assert n * n / (n * (2 * w + 1) - w * (w + 1)) == pytest.approx(8.2, abs=0.05)
     assert 24 * (6 * H) * H**2 == 4 * (6 * H) ** 2 * H, "half of a layer's operations at 6H tokens"
     assert 4 * 12 * n**2 / 2**20 == 768, "MiB of scores of a layer in float32"
     assert math.sqrt(12 * w * (w + 1) / 3) == pytest.approx(513, abs=0.5)
     assert math.sqrt(12 * 1000 * 1001 / 3) == pytest.approx(2000, abs=2)
     assert math.sqrt(4 * 8 * 9 / 3) == pytest.approx(9.8, abs=0.05)
+
+
+def test_the_heart_of_the_lesson_is_the_library_s_window():
+    heart = lesson_function("heart")
+    query, key, value = np.random.default_rng(3).standard_normal((3, 48, 4))
+    got = heart(query, key, value, *technique._window_blocks(6, 8, 7))
+    expected = equation_1(query, key, value, [window_set(i, 48, 7) for i in range(48)])
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def lesson_function(name):
+    """A function that a cell of the lesson defines."""
+    tree = ast.parse(path(SLUG).read_text(encoding="utf-8"))
+    (node,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    names = {"np": np}
+    exec(compile(ast.Module([node], []), SLUG, "exec"), names)
+    return names[name]

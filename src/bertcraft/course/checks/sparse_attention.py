@@ -128,7 +128,7 @@ def _band_scores(band_scores) -> None:
         if np.allclose(got, raw / 2):
             raise Wrong("the first token sees the last: the text is no ring (np.roll?); outside of it the scores are -inf")
         if np.allclose(np.where(inside, got, 0), np.where(inside, raw, 0)):
-            raise Wrong("the scores are not divided by sqrt(d), here 2")
+            raise Wrong("the scores are not divided by sqrt(D), here 2")
         if np.allclose(got, np.where(inside, raw / 2, 0)):
             raise Wrong("outside of the text stands 0: that is an ordinary score, and would get a weight. It has to be -inf")
         if np.allclose(got[:, ::-1], expected):

@@ -234,8 +234,8 @@ METRICS = {
     "ms": Metric("time of a layer", "ms", 0),
     "mb": Metric("peak memory of a layer", "MB", 0),
     "scores_mb": Metric("scores of a layer", "MB", 0),
-    "near": Metric("right within reach", "%", 1),
-    "far": Metric("right beyond reach", "%", 1),
+    "near": Metric("accuracy within reach", "points", 1),
+    "far": Metric("accuracy beyond reach", "points", 1),
 }
 
 CHECKS = (
