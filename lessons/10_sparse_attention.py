@@ -467,7 +467,7 @@ lesson.plots(2)
 # window? And PyTorch's fused kernel, which computes *all* pairs?
 
 # %%
-lesson.results("ms", "mb", "scores_mb", arms=("layer_dense", "layer_window", "layer_fused"))
+lesson.results("ms", arms=("layer_dense", "layer_window", "layer_fused"))
 
 # %%
 from bertcraft.lab.figures.sparse_attention import told_times

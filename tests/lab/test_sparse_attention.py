@@ -180,15 +180,18 @@ def test_break_even_is_told_as_it_was_measured():
     def runs(dense):
         times = {"layer_window": [10.0, 20.0, 40.0], "layer_dense": dense}
         lengths = [512, 1024, 2048]
-        return [{"arm": name, "seed": 0, "figures": {"lengths": lengths, "times": own}} for name, own in times.items()]
+        return [
+            {"arm": name, "seed": 0, "figures": {"lengths": lengths, "times": own, "mb": 1500.0}} for name, own in times.items()
+        ]
 
     for dense, expected in (
         ([8.0, 22.0, 90.0], "faster from between 512 and 1,024 tokens on"), ([12.0, 22.0, 90.0], "faster at every length"),
         ([8.0, 18.0, 39.0], "slower still at 2,048 tokens"),
     ):  # fmt: skip
-        (told,) = figures.told_times(runs(dense), EXPERIMENT)
+        told, memory = figures.told_times(runs(dense), EXPERIMENT)
         assert told.endswith(expected) and f"2,048: {dense[2] / 40:.2f}" in told
-    assert len(figures.told_times(planted_runs(GOOD), EXPERIMENT)) == 2
+        assert memory == "memory at 2,048 tokens: dense 1,500 MB, window 1,500 MB"
+    assert len(figures.told_times(planted_runs(GOOD), EXPERIMENT)) == 3
     assert figures.told_times([], EXPERIMENT) == ["not measured yet"]
 
 

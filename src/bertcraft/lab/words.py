@@ -11,8 +11,8 @@ NOT_YET = "not measured yet"
 
 
 def interval(found: Interval, form: str) -> str:
-    """ "+0.031 [+0.012, +0.050]", or the mean alone where there is no interval; ``form`` is that of each number."""
-    if found.low is None:
+    """ "+0.031 [+0.012, +0.050]", or the mean alone where there is no interval or nothing varies; ``form``: of each number."""
+    if found.low is None or found.low == found.high:
         return f"{found.mean:{form}}"
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
 

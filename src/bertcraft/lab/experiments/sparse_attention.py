@@ -232,7 +232,6 @@ ARMS = _arms(_LAYER, _MODEL)
 
 METRICS = {
     "ms": Metric("time of a layer", "ms", 0),
-    "mb": Metric("peak memory of a layer", "MB", 0),
     "scores_mb": Metric("scores of a layer", "MB", 0),
     "near": Metric("accuracy within reach", "points", 1),
     "far": Metric("accuracy beyond reach", "points", 1),
@@ -266,7 +265,7 @@ CLAIM = Claim(
 
 NOTES = (
     "Time: one layer, one text, one thread of a processor, float32, forward and backward; on a GPU fused kernels gain more. "
-    "Memory is the growth of a process, which repeats to a per cent: its interval says nothing of other machines.",
+    "Memory is what a process grew by at the longest text.",
     "All models have the same parameters and read the same passages: global tokens use the projections of the others "
     "(Longformer gives them their own). One learning rate for all, tried on development passages with a seed not reported.",
     "Training starts with the first 16 tokens of a passage and ends with all 256. BigBird's first block is global, and the "

@@ -64,8 +64,10 @@ def show_times(path: Path, timed: Sequence[tuple[Arm, list[dict]]]) -> None:
 
 
 def told_times(runs: list[dict], experiment: Experiment) -> list[str]:
-    """From which length on a window's layer is the faster one, against each rival, in sentences; "not measured yet"."""
-    times = {arm.settings["layer"]: _by_length(own) for arm, own in _own(runs, experiment, "times")}
+    """From which length on a window's layer is the faster one, against each rival, in sentences, and the memory of all at the
+    longest; "not measured yet"."""
+    timed = _own(runs, experiment, "times")
+    times = {arm.settings["layer"]: _by_length(own) for arm, own in timed}
     window, told = times.pop("window", {}), []
     for name, found in times.items():
         lengths = [n for n in found if n in window]
@@ -82,6 +84,9 @@ def told_times(runs: list[dict], experiment: Experiment) -> list[str]:
             after = lengths[lengths.index(slower[-1]) + 1]
             says = f"the window's layer is faster from between {slower[-1]:,} and {after:,} tokens on"
         told.append(f"{RIVALS[name]} over window ({shown}): {says}")
+    if timed:
+        grown = ", ".join(f"{arm.title[7:]} {statistics.mean([each['mb'] for each in own]).mean:,.0f} MB" for arm, own in timed)
+        told.append(f"memory at {max(timed[0][1][0]['lengths']):,} tokens: {grown}")
     return told or [words.NOT_YET]
 
 
