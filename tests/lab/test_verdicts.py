@@ -181,3 +181,8 @@ def test_a_check_that_checks_nothing_is_refused():
     with pytest.raises(InputError, match="names bits"):
         replace(EXPERIMENT, checks=(Check("x", ("a",), "loss", least=0.0, metrics=("bits",)),))
     assert statistics.LEVEL == 0.95
+
+
+def test_what_does_not_vary_is_told_without_an_interval():
+    for values, said in (([1.0, 1.0, 1.0], "+1.0"), ([1.0], "+1.0"), ([1.0, 2.0], "+1.5 [-4.9, +7.9]")):
+        assert words.interval(statistics.mean(values), "+.1f") == said
