@@ -31,6 +31,8 @@ AUTO = {
     "base": transformers.AutoModel,
     "masked_lm": transformers.AutoModelForMaskedLM,
     "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
+    "question_answering": transformers.AutoModelForQuestionAnswering,
     "replaced_token_detection": transformers.AutoModelForPreTraining,
     "pretraining": transformers.AutoModelForPreTraining,
 }

@@ -29,11 +29,17 @@ def labels_for(model, head: str, arrays: dict, seed: int) -> np.ndarray | None:
             return rng.integers(0, 2, shape)
         case "sequence_classification":
             return rng.integers(0, model.config.num_labels, shape[0])
+        case "token_classification":
+            return np.where(rng.random(shape) < 0.7, rng.integers(0, model.config.num_labels, shape), -100)
+        case "question_answering":  # one in the text, one behind it
+            return np.stack([rng.integers(0, shape[1], 2), [0, shape[1] + 3], rng.integers(0, shape[1], 2)])
 
 
 def run_transformers(model, head, arrays, labels):
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-    if labels is not None and head != "pretraining":
+    if head == "question_answering":
+        tensors |= {"start_positions": torch.tensor(labels[:, 0]), "end_positions": torch.tensor(labels[:, 1])}
+    elif labels is not None and head != "pretraining":
         tensors["labels"] = torch.tensor(labels).float() if head == "replaced_token_detection" else torch.tensor(labels)
     return model(**tensors, output_hidden_states=True)
 
@@ -66,7 +72,10 @@ def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, 
             close(out.pooler_output, pooled.detach().numpy(), tolerance)
         loss = theirs.last_hidden_state[torch.tensor(real)].square().mean()
     else:
-        logits = theirs.prediction_logits if head == "pretraining" else theirs.logits
+        if head == "question_answering":
+            logits = torch.stack([theirs.start_logits, theirs.end_logits], -1)
+        else:
+            logits = theirs.prediction_logits if head == "pretraining" else theirs.logits
         close(out.logits, logits.detach().numpy(), tolerance)
         loss = theirs.loss
     if head == "pretraining":

@@ -9,12 +9,13 @@ from bertcraft.bert.layout import parameter_shapes
 from bertcraft.tensor import tree
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert")
+TASKS = ("sequence_classification", "token_classification", "question_answering")
 HEADS = {
-    "bert": ("base", "masked_lm", "sequence_classification", "pretraining"),
-    "roberta": ("base", "masked_lm", "sequence_classification"),
-    "electra": ("base", "masked_lm", "sequence_classification", "replaced_token_detection"),
-    "distilbert": ("base", "masked_lm", "sequence_classification"),
-    "albert": ("base", "masked_lm", "sequence_classification", "pretraining"),
+    "bert": ("base", "masked_lm", *TASKS, "pretraining"),
+    "roberta": ("base", "masked_lm", *TASKS),
+    "electra": ("base", "masked_lm", *TASKS, "replaced_token_detection"),
+    "distilbert": ("base", "masked_lm", *TASKS),
+    "albert": ("base", "masked_lm", *TASKS, "pretraining"),
 }
 OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta"}  # a family under another name
 HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
@@ -26,7 +27,7 @@ _CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
 def class_name(family: str, head: str) -> str:
     pretraining = head in ("replaced_token_detection", "pretraining")
-    suffix = {"base": "Model", "masked_lm": "ForMaskedLM", "sequence_classification": "ForSequenceClassification"}
+    suffix = {"base": "Model", "masked_lm": "ForMaskedLM"} | {task: "For" + task.title().replace("_", "") for task in TASKS}
     return _CLASS[family] + ("ForPreTraining" if pretraining else suffix[head])
 
 
@@ -35,9 +36,10 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
     rng, known = np.random.default_rng(seed), OTHER_NAMES.get(family, family)
     heads = int(rng.integers(1, 4))
     hidden, layers = heads * int(rng.integers(2, 6)) * 2, int(rng.integers(1, 4))
+    vocabulary, pad, labels = (int(rng.integers(*bounds)) for bounds in ((30, 60), (0, 3), (2, 5)))
     common = {
-        "vocab_size": int(rng.integers(30, 60)), "max_position_embeddings": 23, "pad_token_id": int(rng.integers(0, 3)),
-        "num_labels": int(rng.integers(2, 5)), "initializer_range": 0.3, "attn_implementation": "eager",
+        "vocab_size": vocabulary, "max_position_embeddings": 23, "pad_token_id": pad,
+        "num_labels": 2 if head == "question_answering" else labels, "initializer_range": 0.3, "attn_implementation": "eager",
     }  # fmt: skip
     if family == "distilbert":
         sizes = {"dim": hidden, "n_layers": layers, "n_heads": heads, "hidden_dim": int(rng.integers(5, 31))}

@@ -21,6 +21,7 @@ from bertcraft.bert.config_tables import (
     KEYS,
     OTHER_NAMES,
     SIZES,
+    TASK_HEADS,
     UNSUPPORTED,
 )
 from bertcraft.errors import CheckpointError, InputError
@@ -141,6 +142,8 @@ class Config:
             raise _wrong("max_position_embeddings", self.max_position_embeddings, expected)
         if self.num_labels == 1 and self.problem_type == "single_label_classification":
             raise _wrong("num_labels", 1, "at least 2 for the problem_type 'single_label_classification'")
+        if self.head == "question_answering" and self.num_labels != 2:
+            raise _wrong("num_labels", self.num_labels, "2 for answers: where they start and where they end")
         if self.add_pooling_layer not in ((True, False) if self.head == "base" else (True,)):
             raise _wrong("add_pooling_layer", self.add_pooling_layer, "True (or False, with the head 'base')")
         if not isinstance(self.extra, dict) or not all(isinstance(key, str) for key in self.extra):
@@ -155,7 +158,7 @@ class Config:
             blocks = self.num_hidden_groups * self.inner_group_num
         if (most := max(blocks, self.num_hidden_layers)) > MAX_LAYERS:
             raise _wrong(_label("num_hidden_layers", self.family), most, f"at most {MAX_LAYERS} layers")
-        hidden, labels = self.hidden_size, self.num_labels if self.head == "sequence_classification" else 0
+        hidden, labels = self.hidden_size, self.num_labels if self.head in TASK_HEADS else 0
         rows = self.vocab_size + self.max_position_embeddings + (self.type_vocab_size or 0)
         parameters = rows * self.embedding_size + labels * hidden
         parameters += blocks * hidden * (4 * hidden + 2 * self.intermediate_size)
@@ -195,7 +198,7 @@ class Config:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The name of each of the `num_labels` outputs of a sequence classifier."""
+        """The name of each of the `num_labels` outputs of a classifier."""
         names = self.id2label or {}
         return tuple(names.get(index, f"LABEL_{index}") for index in range(self.num_labels))
 

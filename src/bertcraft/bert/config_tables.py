@@ -8,28 +8,38 @@ ARCHITECTURES = {
         "base": "BertModel",
         "masked_lm": "BertForMaskedLM",
         "sequence_classification": "BertForSequenceClassification",
+        "token_classification": "BertForTokenClassification",
+        "question_answering": "BertForQuestionAnswering",
         "pretraining": "BertForPreTraining",
     },
     "roberta": {
         "base": "RobertaModel",
         "masked_lm": "RobertaForMaskedLM",
         "sequence_classification": "RobertaForSequenceClassification",
+        "token_classification": "RobertaForTokenClassification",
+        "question_answering": "RobertaForQuestionAnswering",
     },
     "electra": {
         "base": "ElectraModel",
         "masked_lm": "ElectraForMaskedLM",
         "sequence_classification": "ElectraForSequenceClassification",
+        "token_classification": "ElectraForTokenClassification",
+        "question_answering": "ElectraForQuestionAnswering",
         "replaced_token_detection": "ElectraForPreTraining",
     },
     "distilbert": {
         "base": "DistilBertModel",
         "masked_lm": "DistilBertForMaskedLM",
         "sequence_classification": "DistilBertForSequenceClassification",
+        "token_classification": "DistilBertForTokenClassification",
+        "question_answering": "DistilBertForQuestionAnswering",
     },
     "albert": {
         "base": "AlbertModel",
         "masked_lm": "AlbertForMaskedLM",
         "sequence_classification": "AlbertForSequenceClassification",
+        "token_classification": "AlbertForTokenClassification",
+        "question_answering": "AlbertForQuestionAnswering",
         "pretraining": "AlbertForPreTraining",
     },
 }
@@ -42,22 +52,42 @@ OTHER_NAMES = {
     "camembert": ("roberta", "Roberta", "Camembert"),
 }
 
-# The start of the tensors by which a head is known; "pretraining" includes the MLM head and comes before it.
+# Heads with labels of a task of their own; the others are for pre-training, and may be left in a model that goes on from them.
+TASK_HEADS = ("sequence_classification", "token_classification", "question_answering")
+
+# The start of the tensors by which a head is known, the first that fits; "pretraining" includes the MLM head and comes before it.
+# In BERT and ALBERT the two classifiers have the same names.
 HEAD_TENSORS = {
     "bert": {
         "sequence_classification": "classifier.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
         "pretraining": "cls.seq_relationship.",
         "masked_lm": "cls.predictions.",
     },
-    "roberta": {"sequence_classification": "classifier.", "masked_lm": "lm_head."},
+    "roberta": {
+        "sequence_classification": "classifier.dense.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
+        "masked_lm": "lm_head.",
+    },
     "electra": {
-        "sequence_classification": "classifier.",
+        "sequence_classification": "classifier.dense.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
         "replaced_token_detection": "discriminator_predictions.",
         "masked_lm": "generator_predictions.",
     },
-    "distilbert": {"sequence_classification": "classifier.", "masked_lm": "vocab_transform."},
+    "distilbert": {
+        "sequence_classification": "pre_classifier.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
+        "masked_lm": "vocab_transform.",
+    },
     "albert": {
         "sequence_classification": "classifier.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
         "pretraining": "sop_classifier.",
         "masked_lm": "predictions.",
     },

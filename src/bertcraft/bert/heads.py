@@ -1,4 +1,4 @@
-"""What stands on the encoder: masked language model, classifier, replaced-token detector, pooler.
+"""What stands on the encoder: masked language model, classifiers of texts and tokens, answers, replaced tokens, pooler.
 
 Each head maps hidden states to logits with the parameters of its family; the losses are those that transformers computes.
 """
@@ -110,6 +110,28 @@ def classification_loss(logits, labels, config: Config):
     return F.cross_entropy(logits, labels)
 
 
+# ------------------------------------------------------------------------------------- tokens: their labels, answers
+
+
+def token_logits(params: dict, config: Config, hidden, rng=None):
+    """Logits of each token's classes, such as names (Devlin et al. 2019, section 5.3): (B, L, H) -> (B, L, num_labels)."""
+    rate = config.hidden_dropout_prob if config.family == "distilbert" else _classifier_dropout(config)
+    return encoder.dense(params["classifier"], F.dropout(hidden, rate, rng))
+
+
+def answer_logits(params: dict, config: Config, hidden, rng=None):
+    """Where an answer starts and where it ends (Devlin et al. 2019, section 4.2): (B, L, H) -> (B, L, 2)."""
+    rate = config.qa_dropout if config.family == "distilbert" else 0.0
+    return encoder.dense(params["qa_outputs"], F.dropout(hidden, rate, rng))
+
+
+def answer_loss(logits, labels):
+    """Mean of the cross-entropies of start and end. labels integers (B, 2); a position behind the text does not count."""
+    length = logits.shape[1]
+    places = np.where(labels >= length, -100, np.maximum(labels, 0))
+    return (F.cross_entropy(logits[..., 0], places[:, 0]) + F.cross_entropy(logits[..., 1], places[:, 1])) / 2
+
+
 # ------------------------------------------------------------------------------------------- replaced-token detection
 
 
@@ -136,6 +158,10 @@ def logits(params: dict, config: Config, hidden, rng=None):
             return masked_lm_logits(params, config, hidden)
         case "sequence_classification":
             return classification_logits(params, config, hidden, rng)
+        case "token_classification":
+            return token_logits(params, config, hidden, rng)
+        case "question_answering":
+            return answer_logits(params, config, hidden, rng)
         case "replaced_token_detection":
             return detection_logits(params, config, hidden)
     return None
@@ -145,14 +171,18 @@ def loss(params: dict, config: Config, batch: dict, rng=None, sockets: encoder.S
     """The loss that transformers computes for this model and ``batch["labels"]``.
 
     ``batch`` holds input_ids (B, L), labels and optionally attention_mask and token_type_ids. Labels: (B, L) for a masked
-    LM (-100 where nothing is predicted) and for replaced-token detection (0 or 1; padding does not count);
-    (B,), or (B, num_labels), for classification.
+    LM and for token classification (-100 where nothing is predicted) and for replaced-token detection (0 or 1; padding does
+    not count); (B,), or (B, num_labels), for classification; (B, 2), start and end, for answers.
     """
     mask = batch.get("attention_mask")
     hidden = encoder.encode(params, config, batch["input_ids"], mask, batch.get("token_type_ids"), rng=rng, sockets=sockets)
     labels = batch["labels"]
     if config.head == "sequence_classification":
         return classification_loss(classification_logits(params, config, hidden, rng), labels, config)
+    if config.head == "token_classification":
+        return F.cross_entropy(token_logits(params, config, hidden, rng), labels)
+    if config.head == "question_answering":
+        return answer_loss(answer_logits(params, config, hidden, rng), labels)
     if config.head == "replaced_token_detection":
         return F.binary_cross_entropy(detection_logits(params, config, hidden), labels, None if mask is None else mask == 1)
     return masked_lm_loss(params, config, hidden, labels)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertcraft.bert.config import Config
-from bertcraft.bert.config_tables import ARCHITECTURES
+from bertcraft.bert.config_tables import ARCHITECTURES, TASK_HEADS
 
 Dims = tuple[str | int, ...]
 
@@ -48,7 +48,7 @@ def pretraining_names(config: Config) -> set[str]:
     is not among them: a file with one is not the base model that its config claims.
     """
     names: set[str] = set()
-    for head in ARCHITECTURES[config.family].keys() - {"sequence_classification"}:
+    for head in ARCHITECTURES[config.family].keys() - {*TASK_HEADS}:
         other = replace(config, head=head, tie_word_embeddings=False, add_pooling_layer=True)
         names |= parameter_dims(other).keys()
     return names
@@ -105,7 +105,7 @@ def has_pooler(config: Config) -> bool:
     """Whether transformers gives this family and head a pooler (a base model may have been saved without)."""
     if config.head == "base":
         return config.family in ("bert", "roberta", "albert") and config.add_pooling_layer
-    return config.family in ("bert", "albert") and config.head != "masked_lm"
+    return config.family in ("bert", "albert") and config.head in ("pretraining", "sequence_classification")
 
 
 def _bert_layer(layer: str) -> Parts:
@@ -147,6 +147,10 @@ def _head(config: Config) -> Parts:
     if config.head == "replaced_token_detection":
         yield from _linear("discriminator_predictions.dense", HIDDEN, HIDDEN)
         yield from _linear("discriminator_predictions.dense_prediction", HIDDEN, 1)
+    if config.head == "token_classification":
+        yield from _linear("classifier", HIDDEN, "num_labels")
+    if config.head == "question_answering":
+        yield from _linear("qa_outputs", HIDDEN, "num_labels")
     if config.head == "sequence_classification":
         if config.family in ("roberta", "electra"):
             yield from _linear("classifier.dense", HIDDEN, HIDDEN)

@@ -18,7 +18,9 @@ class Output(NamedTuple):
 
     last_hidden_state: Any  # (batch, length, hidden)
     pooler_output: Any  # (batch, hidden), or None where the model has no pooler
-    logits: Any  # (batch, length, vocabulary), (batch, labels), (batch, length), or None without a head
+    # (batch, length, vocabulary), (batch, labels), (batch, length, labels), (batch, length, start and end of an answer),
+    # (batch, length), or None without a head
+    logits: Any
     hidden_states: tuple | None = None  # if asked for: (batch, length, hidden) before the first layer and after each
     attentions: tuple | None = None  # if asked for: (batch, heads, length, length) of each layer, rows sum to 1
 
