@@ -326,7 +326,7 @@ def _config_head(image, rng, trap):
         rng,
         [
             [named], [*ARCHITECTURES.get(family, ARCHITECTURES["bert"]).values()][:1], [], None, named,
-            [named, named], ["BertForQuestionAnswering"],
+            [named, named], ["BertForMultipleChoice"],
         ],
     )  # fmt: skip
     image[CONFIG] = json.dumps(content | {"model_type": family}).encode()

@@ -205,7 +205,7 @@ REFUSED = [
     ("bert", {"model_type": None}, "model_type: got None"),
     ("bert", {"model_type": ["bert"]}, r"model_type: got \['bert'\]"),
     (
-        "bert", {"architectures": ["BertForQuestionAnswering"]},
+        "bert", {"architectures": ["BertForMultipleChoice"]},
         "architectures: .*expected one of BertModel, BertForM",
     ),
     ("bert", {"architectures": ["RobertaModel"]}, "architectures"),
