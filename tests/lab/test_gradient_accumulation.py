@@ -1,13 +1,11 @@
 """Experiment 06 with tiny settings: arms differ only as they say, figures are sane, and a replay is the run's beginning."""
 
-import json
-import subprocess
-import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bertcraft import machine
+from bertcraft.lab import lengths, pretraining, statistics, step_cost, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import gradient_accumulation as lab
 from bertcraft.lab.figures import gradient_accumulation as figures
@@ -15,37 +13,82 @@ from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.tensor import tree, value_and_grad
 
-SMALL = {"texts": 120, "held_out": 10, "pairs": 200, "steps": 5}
-CUT = {"batch": 16, "micro": 4, "cuts": (1, 4), "cost": ()}
-ARM = lab.EXPERIMENT.arm
+EXPERIMENT = lab.EXPERIMENT
+RATES = {"adamw": 1e-3, "sgd": 0.1}
+TINY = {"steps": 5, "warm": 2, "batch": 16, "cut": 4, "cuts": (2, 4)}
 
 
-def arm(name: str, **changes):
+def tiny(name: str, **changes):
     """An arm with little of everything and its own differences."""
-    known = ARM(name)
-    small = SMALL | ({"cost": ()} if name in ("full", "weighted") else {})
-    small = {key: value for key, value in small.items() if key in known.settings}
-    return type(known)(name, known.title, known.settings | small | changes)
+    arm = EXPERIMENT.arm(name)
+    own = {"cuts": ()} if "way" in arm.settings else TINY | {"rate": RATES[arm.settings["rule"]]}
+    return replace(arm, settings=arm.settings | own | changes)
+
+
+def found(name: str, seed: int = 0, **changes) -> dict:
+    return run_arm(EXPERIMENT, tiny(name, **changes), seed, Context())["figures"]
+
+
+def planted(values: dict, metric: str, **more) -> list[dict]:
+    """Runs of ten seeds with these means of a metric, a spread that arms share, and other figures alike."""
+    return [
+        {"arm": name, "seed": seed, "figures": {metric: value + seed % 3 + 0.01 * ((7 * seed + len(name)) % 5), **more}}
+        for name, value in values.items()
+        for seed in range(10)
+    ]
+
+
+def test_the_claim_is_memory_at_an_equal_gradient():
+    primary, second = EXPERIMENT.comparisons[:2]
+    assert (primary.treatment, primary.baseline, primary.metric) == ("accumulated", "whole", "peak_mb")
+    assert primary.form == statistics.SUPERIOR and primary.ratio and primary.better == -1
+    assert [EXPERIMENT.seeds_of(EXPERIMENT.arm(name)) for name in ("whole", "accumulated", "weighted")] == [10, 10, 5]
+    assert (second.form, second.expected, second.margin) == (statistics.EXACT, 0.0, 1e-6)
+    runs = planted({"accumulated": 100, "whole": 200}, "peak_mb", gradient_error=0.0)
+    assert [each.verdict for each in verdicts.outcomes(EXPERIMENT, runs)] == [statistics.REPRODUCED, statistics.HOLDS]
+    runs[0]["figures"]["gradient_error"] = 2e-6
+    assert verdicts.outcomes(EXPERIMENT, runs)[1].verdict == statistics.FAILS
 
 
 def test_arms_differ_only_in_what_they_claim():
-    base = ARM("weighted").settings
-    differences = {
-        name: {key for key in base | ARM(name).settings if base.get(key) != ARM(name).settings.get(key)}
-        for name in ("full", "mean_of_means", "grouped", "sum_of_means")
-    }
-    assert differences == {
-        "full": {"micro", "cuts", "cost"}, "mean_of_means": {"weight", "cost"}, "grouped": {"weight", "grouped", "cost"},
-        "sum_of_means": {"weight", "cost"},
-    }  # fmt: skip
-    assert len(ARM("adamw").settings["rates"]) == len(ARM("lamb").settings["rates"]), "as many trials for either rule"
-    pairs = [ARM(name).settings for name in ("pairs_full", "pairs_accumulated", "pairs_cached")]
-    for key in ("steps", "batch", "rate", "rule", "pairs"):
-        assert len({own[key] for own in pairs}) == 1
+    def differing(one: str, other: str) -> set:
+        a, b = (EXPERIMENT.arm(name).settings for name in (one, other))
+        return {key for key in {**a, **b} if a.get(key) != b.get(key)}
+
+    assert differing("whole", "accumulated") == differing("whole", "recomputed") == {"way"}
+    assert differing("weighted", "mean_of_means") == differing("weighted", "sum_of_means") == {"weight"}
+    assert differing("mean_of_means", "grouped") == {"grouped"}
+    for name in ("weighted", "mean_of_means", "sum_of_means"):
+        assert differing(name, f"sgd_{name}") == {"rule"}
+    tuned = {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like}
+    assert tuned == {arm.name for arm in EXPERIMENT.arms if "way" not in arm.settings}
+
+
+def test_models_on_the_plateau_are_not_testable_and_a_broken_sum_is_no_excuse():
+    def verdict(**gains):
+        runs = planted({"grouped": 1.1, "weighted": 1.0}, "loss", short_gain=1.0, long_gain=1.0)
+        for run in runs:
+            run["figures"]["long_gain"] = gains.get(run["arm"], 1.0)
+        return verdicts.outcomes(EXPERIMENT, runs)[0].verdict
+
+    assert verdict() == statistics.REPRODUCED
+    assert verdict(weighted=0.4) == verdict(grouped=0.4) == statistics.NOT_TESTABLE
+    assert all("sgd_sum_of_means" not in check.arms for check in EXPERIMENT.checks)
+
+
+def test_texts_are_short_and_long_and_no_part_knows_another():
+    short, long = (lengths.texts()[kind] for kind in ("short", "long"))
+    lengths = [(own.train != 0).sum(axis=1).mean() for own in (short, long)]
+    assert lengths[0] < 13 and lengths[1] > 40
+    assert len(short.held_out) == 3 * len(long.held_out) and len(short.dev) == 3 * len(long.dev)
+    for own in (short, long):
+        parts = [{row.tobytes() for row in part} for part in (own.train, own.dev, own.held_out)]
+        for i, part in enumerate(parts):
+            assert len(part & parts[i - 1]) < 0.06 * len(part), "people do say the same twice"
 
 
 def test_grouping_by_length_changes_the_order_of_a_batch_and_nothing_else():
-    random, grouped = (lab.batch_maker(arm(name).settings, 1)(3) for name in ("mean_of_means", "grouped"))
+    random, grouped = (lengths.batch_maker(16, 4, 1, grouped)(3) for grouped in (False, True))
     lengths = grouped["attention_mask"].sum(axis=1)
     assert (np.diff(lengths) >= 0).all() and (np.diff(random["attention_mask"].sum(axis=1)) < 0).any()
     rows = [sorted((*ids, *sorted(labels)) for ids, labels in zip(b["input_ids"].tolist(), b["labels"].tolist(), strict=True))
@@ -56,89 +99,90 @@ def test_grouping_by_length_changes_the_order_of_a_batch_and_nothing_else():
 
 @pytest.mark.parametrize("weight", ["tokens", "equal", "none"])
 def test_the_gradient_that_is_trained_on_is_the_techniques(weight):
-    settings = arm("weighted", weight=weight).settings
-    _, params, loss = lab.masked_lm_start(settings, 0)
-    batch = lab.batch_maker(settings, 0)(0)
-    _, found = lab.gradient_function(settings, loss, 4)(params, batch, 0)
+    config, loss = lab.model()
+    params = pretraining.initial(config, lengths.texts()["short"], 0)
+    batch = lengths.batch_maker(16, 4, 0)(0)
+    _, gradient = lab.gradient_function(weight, 4)(params, batch, 0)
     parts = technique.micro_batches(batch, 4)
     _, expected = technique.accumulate(loss, params, parts, technique.predicted if weight == "tokens" else technique.equally)
     factor = len(parts) if weight == "none" else 1
-    for (name, a), b in zip(tree.items(found), tree.leaves(expected), strict=True):
+    for (name, a), b in zip(tree.items(gradient), tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, factor * b, atol=3e-6, rtol=1e-4, err_msg=name)
 
 
+def test_losses_are_at_mask_by_token_and_by_text():
+    config, _ = lab.model()
+    params = pretraining.initial(config, lengths.texts()["short"], 0)
+    own = lengths.texts()["long"]
+    test = lengths.HeldOut(own.dev, own)
+    losses, numbers = lengths.losses_at_mask(test, params, config)
+    assert losses.mean() == pytest.approx(test(params, config)["loss"], rel=1e-5) and len(losses) == test.masked
+    figures = lengths.evaluate(params, config, "dev")
+    by_kind = {kind: lengths.losses_at_mask(lengths.HeldOut(own.dev, own), params, config) for kind, own in
+               lengths.texts().items()}  # fmt: skip
+    total = sum(losses.sum() for losses, _ in by_kind.values()) / sum(len(losses) for losses, _ in by_kind.values())
+    by_text = [losses[numbers == n].mean() for losses, numbers in by_kind.values() for n in np.unique(numbers)]
+    assert figures["loss"] == pytest.approx(total) and figures["text_loss"] == pytest.approx(np.mean(by_text))
+    assert figures["long_loss"] + figures["long_gain"] == pytest.approx(test.unigram)
+
+
 def test_gradients_by_tokens_are_exact_and_means_are_not():
-    figures = {
-        name: run_arm(lab.EXPERIMENT, arm(name, **CUT), 0, Context())["figures"]
-        for name in ("weighted", "mean_of_means", "sum_of_means")
-    }
-    for own in figures.values():
-        assert dict(own["gradient_errors"])[1] == 0 and 4 < own["loss"] < 9
-        assert min(own["short_loss"], own["long_loss"]) < own["loss"] < max(own["short_loss"], own["long_loss"])
-        assert own["gradient_error"] == dict(own["gradient_errors"])[4]
-    assert figures["weighted"]["gradient_error"] < 1e-3 < 1 < figures["mean_of_means"]["gradient_error"]
-    assert figures["sum_of_means"]["gradient_error"] > 100
+    own = {name: found(name) for name in ("weighted", "mean_of_means", "grouped", "sum_of_means")}
+    for each in own.values():
+        assert each["gradient_error"] == dict(each["gradient_errors"])[4]
+        assert min(each["short_loss"], each["long_loss"]) < each["loss"] < max(each["short_loss"], each["long_loss"])
+    assert own["weighted"]["gradient_error"] < 1e-5 < 0.03 < own["mean_of_means"]["gradient_error"]
+    assert own["mean_of_means"]["gradient_error"] < own["grouped"]["gradient_error"] < 1 < own["sum_of_means"]["gradient_error"]
 
 
-@pytest.mark.parametrize("name", ["full", "grouped", "lamb"])
+@pytest.mark.parametrize("name", ["grouped", "sgd_weighted"])
 def test_a_replay_is_the_beginning_of_the_run(name):
-    changes = {"batch": 16, "micro": 4} if name != "full" else {"batch": 16, "micro": 16}
-    if name == "lamb":
-        changes["rates"] = (1e-2, 2e-2)
-    if name != "lamb":
-        changes["cuts"] = ()
-    small = arm(name, **changes)
-    figures = run_arm(lab.EXPERIMENT, small, 3, Context())["figures"]
-    replayed = replay_arm(lab.EXPERIMENT, small, 3, Context(threads=2))
-    assert len(figures["first_losses"]) == lab.REPLAYED
-    assert all(figures[key] == value for key, value in replayed.items()), "to the last bit, on other threads"
-    if name == "lamb":
-        assert figures["rate"] == min(figures["dev_losses"], key=lambda each: each[1])[0]
+    again = replay_arm(EXPERIMENT, tiny(name), 3, Context())
+    assert again == {"first_losses": found(name, 3)["first_losses"]} and len(again["first_losses"]) == lab.REPLAYED
 
 
-def test_contrastive_gradients_are_exact_with_the_cache_only():
-    cosines = {}
-    for name in ("pairs_cached", "pairs_accumulated"):
-        small = arm(name, batch=16, micro=4, cuts=(1, 4, 8))
-        figures = run_arm(lab.EXPERIMENT, small, 0, Context())["figures"]
-        assert replay_arm(lab.EXPERIMENT, small, 0, Context())["first_losses"] == figures["first_losses"]
-        assert 0 <= figures["retrieval"] <= 100
-        cosines[name] = dict(figures["cosines"])
-    assert all(abs(value - 1) < 1e-6 for value in cosines["pairs_cached"].values())
-    assert cosines["pairs_accumulated"][8] < cosines["pairs_accumulated"][4] < 0.999
+@pytest.mark.parametrize("way", ["whole", "accumulated"])
+def test_a_step_is_measured_and_its_gradient_compared(way, monkeypatch):
+    monkeypatch.setattr(step_cost, "in_a_child", lambda way, cut, seed: {"peak_mb": 100.0 / cut, "step_seconds": 1.0})
+    own = found(way, 0, cuts=(1, 8))
+    assert own["gradient_error"] < 1e-13 and (own["gradient_error"] == 0) == (way == "whole")
+    assert own["peak_mb"] == 12.5 and ("cost" in own) == (way == "accumulated") and "cost" not in found(way, 1)
+    assert replay_arm(EXPERIMENT, tiny(way), 0, Context()) == {"gradient_norm": own["gradient_norm"]}
 
 
-def test_a_process_measures_its_own_memory():
-    """One micro-batch needs more than 8: the activations of all texts at once."""
-    points = []
-    for cut in ("1", "8"):
-        command = [sys.executable, "-m", lab.__name__, cut, "2"]
-        done = subprocess.run(command, env=machine.child_environment(), capture_output=True, text=True, check=True)
-        points.append(json.loads(done.stdout))
-    assert points[0]["peak_mb"] > 1.5 * points[1]["peak_mb"]
-    assert all(point["step_seconds"] > 0 and point["before_mb"] < point["peak_mb"] for point in points)
+def test_rates_are_chosen_on_dev_alone():
+    trial = found("sgd_weighted", 1000, **EXPERIMENT.tuning.settings)
+    assert set(trial) == {"dev_loss"}
 
 
-def test_the_distance_between_gradients():
+def test_the_distance_between_gradients(monkeypatch):
     a, b = {"x": np.array([3.0, 0.0])}, {"x": np.array([0.0, 4.0])}
-    assert lab.norm(a) == 3 and lab.cosine(a, b) == 0 and lab.cosine(a, a) == pytest.approx(1)
+    assert lab.norm(a) == 3 and lab.distance(a, b) == 1.25
 
     def loss(p, batch, rng):
         return np.sum(p * batch["at"][:, 0])
 
-    batch, double = {"at": np.ones((4, 1))}, 2.0  # a function that doubles the gradient is off by 100 %
+    monkeypatch.setattr(lab, "model", lambda: (None, loss))
+    batch, double = {"at": np.ones((4, 1))}, 2.0  # a function that doubles the gradient is off by its whole norm
     function = lambda micro: lambda p, b, step: (0, double * value_and_grad(loss)(p, b, None)[1])  # noqa: E731
-    assert lab.gradient_errors(np.ones(()), loss, function, [batch], (1, 2)) == [[1, 100.0], [2, 100.0]]
+    assert lab.gradient_errors(np.ones(()), function, [batch], (1, 2)) == [[1, 1.0], [2, 1.0]]
 
 
 def test_plots_are_drawn_where_arms_are_missing(tmp_path):
-    point = {"micro_batches": 1, "peak_mb": 3.0, "before_mb": 1.0, "step_seconds": 0.1}
-    losses = {"loss": 1.0, "short_loss": 1.0, "long_loss": 1.0}
-    runs = [
-        {"arm": "full", "seed": s, "figures": losses} for s in (0, 1)
-    ] + [
-        {"arm": "weighted", "seed": s, "figures": losses | {"gradient_errors": [[1, 0.0], [2, 0.1]], "cost": [point]}}
-        for s in (0, 1)
-    ]  # fmt: skip
-    paths = figures.show(tmp_path, runs, lab.EXPERIMENT)
-    assert len(paths) == 3 and all(path.stat().st_size > 1000 for path in paths)
+    losses = {"loss": 1.0, "text_loss": 1.1, "short_loss": 1.0, "long_loss": 1.0}
+    cost = {"peak_mb": 300.0, "before_mb": 100.0, "step_seconds": 1.0}
+    curve = [[cut, 300 / cut, 1.0] for cut in (1, 8)]
+    trained = losses | {"gradient_errors": [[2, 0.1], [8, 0.2]]}
+    arms = {"weighted": trained, "grouped": trained, "whole": cost, "accumulated": cost | {"cost": curve}}
+    runs = [{"arm": name, "seed": seed, "figures": own} for name, own in arms.items() for seed in (0, 1)]
+    for part in (runs, [run for run in runs if run["seed"] == 0]):
+        paths = figures.show(tmp_path, part, EXPERIMENT)
+        assert [path.name for path in paths] == ["memory_and_time.png", "losses.png", "gradients.png"]
+        assert all(path.stat().st_size > 1000 for path in paths)
+    assert len(figures.show(tmp_path, [run for run in runs if run["arm"] == "whole"], EXPERIMENT)) == 1
+
+
+def test_the_quick_version_has_arms_of_the_full_one():
+    quick = EXPERIMENT.quick
+    assert {arm.name for arm in quick.arms} < {arm.name for arm in EXPERIMENT.arms} and quick.seeds == 1
+    assert all("rate" in arm.settings for arm in quick.arms if "way" not in arm.settings)

@@ -9,105 +9,106 @@ from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.statistics import mean
 from bertcraft.lab.verdicts import difference
 
+_LOSSES = {"short_loss": "short texts", "long_loss": "long texts", "loss": "all, by token", "text_loss": "all, by text"}
+_PAIRS = {  # an arm, and the arm of the same rule that weighs by tokens
+    "mean_of_means": "weighted", "grouped": "weighted", "sum_of_means": "weighted", "sgd_mean_of_means": "sgd_weighted",
+}  # fmt: skip
+_ERRORS = ("weighted", "mean_of_means", "grouped", "sum_of_means")
+
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """How far the gradients are off, what that does to held-out loss, and what micro-batches cost."""
-    paths = [show_gradients(folder / "gradients.png", runs, experiment), show_cost(folder / "memory_and_time.png", runs)]
+    """What a step costs, what the bug does to held-out loss, and how far its gradients are off; what has no runs is left out."""
+    paths = [show_cost(folder / "memory_and_time.png", runs, experiment)]
     differences = {
-        (name, metric): found
-        for name in ("weighted", "mean_of_means", "grouped", "sum_of_means")
-        for metric in _SHOWN_LOSSES
-        if (found := difference(experiment, runs, name, "full", metric))
+        (arm, metric): between
+        for arm, other in _PAIRS.items()
+        for metric in _LOSSES
+        if (between := difference(experiment, runs, arm, other, metric))
     }
-    return [*paths, show_differences(folder / "held_out_loss.png", differences, experiment)] if differences else paths
+    if differences:
+        paths.append(show_differences(folder / "losses.png", differences, experiment))
+    errors = {arm: found for arm in _ERRORS if (found := _figures(runs, arm, "gradient_errors"))}
+    if errors:
+        paths.append(show_gradients(folder / "gradients.png", errors, experiment))
+    return paths
 
 
-_SHOWN_LOSSES = {"loss": "all", "short_loss": "short texts", "long_loss": "long texts"}
+def _figures(runs: list[dict], arm: str, figure: str) -> list:
+    return [run["figures"][figure] for run in runs if run["arm"] == arm and figure in run["figures"]]
 
 
-def _show_figures(runs: list[dict], name: str, figure: str) -> list:
-    return [run["figures"][figure] for run in runs if run["arm"] == name and figure in run["figures"]]
-
-
-def _show_ends(interval) -> tuple[float, float]:
+def _ends(interval) -> tuple[float, float]:
     """How far an interval reaches below and above its mean; nowhere with one seed."""
     return (0.0, 0.0) if interval.low is None else (interval.mean - interval.low, interval.high - interval.mean)
 
 
-def _show_line(ax, points: list, place: int, label: str, logarithmic: bool = False) -> None:
-    """Means over seeds with their 95 % intervals against the number of micro-batches. points: (seeds, cuts, 2).
-
-    ``logarithmic``: mean and interval are those of the logarithms, as an axis of logarithms needs.
-    """
-    cuts, columns = np.array(points)[0, :, 0], np.array(points)[:, :, 1].T
-    intervals = [mean(np.log(column) if logarithmic else column) for column in columns]
-    centres = np.array([interval.mean for interval in intervals])
-    low, high = np.transpose([_show_ends(interval) for interval in intervals])
-    if logarithmic:
-        centres, low, high = np.exp(centres), np.exp(centres) * (1 - np.exp(-low)), np.exp(centres) * (np.exp(high) - 1)
-    ax.errorbar(cuts, centres, (low, high), **style.line(place), label=label, capsize=2)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(cuts, [f"{cut:.0f}" for cut in cuts])
-    ax.minorticks_off()
-
-
-def show_gradients(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Distances from the full batch's gradient (masked language model) and cosines with it (contrastive loss)."""
-    panels = {
-        "gradient_errors": ("weighted", "mean_of_means", "grouped", "sum_of_means"),
-        "cosines": ("pairs_cached", "pairs_accumulated"),
-    }
-    titles = {"gradient_errors": "masked language model, 32 texts", "cosines": "contrastive loss, 64 pairs"}
-    labels = {
-        "gradient_errors": "distance from the full batch's gradient (% of its norm)",
-        "cosines": "cosine with the full batch's gradient",
-    }
-    panels = {figure: arms for figure, arms in panels.items() if any(_show_figures(runs, arm, figure) for arm in arms)}
-    with style.figure(path, columns=max(1, len(panels)), width=1 + 4 * max(1, len(panels)), height=3.8) as axes:
-        for ax, (figure, arms) in zip(np.atleast_1d(axes), panels.items(), strict=False):
-            for place, arm in enumerate(arms, 1):
-                errors = figure == "gradient_errors"
-                if found := _show_figures(runs, arm, figure):  # one micro-batch is the full batch: no error has no logarithm
-                    points = [[point for point in own if not errors or point[0] > 1] for own in found]
-                    _show_line(ax, points, place, experiment.arm(arm).title, logarithmic=errors)
-            if errors:
-                ax.set_yscale("log")
-            else:  # an interval of few seeds may reach further than a cosine can
-                ax.set_ylim(max(ax.get_ylim()[0], -1.05), min(ax.get_ylim()[1], 1.05))
-            ax.set(title=titles[figure], xlabel="micro-batches", ylabel=labels[figure])
-            ax.legend(fontsize=8)
+def show_cost(path: Path, runs: list[dict], experiment: Experiment) -> Path:
+    """Peak memory against time of a step: each way a point, and a curve over the number of micro-batches (one seed)."""
+    with style.figure(path, width=6.2, height=3.6) as ax:
+        curve = _figures(runs, "accumulated", "cost")
+        if curve:
+            cuts, memory, seconds = np.array(curve[0]).T
+            ax.plot(seconds, memory, color=style.COLOURS[style.TECHNIQUE], lw=0.9, marker=".", label="other cuts (one seed)")
+            for cut, x, y in zip(cuts, seconds, memory, strict=True):
+                ax.annotate(f"{cut:.0f}", (x, y), xytext=(-4, -10), textcoords="offset points", fontsize=7, ha="right")
+        for place, arm in enumerate(("whole", "accumulated", "recomputed")):
+            peaks, times = (_figures(runs, arm, figure) for figure in ("peak_mb", "step_seconds"))
+            if peaks:
+                time, peak = mean(times), mean(peaks)
+                look = {**style.line(place), "linestyle": "none", "markersize": 7}
+                errors = {"xerr": np.transpose([_ends(time)]), "yerr": np.transpose([_ends(peak)])}
+                ax.errorbar(time.mean, peak.mean, **errors, **look, capsize=2, label=experiment.arm(arm).title)
+        before = [value for arm in ("whole", "accumulated", "recomputed") for value in _figures(runs, arm, "before_mb")]
+        if before:
+            ax.axhline(np.mean(before), color=style.COLOURS[style.BASELINE], ls=":", lw=0.9, label="before the first step")
+        ax.set(xlabel="processor time of a step (s)", ylabel="peak memory of the process (MB)", ylim=(0, None))
+        ax.set_xlim(0, 1.12 * ax.get_xlim()[1])
+        ax.legend(fontsize=8, loc="lower left")
     return path
 
 
 def show_differences(path: Path, differences: dict, experiment: Experiment) -> Path:
-    """Held-out losses less those of the full batch: the intervals of {(arm, metric): interval}, paired over seeds."""
-    arms = list(dict.fromkeys(name for name, _ in differences))
-    with style.figure(path, width=6.8, height=1.2 + 0.62 * len(arms)) as ax:
-        for place, (metric, label) in enumerate(_SHOWN_LOSSES.items()):
-            own = [differences[name, metric] for name in arms]
-            rows = np.arange(len(arms)) + 0.2 * (place - 1)
-            ends = np.transpose([_show_ends(interval) for interval in own])
+    """Held-out losses less those of the arm weighted by tokens: the intervals of {(arm, metric): interval}, paired over seeds."""
+    arms = list(dict.fromkeys(arm for arm, _ in differences))
+    with style.figure(path, width=6.8, height=1.3 + 0.62 * len(arms)) as ax:
+        for place, (metric, label) in enumerate(_LOSSES.items(), 1):
+            own = [differences[arm, metric] for arm in arms]
+            rows = np.arange(len(arms)) + 0.17 * (place - 2.5)
+            ends = np.transpose([_ends(interval) for interval in own])
             look = style.line(place) | {"linestyle": "none"}
             ax.errorbar([interval.mean for interval in own], rows, xerr=ends, **look, capsize=2, label=label)
         ax.axvline(0, color="0.3", lw=1)
-        ax.set_yticks(range(len(arms)), [experiment.arm(name).title for name in arms])
-        ax.set(ylim=(len(arms) - 0.5, -0.5), xlabel="held-out loss less that of the full batch (nats a masked token)")
-        ax.locator_params(axis="x", nbins=6)
+        ax.set_yticks(range(len(arms)), [experiment.arm(arm).title for arm in arms])
+        ax.set(ylim=(len(arms) - 0.5, -0.5), xlabel="loss at [MASK] less that of the arm weighted by tokens (nats)")
+        ax.grid(axis="y", visible=False)
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return path
 
 
-def show_cost(path: Path, runs: list[dict]) -> Path:
-    with style.figure(path, columns=2, width=8, height=3.4) as axes:
-        points = [run["figures"]["cost"] for run in runs if run["arm"] == "weighted" and "cost" in run["figures"]]
-        units = (("peak_mb", "peak memory of the process (MB)"), ("step_seconds", "time of a step (s)"))
-        for ax, (figure, label) in zip(axes, units, strict=True):
-            if points:
-                curves = [[(point["micro_batches"], point[figure]) for point in own] for own in points]
-                _show_line(ax, curves, style.TECHNIQUE, "a training step")
-            ax.set(xlabel="micro-batches into which 32 texts are cut", ylabel=label, ylim=(0, None))
-        if points:
-            before = float(np.mean([point["before_mb"] for own in points for point in own]))
-            axes[0].axhline(before, color=style.COLOURS[style.BASELINE], ls="--", label="before the first step")
-            axes[0].legend(fontsize=8)
+def show_gradients(path: Path, errors: dict, experiment: Experiment) -> Path:
+    """Distances from the whole batch's gradient by number of micro-batches: the wrong ways, and rounding."""
+    from matplotlib.ticker import PercentFormatter
+
+    rounding = {"weighted"} & set(errors)
+    wrong = [arm for arm in errors if arm not in rounding]
+    with style.figure(path, columns=2, width=8.2, height=3.2) as axes:
+        for ax, arms, title in zip(axes, (wrong, rounding), ("the wrong divisors", "by tokens: rounding"), strict=True):
+            for arm in arms:
+                points = np.array(errors[arm])
+                cuts, columns = points[0, :, 0], points[:, :, 1].T
+                intervals = [mean(column) for column in columns]
+                ends = np.transpose([_ends(interval) for interval in intervals])
+                look = style.line(_ERRORS.index(arm) + 1)
+                ax.errorbar(cuts, [each.mean for each in intervals], ends, **look, capsize=2, label=experiment.arm(arm).title)
+                ax.set_xscale("log", base=2)
+                ax.set_xticks(cuts, [f"{cut:.0f}" for cut in cuts])
+                ax.minorticks_off()
+            if arms is wrong and "sum_of_means" in arms:
+                ax.set_yscale("log")
+            ax.set(title=title, xlabel="micro-batches into which 32 texts are cut")
+            if arms:
+                ax.legend(fontsize=8)
+        axes[0].set_ylabel("distance from the batch's gradient\n(share of its norm)")
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[1].set_ylim(0, None)
     return path
