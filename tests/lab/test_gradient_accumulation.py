@@ -78,8 +78,8 @@ def test_models_on_the_plateau_are_not_testable_and_a_broken_sum_is_no_excuse():
 
 def test_texts_are_short_and_long_and_no_part_knows_another():
     short, long = (lengths.texts()[kind] for kind in ("short", "long"))
-    lengths = [(own.train != 0).sum(axis=1).mean() for own in (short, long)]
-    assert lengths[0] < 13 and lengths[1] > 40
+    tokens = [(own.train != 0).sum(axis=1).mean() for own in (short, long)]
+    assert tokens[0] < 13 and tokens[1] > 40
     assert len(short.held_out) == 3 * len(long.held_out) and len(short.dev) == 3 * len(long.dev)
     for own in (short, long):
         parts = [{row.tobytes() for row in part} for part in (own.train, own.dev, own.held_out)]
@@ -89,8 +89,8 @@ def test_texts_are_short_and_long_and_no_part_knows_another():
 
 def test_grouping_by_length_changes_the_order_of_a_batch_and_nothing_else():
     random, grouped = (lengths.batch_maker(16, 4, 1, grouped)(3) for grouped in (False, True))
-    lengths = grouped["attention_mask"].sum(axis=1)
-    assert (np.diff(lengths) >= 0).all() and (np.diff(random["attention_mask"].sum(axis=1)) < 0).any()
+    tokens = grouped["attention_mask"].sum(axis=1)
+    assert (np.diff(tokens) >= 0).all() and (np.diff(random["attention_mask"].sum(axis=1)) < 0).any()
     rows = [sorted((*ids, *sorted(labels)) for ids, labels in zip(b["input_ids"].tolist(), b["labels"].tolist(), strict=True))
             for b in (random, grouped)]  # fmt: skip
     assert rows[0] == rows[1]
