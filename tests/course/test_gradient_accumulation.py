@@ -71,7 +71,7 @@ def test_equations_3_to_5_token_by_token():
     np.testing.assert_allclose(gradient - whole, -by_entry / counts.mean(), atol=1e-12, err_msg="(5) for the gradient")
 
 
-def test_equation_6_for_unrelated_counts():
+def test_equation_7_for_unrelated_counts():
     rng = np.random.default_rng(0)
     K, sigma, errors = 64, 2.0, []
     for _ in range(2000):
@@ -80,13 +80,17 @@ def test_equation_6_for_unrelated_counts():
     assert np.std(errors) == pytest.approx(0.5 * sigma / K**0.5, rel=0.06)  # c = 5 / 10
 
 
-def test_equation_7_counts_for_bert_base():
-    """Korthikanti et al. 2022: 34 s b h + 5 a s^2 b bytes a layer; the figures that the text states."""
-    s, h, a = 512, 768, 12
-    layer = 34 * s * h + 5 * a * s * s
-    assert 12 * layer / 1e9 == pytest.approx(0.35, abs=0.005)
-    assert 16 * 110e6 / (12 * layer) == pytest.approx(5, abs=0.1), "five texts"
-    assert (12 * layer * 256) / 1e9 == pytest.approx(90, abs=1)
+def test_equation_6_counts_for_bert_base():
+    """Korthikanti et al. 2022: 34 s b h + 5 a s^2 b bytes a layer; the figures that the text and the decision state."""
+    s, h, a, layers = 512, 768, 12, 12
+    one, flash = layers * (34 * s * h + 5 * a * s * s), layers * 34 * s * h
+    states = 16 * 110e6
+    assert one / 1e9 == pytest.approx(0.35, abs=0.005) and flash / 1e9 == pytest.approx(0.16, abs=0.005)
+    assert states / one == pytest.approx(5, abs=0.1) and states / flash == pytest.approx(11, abs=0.1)
+    assert one * 256 / 1e9 == pytest.approx(90, abs=1)
+    inputs = layers * 2 * s * h  # 16 bits each
+    peaks = [states + 64 * one, states + 8 * one, states + 64 * (inputs + one / layers)]
+    assert [peak / 1e9 for peak in peaks] == pytest.approx([24.1, 4.6, 4.2], abs=0.05)
     assert math.sqrt(1 + 0.3**2) == pytest.approx(1.04, abs=0.005)
 
 
@@ -129,7 +133,7 @@ def test_equation_9_for_linear_vectors():
 
 
 def test_the_factor_that_adam_forgives():
-    """Exercise 7.6: K times the gradients are the same steps with epsilon / K."""
+    """Exercise 8.7: K times the gradients are the same steps with epsilon / K."""
     from bertcraft.train import adamw
 
     gradients = np.random.default_rng(0).standard_normal((5, 3)) * 1e-3
@@ -174,7 +178,7 @@ WRONG = [
     ("window_shares", "window / window.sum()", "1 / len(window)", "count equally"),
     ("window_shares", "    return shares", "    return shares[: len(counts) // K * K]", "thrown away"),
     ("window_shares", "window / window.sum()", "window / window.sum() * len(window) / K", "as if K micro-batches were in it"),
-    ("machine_factors", "counts * len(counts) / np.sum(counts)", "counts / np.sum(counts)", "W = 2 times too small"),
+    ("machine_factors", "counts * len(counts) / np.sum(counts)", "counts / np.sum(counts)", "2 times too small"),
     (
         "machine_factors", "counts * len(counts) / np.sum(counts)", "counts / np.sum(counts, axis=1, keepdims=True)",
         "mean of means again",
@@ -182,6 +186,12 @@ WRONG = [
     ("machine_factors", "counts * len(counts) / np.sum(counts)", "counts / np.sum(counts, axis=0)", "over one axis only"),
     ("machine_factors", "counts * len(counts)", "0 * counts + len(counts)", "their n is missing"),
     ("machine_factors", "len(counts)", "counts.shape[1]", "you multiply by K"),
+    ("which_way", '"arm": "accumulation"', '"arm": "recomputation"', "takes longer"),
+    ("which_way", '"arm": "accumulation"', '"arm": "small"', "nothing is shown for it"),
+    ("which_way", '"because": "b"', '"because": "a"', "what fits, fits"),
+    ("which_way", '"because": "b"', '"because": "c"', "shows no equality"),
+    ("which_way", '"unless": "b"', '"unless": "a"', "the spread between runs"),
+    ("which_way", '"unless": "b"', '"unless": "c"', "does not depend on the batch"),
 ]  # fmt: skip
 
 

@@ -42,7 +42,6 @@ OLD_SHAPE = (
     "00_index",
     "01_roberta_optimizations",
     "02_electra_pretraining",
-    "06_gradient_accumulation",
     "12_adapter_modules",
 )
 

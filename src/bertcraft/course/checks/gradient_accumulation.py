@@ -1,8 +1,9 @@
-"""Checks of lesson 06: the loss of a window, who is favoured, where to clip, the last window, several machines."""
+"""Checks of lesson 06: the loss of a window, who is favoured, where to clip, the last window, several machines, which way to a
+large batch."""
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, same
 
 
 def _near(got, expected) -> bool:
@@ -37,11 +38,11 @@ def _check_favour(favour) -> None:
     if _near(got, counts / counts.mean()):
         raise Wrong("the other way round: a micro-batch of few tokens divides its share among fewer, so each counts *more*")
     if _near(got, 1 / (len(counts) * counts)):
-        raise Wrong("that is what a token counts under the mean of means; divide it by what it should count, 1 / N")
+        raise Wrong("that is what a token counts under the mean of means; divide it by what it should count, 1 / n")
     if _near(got, counts.sum() / counts):
         raise Wrong("every value is K times too large: under the mean of means a token counts 1 / (K n_k), not 1 / n_k")
     if _near(got, counts / counts.sum()):
-        raise Wrong("n_k / N is the right share of a *micro-batch*; asked for is what one token counts, relative to 1 / N")
+        raise Wrong("n_k / n is the right share of a *micro-batch*; asked for is what one token counts, relative to 1 / n")
     same(got, counts.mean() / counts, "what a token counts for counts 2, 6, 4, 12", rtol=1e-6)
 
 
@@ -88,7 +89,7 @@ def _check_window_shares(window_shares) -> None:
         raise Wrong("the last window is missing: two micro-batches of the epoch are thrown away")
     if isinstance(got, np.ndarray) and got.shape == (10,) and _near(got[:8], expected[:8]):
         if _near(got[8:], counts[8:] / counts[4:8].sum()) or _near(got[8:], [0.0, 0.0]):
-            raise Wrong("the first two windows are right; the last has only two micro-batches, so its N is that of these two")
+            raise Wrong("the first two windows are right; the last has only two micro-batches, so its n is that of these two")
         if _near(got[8:].sum(), 0.5):
             raise Wrong("the last window adds up to 1/2: it is scaled as if K micro-batches were in it")
     same(got, expected, "the shares of 10 micro-batches for K = 4", rtol=1e-6)
@@ -100,20 +101,20 @@ def _check_machine_factors(machine_factors) -> None:
     expected = counts * 2 / counts.sum()
     got = machine_factors(counts)
     if _near(got, counts / counts.sum()):
-        raise Wrong("the averaging over the machines divides by W once more: all factors are W = 2 times too small")
+        raise Wrong("the averaging over the machines divides by their number once more: all factors are 2 times too small")
     if _near(got, counts / counts.sum(axis=1, keepdims=True)):
         raise Wrong(
             "each machine's factors add up to 1, so all machines count the same, however few tokens they hold: that is the "
             "mean of means again"
         )
     if _near(got, counts / counts.sum(axis=0)) or _near(got, 2 * counts / counts.sum(axis=0)):
-        raise Wrong("N is the number of all tokens, on all machines and in all micro-batches; you sum over one axis only")
+        raise Wrong("divide by the number of all tokens, on all machines and in all micro-batches; you sum over one axis only")
     if _near(got, np.full((2, 3), 1 / 3)):
         raise Wrong("1 / K for all: that is right for equal counts alone")
     if _near(got, np.full((2, 3), 2 / counts.sum())) or _near(got, np.full((2, 3), 1 / counts.sum())):
-        raise Wrong("W / N is the factor for a *sum* over tokens; the losses are means, so their n is missing")
+        raise Wrong("that is the factor for a *sum* over tokens; the losses are means, so their n is missing")
     if _near(got, 3 * counts / counts.sum()):
-        raise Wrong("you multiply by K; it is W, the number of machines, by which the average divides")
+        raise Wrong("you multiply by K; it is the number of machines by which the average divides")
     same(got, expected, "the factors of 2 machines with 3 micro-batches", rtol=1e-6)
 
 
@@ -128,7 +129,7 @@ EXERCISES = (
     Exercise(
         "favour", "Who is favoured by the mean of means", 1, _check_favour,
         ("A micro-batch has the share 1 / K, whatever it holds. How much of it falls to one of its n_k tokens?",
-         "Divide 1 / (K n_k) by 1 / N and use N = K times the mean count."),
+         "Divide 1 / (K n_k) by 1 / n and use n = K times the mean count."),
     ),
     Exercise(
         "clipped_gradient", "A clip too many", 2, _check_clipped_gradient,
@@ -142,7 +143,29 @@ EXERCISES = (
     ),
     Exercise(
         "machine_factors", "Several machines", 3, _check_machine_factors,
-        ("Write down what comes out: (1 / W) times the sum over machines and micro-batches of factor times gradient of the mean.",
-         "It is to be the sum of (n / N) times the gradient of the mean, N over everything. Compare the two term by term."),
+        ("Write down what comes out: the sum over machines and micro-batches of factor times gradient, over their number.",
+         "It is to be the sum of n_k / n times the gradient of the mean, n over everything. Compare the two term by term."),
+    ),
+    Exercise(
+        "which_way", "Which way to the large batch?", 2,
+        decision({
+            "arm": {
+                "accumulation": "",
+                "recomputation": "it fits and is exact, but takes longer, intervals apart; nothing here needs its lower peak",
+                "small": "its interval goes from -0.06 to +0.16: nothing is shown for it, and updates of 64 texts were asked for",
+            },
+            "because": {
+                "b": "",
+                "a": "recomputation has the lowest peak, and 16 GB hold both: what fits, fits",
+                "c": "an interval that holds 0 shows no equality; that two gradients are the batch's was proven",
+            },
+            "unless": {
+                "b": "",
+                "a": "one run of six is no surprise, and the interval knows of the spread between runs",
+                "c": "accumulation's peak does not depend on the batch: twice as many micro-batches, and it fits as before",
+            },
+        }),
+        ("Cross out what does not fit, then what has not the batch's gradient.",
+         "Of what is left, one takes less time. For which losses is its gradient not the batch's?"),
     ),
 )  # fmt: skip
