@@ -555,7 +555,7 @@ if lesson.installed("transformers", "torch", "accelerate"):
         del one.accepts_loss_kwargs
     told("BERT, the Trainer as it is (5.23)", step_of(bert), right["bert"])
     told("BERT, with compute_loss_func=by_items", step_of(bert, by_items), right["bert"])
-    told("the same, and recomputation", step_of(bert, by_items, gradient_checkpointing=True), right["bert"])
+    told("the same, and recomputation", step_of(bert, by_items, activation_checkpointing=True), right["bert"])
 
 # %% [markdown]
 # Look at the line "as it is (5.23)". `BertForMaskedLM.forward` takes `**kwargs`, so the Trainer believes that the loss is
@@ -603,7 +603,7 @@ if lesson.installed("transformers", "torch", "accelerate"):
 # | symptom | setting |
 # | --- | --- |
 # | out of memory in the first step | halve `per_device_train_batch_size`, double `gradient_accumulation_steps` |
-# | out of memory with one text a micro-batch | `gradient_checkpointing=True` |
+# | out of memory with one text a micro-batch | `activation_checkpointing=True` (older releases: `gradient_checkpointing`) |
 # | out of memory before the first step | neither helps: adapters, a smaller optimiser, sharding |
 # | the norm of the gradient is $K$ times that of the whole batch | a sum of means: `compute_loss_func` |
 # | the loss differs from the whole batch's with texts of unequal length | divide by the window's tokens; dropout off to compare |
