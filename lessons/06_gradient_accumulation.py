@@ -787,11 +787,9 @@ check.which_way(which_way)
 # [activation memory counted](https://arxiv.org/abs/2205.05198). Dao et al. 2022,
 # [FlashAttention](https://arxiv.org/abs/2205.14135). Gao, Zhang, Han, Callan 2021,
 # [GradCache](https://arxiv.org/abs/2101.06983). Marek et al. 2025,
-# [small batches](https://arxiv.org/abs/2507.07101). You et al. 2020, [LAMB](https://arxiv.org/abs/1904.00962), a rule for
-# batches of tens of thousands (not measured here).
+# [small batches](https://arxiv.org/abs/2507.07101).
 #
-# **Open project**: one long text among 31 short ones, or half and half; one text a micro-batch. Predict from (4) who is favoured,
-# and train on three seeds. The fair rival is the right mean with another *mixture*.
+# **Open project**: one long text among 31 short ones. Predict from (4) who is favoured, then train on three seeds.
 #
 # **Next**: on the path *Training & Optimization* comes 08, layer-wise learning rates. If the parameters fill your memory, go to
 # [12 adapters](12_adapter_modules.ipynb).

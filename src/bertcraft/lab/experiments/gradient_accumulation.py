@@ -250,7 +250,7 @@ NOTES = (
     "Memory and time: 4 layers, 256 wide, 32 texts of 128 tokens, AdamW, float32, one thread; Python and NumPy "
     "count in the peak.",
     "Peak memory hardly differs between seeds: its narrow interval says nothing of other models or lengths.",
-    "Time is that of the processor. On a GPU small micro-batches leave units idle: there the ratio is another one.",
+    "Time is that of the processor, on a machine with other work. On a GPU small micro-batches leave units idle: another ratio.",
     "Losses are those at [MASK] on 999 short and 333 long held-out texts; 2 layers, 128 wide. All arms go on from one model, for "
     "150 updates; seeds differ in the order of the texts and in their masks.",
     "The bug's arms take the rate of the arm weighted by tokens: the question is what the bug does to an unchanged recipe.",
