@@ -443,7 +443,7 @@ with style.shown(width=6.4, height=2.6) as ax:
 #
 # ### The stored experiment
 #
-# First memory and time of a step, each way in a process of its own.
+# Memory and time of a step, each way in its own process:
 
 # %%
 lesson.results("peak_mb", "step_seconds", "gradient_error")
@@ -475,7 +475,7 @@ lesson.comparisons()
 lesson.plots(2)
 
 # %% [markdown]
-# Equation (4) comes true. The effects are small, after 150 updates:
+# Equation (4) comes true. Effects are small after 150 updates:
 #
 # | against the arm weighted by tokens | nats at [MASK], 95 % interval |
 # | --- | --- |
