@@ -266,6 +266,8 @@ CLAIM = Claim(
 NOTES = (
     "Time: one layer, one text, one thread of a processor, float32, forward and backward; on a GPU fused kernels gain more. "
     "Memory is what a process grew by at the longest text.",
+    "The longest text is the first that a fresh process reads: its time includes taking that memory from the system, and shorter "
+    "texts find it taken. So the curve is not smooth, and a training loop, which keeps its memory, may see another ratio.",
     "All models have the same parameters and read the same passages: global tokens use the projections of the others "
     "(Longformer gives them their own). One learning rate for all, tried on development passages with a seed not reported.",
     "Training starts with the first 16 tokens of a passage and ends with all 256. BigBird's first block is global, and the "
