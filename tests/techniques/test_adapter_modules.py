@@ -27,6 +27,7 @@ from transformers_models import inputs, make, ours
 METHODS = {
     "full": technique.full(), "head": technique.head_only(), "bitfit": technique.bitfit(), "houlsby": technique.houlsby(3),
     "lora": technique.lora(2, 4), "ia3": technique.ia3(), "prefix": technique.prefix(3),
+    "gated": technique.gated_prefix(3),
 }  # fmt: skip
 HEAD = ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]
 HEAD_MODULES = ["pooler.dense", "classifier"]
@@ -227,7 +228,7 @@ def test_methods_that_add_nothing_train_transformers_own_parameters(family, whic
     assert dict(tree.items(merged)).keys() == dict(tree.items(params)).keys()
 
 
-@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix"])
+@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix", "gated"])
 def test_roberta_and_electra_take_adapters_too_and_other_families_are_refused(which):
     method = METHODS[which]
     for family in ("roberta", "electra"):
@@ -302,30 +303,39 @@ def test_merged_into_the_model_it_computes_the_same(seed, rank, alpha, which):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.data())
 def test_a_prefix_is_attention_over_more_keys_by_the_formula(batch, length, size, heads_, data):
+    """With a gate it is attention to the text, plus the gate times attention to the prefix alone."""
     hidden = 2 * heads_
     rng = np.random.default_rng(length)
     config = Config(family="bert", head="base", hidden_size=hidden, num_attention_heads=heads_)
     linear = lambda: {"weight": rng.standard_normal((hidden, hidden)), "bias": rng.standard_normal(hidden)}  # noqa: E731
     own = {part: linear() for part in ("query", "key", "value")}
-    own["prefix"] = {part: rng.standard_normal((size, hidden)) for part in ("key", "value")}
+    own["prefix"] = {part: rng.standard_normal((size, hidden)) for part in ("key", "value")} | {"gate": rng.standard_normal(1)}
     layer = {"attention": {"self": own, "output": {"dense": linear()}}}
     x = rng.standard_normal((batch, length, hidden))
     mask = np.arange(length) < np.array([[data.draw(st.integers(1, length))] for _ in range(batch)])
-    found = technique.prefix_attention(layer, x, x, F.padding_bias(mask.astype(int), x.dtype), config)
-    for row in range(batch):
-        seen = x[row, mask[row]]
-        query, key, value = (encoder.dense(own[p], given) for p, given in (("query", x[row]), ("key", seen), ("value", seen)))
-        key, value = np.concatenate([own["prefix"]["key"], key]), np.concatenate([own["prefix"]["value"], value])
+    bias = F.padding_bias(mask.astype(int), x.dtype)
+    found = technique.prefix_attention(layer, x, x, bias, config)
+    gated = technique.gated_prefix_attention(layer, x, x, bias, config)
+
+    def attended(query, key, value):
         parts = []
         for head in range(heads_):
             at = slice(2 * head, 2 * head + 2)
             weights = np.exp(query[:, at] @ key[:, at].T / np.sqrt(2))
             parts.append(weights / weights.sum(axis=1, keepdims=True) @ value[:, at])
-        expected = encoder.dense(layer["attention"]["output"]["dense"], np.concatenate(parts, axis=1))
-        np.testing.assert_allclose(found[row], expected, atol=1e-10)
+        return np.concatenate(parts, axis=1)
+
+    for row in range(batch):
+        seen = x[row, mask[row]]
+        query, key, value = (encoder.dense(own[p], given) for p, given in (("query", x[row]), ("key", seen), ("value", seen)))
+        before, output = (own["prefix"]["key"], own["prefix"]["value"]), layer["attention"]["output"]["dense"]
+        both = attended(query, np.concatenate([before[0], key]), np.concatenate([before[1], value]))
+        np.testing.assert_allclose(found[row], encoder.dense(output, both), atol=1e-10)
+        beside = attended(query, key, value) + own["prefix"]["gate"] * attended(query, *before)
+        np.testing.assert_allclose(gated[row], encoder.dense(output, beside), atol=1e-10)
 
 
-@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix"])
+@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix", "gated"])
 def test_derivatives_to_second_order(which):
     _, config, params, batch = classifier(3, num_hidden_layers=1, hidden_act="gelu")
     method = METHODS[which]
@@ -354,6 +364,7 @@ HAND_COUNTS = {  # of BERT-base, without the head
     "lora": 12 * 2 * 8 * (768 + 768),
     "ia3": 12 * (768 + 768 + 3072),
     "prefix": 12 * 2 * 16 * 768,
+    "gated-prefix": 12 * (2 * 16 * 768 + 1),
 }
 
 
@@ -415,7 +426,7 @@ def test_float32_stays_and_dropout_repeats(which):
     assert dropped(trained, 1) == dropped(trained, 1) != dropped(trained, 2)
 
 
-@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix"])
+@pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix", "gated"])
 def test_jax_compiles_it_to_the_same_numbers(which):
     jax = pytest.importorskip("jax")
     _, config, params, batch = classifier(3)
@@ -433,11 +444,12 @@ def test_jax_compiles_it_to_the_same_numbers(which):
 
 def test_what_cannot_be_meant_is_refused():
     _, config, params, _ = classifier(0)
-    for method in (technique.houlsby(2), technique.prefix(2)):
+    for method in (technique.houlsby(2), technique.prefix(2), technique.gated_prefix(2)):
         whole = technique.overlay(params, start(method, params, config))
         with pytest.raises(InputError, match="expected full, head, bitfit, lora or ia3"):
             technique.merge(method, whole, config)
-    for wrong in (lambda: technique.houlsby(0), lambda: technique.lora(0, 1), lambda: technique.prefix(-1)):
+    no_prefix = (lambda: technique.prefix(-1), lambda: technique.gated_prefix(0))
+    for wrong in (lambda: technique.houlsby(0), lambda: technique.lora(0, 1), *no_prefix):
         with pytest.raises(InputError, match="expected 1 or more"):
             wrong()
     with pytest.raises(InputError, match="positions"):

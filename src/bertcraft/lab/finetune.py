@@ -328,8 +328,9 @@ def export(finetuned: Finetuned, folder: str | Path, label_names: Sequence[str])
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# The highest learning rate of each method where none is given: for hundreds of steps from a new head. Experiment 12, which takes
-# 40 from a trained one, found higher ones best.
+# The highest learning rate of each method where none is given: for hundreds of steps from a new head. Experiment 12 chooses its
+# own, for a trained one.
 RATES = {
     "full": 2e-4, "head": 3e-3, "bitfit": 1e-3, "houlsby-8": 1e-3, "houlsby-64": 1e-3, "lora": 1e-3, "ia3": 3e-3, "prefix": 3e-3,
+    "gated-prefix": 3e-3,
 }  # fmt: skip

@@ -3,8 +3,8 @@
 Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, arXiv:1902.00751, put two small bottlenecks into
 each layer and freeze the rest. What came after it does the same in other places: LoRA (Hu et al. 2021, arXiv:2106.09685)
 adds a matrix of low rank to a weight, IA3 (Liu et al. 2022, arXiv:2205.05638) rescales activations, prefix-tuning (Li &
-Liang 2021, arXiv:2101.00190) puts trained keys and values before those of the text, and BitFit (Zaken et al. 2022,
-arXiv:2106.10199) adds nothing at all: it trains the biases.
+Liang 2021, arXiv:2101.00190; behind a gate that starts at 0: Zhang et al. 2023, arXiv:2303.16199) puts trained keys and
+values before those of the text, and BitFit (Zaken et al. 2022, arXiv:2106.10199) adds nothing: it trains the biases.
 
 A :class:`Method` says what is trained. The trained parameters are a small tree of their own, under the names of the
 checkpoint; :func:`overlay` lays it over the frozen tree, and the encoder runs on the two with the method's sockets. A
@@ -95,6 +95,20 @@ def prefix_attention(layer: dict, x, source, bias, config: Config, rng=None):
     return _attend(layer, dense(inner["query"], x), prefixed("key"), prefixed("value"), bias, config, rng)
 
 
+def gated_prefix_attention(layer: dict, x, source, bias, config: Config, rng=None):
+    """Self-attention, plus a gate times attention to P trained keys and values (Zhang et al. 2023, section 3.2).
+
+    Each has a softmax of its own, so that a gate of 0 changes nothing: the text keeps the weight that it had.
+    """
+    inner, heads, rate = layer["attention"]["self"], config.num_attention_heads, config.attention_probs_dropout_prob
+    query, key, value = dense(inner["query"], x), dense(inner["key"], source), dense(inner["value"], source)
+    prefix = inner["prefix"]
+    before = (np.broadcast_to(prefix[part], (source.shape[0], *prefix[part].shape)) for part in ("key", "value"))
+    context = F.attention(query, key, value, bias, heads=heads, rate=rate, rng=rng)
+    context = context + prefix["gate"] * F.attention(query, *before, heads=heads)
+    return dense(layer["attention"]["output"]["dense"], context)
+
+
 # -------------------------------------------------------------------------------------------------------- how they start
 
 
@@ -164,6 +178,13 @@ def _prefixes(params: dict, config: Config, rng: np.random.Generator, length: in
         for (name, _), arrays in zip(_layers(params, config), recorded, strict=True)
         for part, array in arrays.items()
     }
+
+
+def _gated_prefixes(params: dict, config: Config, rng: np.random.Generator, length: int) -> dict:
+    """The same behind a gate of 0 (one a layer): the start changes nothing."""
+    found = _prefixes(params, config, rng, length)
+    gates = {name.removesuffix("key") + "gate": np.zeros(1, leaf.dtype) for name, leaf in found.items() if name.endswith("key")}
+    return found | gates
 
 
 # ----------------------------------------------------------------------------------------------------- back into the model
@@ -266,6 +287,15 @@ def prefix(length: int) -> Method:
     )
 
 
+def gated_prefix(length: int) -> Method:
+    """A prefix behind a gate that starts at 0, as in LLaMA-Adapter (Zhang et al. 2023): the start is the pretrained model."""
+    _check(length, "the length of a prefix")
+    return Method(
+        f"gated prefix ({length})", added=partial(_gated_prefixes, length=length),
+        sockets=Sockets(attention=gated_prefix_attention), merged=None,
+    )  # fmt: skip
+
+
 def _check(number: int, what: str) -> None:
     if number < 1:
         raise InputError(f"{what}: got {number}, expected 1 or more")
@@ -273,7 +303,7 @@ def _check(number: int, what: str) -> None:
 
 METHODS = {
     "full": full(), "head": head_only(), "bitfit": bitfit(), "houlsby-8": houlsby(8), "houlsby-64": houlsby(64),
-    "lora": lora(8, 16), "ia3": ia3(), "prefix": prefix(16),
+    "lora": lora(8, 16), "ia3": ia3(), "prefix": prefix(16), "gated-prefix": gated_prefix(16),
 }  # fmt: skip
 
 
