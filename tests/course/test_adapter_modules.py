@@ -147,10 +147,13 @@ def test_the_wiring_without_adapters_of_any_effect_is_the_plain_one(rng):
 # ---------------------------------------------------------------------------------------------------------- exercises
 
 
-def test_the_bug_to_be_found_is_told_what_it_does():
+def test_the_bugs_to_be_found_are_told_what_they_do():
     state, text = lessons.told(SLUG, "start_lora", lessons.stub(SLUG, "start_lora"))
     assert state == "wrong"
     assert "Neither ever moves" in text
+    state, text = lessons.told(SLUG, "peft_settings", lessons.stub(SLUG, "peft_settings"))
+    assert state == "wrong"
+    assert "the whole head is frozen" in text
 
 
 WRONG = {
@@ -162,26 +165,6 @@ WRONG = {
         ("2 * hidden if norms else 0", "2 * hidden", "only with norms=True"),
         ("2 * hidden if norms else 0", "hidden if norms else 0", "a weight *and* a bias"),
         ("2 * hidden if norms else 0", "0", "the same count as norms=False"),
-    ),
-    "adapt": (
-        ("return h + inner", "return inner", "nearly the identity"),
-        ("F.gelu(h @ down.T + down_bias)", "h @ down.T + down_bias", "no curve between"),
-        ("F.gelu(", "F.relu(", "the curve is relu"),
-        (" + down_bias", "", "down_bias is missing"),
-        (" + up_bias", "", "up_bias is missing"),
-        ("return h + inner @ up.T + up_bias", "return h + F.gelu(inner @ up.T + up_bias)", "gelu is applied twice"),
-        ("h @ down.T", "h @ down", "matmul"),
-        ("h @ down.T", "h.astype(np.float64) @ down.T", "float64"),
-    ),
-    "merge_lora": (
-        ("alpha / rank * (b @ a)", "b @ a", "the scale is missing"),
-        ("alpha / rank", "alpha", "divide it by the rank"),
-        ("alpha / rank", "rank / alpha", "upside down"),
-        ("a.shape[0]", "a.shape[1]", "number of inputs"),
-        ("a.shape[0]", "b.shape[0]", "number of outputs"),
-        ("b @ a", "(b @ a).T", "transposed"),
-        ("return weight + alpha / rank * (b @ a)", "return alpha / rank * (b @ a)", "the change alone"),
-        ("return weight + alpha / rank * (b @ a)", "weight += alpha / rank * (b @ a)\n    return weight", "in place"),
     ),
     "start_lora": (
         ("np.zeros((out, rank), np.float32)", "rng.standard_normal((out, rank)).astype(np.float32)", "start changes the model"),
@@ -199,6 +182,26 @@ WRONG = {
         (" / math.sqrt(query.shape[1])", "", "not divided by the square root"),
         ("    scores = np.where", "    query = np.concatenate([prefix_key, query])\n    scores = np.where", "no queries"),
     ),
+    "peft_settings": (
+        ('["pooler.dense", "classifier"]', '["classifier"]', "the pooler is frozen at random numbers"),
+        ('["pooler.dense", "classifier"]', '["pooler.dense"]', "the classifier is frozen at random numbers"),
+        ('["pooler.dense", "classifier"]', '["dense", "classifier"]', "the end of many names"),
+        ('["pooler.dense", "classifier"]', '["pooler.dense", "classifier", "embeddings"]', "only LoRA is to be trained"),
+        ('"modules_to_save": on_top', '"task_type": "SEQ_CLS"', "the pooler is frozen at random numbers"),
+        ('["query", "value"]', '["query", "key"]', "queries and values"),
+        ('"r": 8', '"r": 4', "r is 4"),
+    ),
+    "take": (
+        ('"lora"', '"full"', "8.8 GB"),
+        ('"lora"', '"lora_merged"', "a whole model"),
+        ('"lora"', '"houlsby"', "a third of its memory"),
+        ('"lora"', '"bitfit"', "is not excluded"),
+        ('"lora"', '"head"', "wholly below -1"),
+        ('"because": "a", "unless": "b"', '"because": "b", "unless": "b"', "no evidence of a small one"),
+        ('"because": "a", "unless": "b"', '"because": "c", "unless": "b"', "ten points"),
+        ('"unless": "b"', '"unless": "a"', "one seed of eleven"),
+        ('"unless": "b"', '"unless": "c"', "your own tasks"),
+    ),
 }  # fmt: skip
 
 
@@ -207,6 +210,20 @@ def test_a_wrong_answer_gets_the_message_meant_for_it(name, old, new, message):
     state, text = lessons.told(SLUG, name, lessons.altered(SLUG, name, old, new))
     assert state == "wrong"
     assert message in text
+
+
+def test_a_task_type_and_the_pooler_will_do_too_and_peft_trains_what_the_checker_says():
+    def peft_settings():
+        return {"r": 8, "target_modules": ("value", "query"), "task_type": "SEQ_CLS", "modules_to_save": ["pooler"]}
+
+    assert lessons.told(SLUG, "peft_settings", peft_settings) == ("solved", "")
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    shape = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    for settings in (peft_settings(), lessons.solution(SLUG, "peft_settings")()):
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**shape))
+        model = peft.get_peft_model(model, peft.LoraConfig(**settings))
+        trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+        assert {"pooler" in name or "classifier" in name for name in trained} == {True} and len(trained) == 4
 
 
 def test_a_random_b_beside_a_zero_a_is_a_good_start_too():
@@ -223,7 +240,8 @@ def test_a_random_b_beside_a_zero_a_is_a_good_start_too():
 def test_the_page_shows_what_it_promises(solved):
     notebook = lessons.built(SLUG, solved)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 7
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(images) >= 9 and all(output["metadata"]["image/png"]["alt"] for output in images)
     text = "".join(output.get("text", "") for output in outputs)
     assert "trained in peft" in text and "LoRA here and in peft: largest difference" in text  # the production cells ran
     plain = [output.get("data", {}).get("text/plain", "") for output in outputs]

@@ -42,7 +42,6 @@ OLD_SHAPE = (
     "00_index",
     "01_roberta_optimizations",
     "02_electra_pretraining",
-    "12_adapter_modules",
 )
 
 _STARS = {"one star": 1, "two stars": 2, "three stars": 3}

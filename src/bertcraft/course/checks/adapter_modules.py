@@ -1,8 +1,8 @@
-"""The checkers of lesson 12: counting adapters, an adapter, LoRA merged, LoRA's start, attention with a prefix."""
+"""The checkers of lesson 12: counting adapters, LoRA's start, attention with a prefix, settings for peft, a decision."""
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, described, same
 from bertcraft.tensor import functions as F
 
 
@@ -36,65 +36,6 @@ def _check_count(function) -> None:
         if got == expected - 4 * layers * hidden:
             raise Wrong("norms=True gives the same count as norms=False: the layer norms are trained, so count them")
         same(got, expected, f"the count with norms=True for {what}")
-
-
-def _check_adapt(function) -> None:
-    rng = np.random.default_rng(0)
-    h = rng.standard_normal((2, 4, 6))
-    down, down_bias, up, up_bias = (rng.standard_normal(shape) for shape in ((3, 6), (3,), (6, 3), (6,)))
-    inner = h @ down.T + down_bias
-    change = F.gelu(inner) @ up.T + up_bias
-    got = function(h, down, down_bias, up, up_bias)
-    for value, message in (
-        (change, "the sum with h is missing: at its start an adapter must be nearly the identity, not nearly zero"),
-        (h + inner @ up.T + up_bias, "there is no curve between the two maps: without gelu they are one linear map of low rank"),
-        (h + F.gelu(inner @ up.T + up_bias), "gelu stands at the end: it belongs between the two maps"),
-        (h + F.gelu(change), "gelu is applied twice: once, between the two maps"),
-        (h + F.relu(inner) @ up.T + up_bias, "the curve is relu: equation 1 has gelu"),
-        (h + np.tanh(inner) @ up.T + up_bias, "the curve is tanh: equation 1 has gelu"),
-        (h + F.gelu(h @ down.T) @ up.T + up_bias, "down_bias is missing"),
-        (h + F.gelu(inner) @ up.T, "up_bias is missing"),
-        (h + F.gelu(inner + 0 * down_bias) @ up.T + 2 * up_bias, "up_bias is added twice"),
-        (F.gelu(h @ down.T + down_bias) @ up.T + up_bias + 2 * h, "h is added twice"),
-    ):
-        if _close(got, value):
-            raise Wrong(message)
-    same(got, h + change, "the adapter's result for h of shape (2, 4, 6)")
-    zero = function(h[0, 0], down, down_bias, 0 * up, 0 * up_bias)
-    same(zero, h[0, 0], "with up = 0 and up_bias = 0 the result is h; here it")
-    small = function(*(array.astype(np.float32) for array in (h, down, down_bias, up, up_bias)))
-    if small.dtype != np.float32:
-        raise Wrong(
-            f"float32 arrays came back as {small.dtype}: a float64 array or np.float64 number among them promotes the rest"
-        )
-
-
-def _check_merge_lora(function) -> None:
-    rng = np.random.default_rng(1)
-    for out, into, rank, alpha in ((4, 4, 2, 6), (5, 3, 2, 1), (6, 8, 4, 16)):
-        weight, a, b = (rng.standard_normal(shape) for shape in ((out, into), (rank, into), (out, rank)))
-        expected, got = weight + alpha / rank * (b @ a), function(weight, a, b, alpha)
-        if out == into and _close(got, weight + alpha / into * (b @ a)):
-            continue  # the next case tells inputs from outputs
-        for value, message in (
-            (weight + b @ a, "the scale is missing: alpha / r, with r the rank"),
-            (weight + alpha * (b @ a), "the change is scaled by alpha: divide it by the rank, too"),
-            (weight + rank / alpha * (b @ a), "the scale is upside down: alpha / r, not r / alpha"),
-            (alpha / rank * (b @ a), "this is the change alone: add the frozen weight"),
-            (alpha / rank * (weight + b @ a), "the frozen weight is scaled, too: only B A is"),
-            (weight - alpha / rank * (b @ a), "the change is subtracted: add it"),
-            (weight + alpha / into * (b @ a), "the scale divides by the number of inputs: r is a.shape[0]"),
-            (weight + alpha / out * (b @ a), "the scale divides by the number of outputs: r is b.shape[1]"),
-        ):
-            if _close(got, value):
-                raise Wrong(message)
-        if out == into and _close(got, weight + alpha / rank * (b @ a).T):
-            raise Wrong("the change is transposed: B A is (out, in), as the weight is")
-        same(got, expected, f"the merged weight for out = {out}, in = {into}, r = {rank}, alpha = {alpha}")
-    given = weight.copy()
-    function.__wrapped__(given, a, b, alpha)
-    if not np.array_equal(given, weight):
-        raise Wrong("the frozen weight was changed in place (+= does that): other tasks share it. Return a new array")
 
 
 def _check_start_lora(function) -> None:
@@ -176,6 +117,39 @@ def _check_attend_with_prefix(function) -> None:
     same(function(query, key, value, *prefix, 0 * whole), right(0 * whole), "attention where all of the text is padding")
 
 
+def _check_peft_settings(function) -> None:
+    got = function()
+    if not isinstance(got, dict):
+        raise Wrong(f"return a dict of keyword arguments; it got {described(got)}")
+    known = ("r", "lora_alpha", "target_modules", "modules_to_save", "task_type", "lora_dropout", "bias")
+    if unknown := sorted(set(map(str, got)) - set(known)):
+        raise Wrong(f"{unknown[0]!r} is not needed here, and not checked: use {', '.join(known[:5])}")
+    if got.get("r") != 8:
+        raise Wrong(f"r is {got.get('r')!r}, expected 8")
+    targets, saved = (set(_names(got.get(key))) for key in ("target_modules", "modules_to_save"))
+    if targets != {"query", "value"}:
+        raise Wrong(f"target_modules is {sorted(targets)}: LoRA belongs on the queries and values, 'query' and 'value'")
+    if "dense" in saved:
+        raise Wrong("'dense' is the end of many names, such as encoder.layer.0.output.dense: name the pooler's as 'pooler.dense'")
+    if got.get("task_type") == "SEQ_CLS":
+        saved.add("classifier")
+    if "classifier" not in saved and not saved & set(_POOLER):
+        raise Wrong("the whole head is frozen: what is drawn at random, pooler and classifier, stays as it was drawn")
+    if not saved & set(_POOLER):
+        raise Wrong("the pooler is frozen at random numbers: task_type frees the classifier alone; name 'pooler.dense', too")
+    if "classifier" not in saved:
+        raise Wrong("the classifier is frozen at random numbers: name it in modules_to_save, or set task_type")
+    if extra := sorted(saved - {"classifier", *_POOLER}):
+        raise Wrong(f"modules_to_save names {extra[0]!r}, too: of the encoder only LoRA is to be trained")
+
+
+_POOLER = ("pooler.dense", "pooler", "bert.pooler.dense", "bert.pooler")
+
+
+def _names(value) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
 EXERCISES = (
     Exercise(
         name="adapter_count", title="Count an encoder's adapters", stars=1, check=_check_count,
@@ -183,20 +157,6 @@ EXERCISES = (
             "One adapter first: two matrices of m H numbers, and a bias on each side.",
             "How many adapters are there in a layer? (Look at houlsby_wiring.)",
             "A layer norm has a weight and a bias of H numbers each, and a layer has two norms.",
-        ),
-    ),
-    Exercise(
-        name="adapt", title="A bottleneck adapter", stars=2, check=_check_adapt,
-        hints=(
-            "down is stored (m, H), as (out, in): h @ down.T has m numbers in its last axis.",
-            "The order: down, gelu, up, plus h.",
-        ),
-    ),
-    Exercise(
-        name="merge_lora", title="Merge LoRA into the weight", stars=2, check=_check_merge_lora,
-        hints=(
-            "Only one order of the two thin matrices gives the shape (out, in).",
-            "r is the length that A and B share: a.shape[0].",
         ),
     ),
     Exercise(
@@ -212,6 +172,40 @@ EXERCISES = (
             "np.concatenate([prefix_key, key]) is (P + L, D); the values go the same way, the queries stay.",
             "The mask needs P ones in front, so that it has a place for every key.",
             "np.where(mask == 1, scores, -np.inf) before the softmax: e^-inf is 0.",
+        ),
+    ),
+    Exercise(
+        name="peft_settings", title="The frozen head", stars=2, check=_check_peft_settings,
+        hints=(
+            "Which parameters of the model were never trained by anybody? Those cannot stay frozen.",
+            "modules_to_save takes a list of ends of module names: the classifier's, and the pooler's linear map.",
+        ),
+    ),
+    Exercise(
+        name="take", title="Twenty tasks", stars=2,
+        check=decision({
+            "arm": {
+                "lora": "",
+                "full": "twenty copies of 440 MB are 8.8 GB",
+                "lora_merged": "a merged model is a whole model: twenty of them are 8.8 GB",
+                "houlsby": "it fits and its interval lies above -1, but so does that of an arm with a third of its memory",
+                "bitfit": "its interval reaches below -1 point: a loss that would be noticed is not excluded",
+                "head": "its interval lies wholly below -1 point",
+            },
+            "because": {
+                "a": "",
+                "b": "no significant difference is no evidence of a small one: BitFit's interval holds 0, too",
+                "c": "the head alone trains the fewest numbers, and loses ten points",
+            },
+            "unless": {
+                "b": "",
+                "a": "one seed of eleven is no surprise: the interval knows of the spread between seeds",
+                "c": "other tasks, other models, and the best of many tries; what the server will see are your own tasks",
+            },
+        }),
+        hints=(
+            "1 GB less the base model leaves how much for each of 20 tasks? Which arms fit?",
+            "A loss is excluded where the whole interval lies above -1 point.",
         ),
     ),
 )  # fmt: skip
