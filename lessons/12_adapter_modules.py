@@ -409,11 +409,10 @@ for i in np.flatnonzero(answers["start"] != answers["adapters"])[:8]:
 #
 # ### Each method has its own rate
 #
-# The most common mistake is to keep the rate of full fine-tuning. Here are the trials of the stored experiment: four rates for
-# each method, a seed that is not reported, development questions. **Predict first**: by which factor do the best rates of
-# `full` and `houlsby-64` differ?
+# The most common mistake is to keep the rate of full fine-tuning. Here are the stored experiment's trials: four rates for each
+# method, development questions. **Predict first**: by which factor do the best rates differ?
 
-# %% alt="Accuracy on development questions against the learning rate, logarithmic, a curve for each method. Full fine-tuning's best lies at the far left, the others' best ten to a hundred times higher."
+# %% alt="Accuracy on development questions against the learning rate, logarithmic. Full fine-tuning rises from 86.4 percent at 0.00005 to 90.5 at 0.0002 and falls to 89.3 at 0.0005. Adapters rise from 88.3 at 0.001 to 89.5 at 0.002, stay there at 0.004 and fall out of the picture at 0.008."
 from bertcraft.course import display, measured, shelf as files
 from bertcraft.lab.results import Results
 
@@ -425,14 +424,14 @@ if any(tried.values()):
         for place, (name, found) in enumerate(tried.items()):
             if found:
                 axes.plot(*zip(*sorted(found), strict=True), **style.line(place), label=name)
-        axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy on TREC, dev (%)")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy on TREC, dev (%)", ylim=(75, 92))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 else:
     print("Not measured yet.")
 
 # %% [markdown]
-# Small changes must add up to a large effect, in numbers that start at zero. A curve whose best lies at its end has not been
-# tried far enough.
+# Ten times: small changes must add up to a large effect, in numbers that start at zero. The cliff is near: at 0.008 adapters
+# answer 15.5 %, below the picture.
 #
 # ### The stored experiment
 #
@@ -451,12 +450,14 @@ lesson.comparisons()
 lesson.plots(1)
 
 # %% [markdown]
-# How to read it. The first row is the claim. Only where the whole interval lies above -0.4 is it *reproduced*; one that reaches
-# to both sides of -0.4 *cannot tell*, however near zero its middle is. The next rows put the garbled claim to the test: 99 % of
-# full's accuracy by `houlsby-64`, and by `houlsby-8`, which trains 0.4 %.
+# The first row is the claim: *reproduced* only where the whole interval lies above -0.4. One that reaches to both sides *cannot
+# tell*, however near zero its middle is. So it is with these seeds: no loss is shown, and no parity to 0.4 points. Shown is
+# that both beat TF-IDF and the frozen probe by more than ten points, and that a step takes half of full's time: more than the
+# products save, because AdamW has 37 times fewer numbers to update. The other methods, and `houlsby-8` with the garbled claim's
+# 0.4 %, are not measured yet.
 #
-# A percentage of full's accuracy flatters everything, because a frozen encoder with a trained head already answers something. The
-# honest scale is the way from the start to full:
+# A percentage of full's accuracy flatters, because the start already answers something. The honest scale is the way from the
+# start to full:
 
 # %%
 mean_of = {
@@ -474,9 +475,8 @@ else:
 # %% [markdown]
 # ### When does it not help?
 #
-# - **One task, one machine**: nothing is shared, so storage is not saved; training is cheaper, but a new rate must be found.
-# - **A small model**: MiniLM and its head need less memory than one batch's activations. The methods were made for models whose
-#   AdamW state does not fit.
+# - **One task**: nothing is shared, so storage is not saved; training is cheaper, but a new rate must be found.
+# - **A small model**: the methods were made for models whose AdamW state does not fit.
 # - **Much data far from what the encoder was trained on**: a small change may be too small.
 # - **Speed in use**: adapters and prefixes stay in the forward pass. Take LoRA or IA3 and merge.
 #
