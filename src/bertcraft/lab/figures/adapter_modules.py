@@ -24,15 +24,18 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def _show_kept(path: Path, runs: list[dict], experiment: Experiment) -> None:
-    """Points to full fine-tuning, paired over seeds, with the paper's margin and that of the other comparisons."""
+    """Points to full fine-tuning, paired over seeds, with the paper's margin and that of the other comparisons.
+
+    Trivial rows are left out: they lie more than ten points away.
+    """
     arms = [
-        (arm, found) for arm in report.in_order(experiment) if arm.name not in ("full", "start", "majority")
+        (arm, found) for arm in report.in_order(experiment) if not arm.trivial and arm.name != "full"
         and (found := verdicts.difference(experiment, runs, arm.name, "full", "accuracy"))
     ]  # fmt: skip
-    with style.figure(path, width=6.6, height=1.4 + 0.3 * max(len(arms), 3)) as ax:
+    with style.figure(path, width=6.6, height=1.2 + 0.3 * max(len(arms), 2)) as ax:
         for place, (arm, found) in enumerate(arms):
             reach = None if found.low is None else [[found.mean - found.low], [found.high - found.mean]]
-            colour = style.TECHNIQUE if arm.name == "houlsby-64" else style.BASELINE if arm.trivial else 2
+            colour = style.TECHNIQUE if arm.name == "houlsby-64" else 2
             ax.errorbar(found.mean, -place, xerr=reach, capsize=2, **{**style.line(colour), "linestyle": "none"})
         for margin, dash in ((-0.4, "--"), (-1.0, ":")):
             ax.axvline(margin, color="0.4", linewidth=0.9, linestyle=dash, zorder=0, label=f"{margin:g} points")
@@ -45,7 +48,7 @@ def _show_kept(path: Path, runs: list[dict], experiment: Experiment) -> None:
         ax.set_yticks([-i for i in range(len(arms))], [arm.title for arm, _ in arms])
         ax.set_ylim(-len(arms) + 0.4, 0.6)
         ax.grid(axis="y", visible=False)
-        ax.legend(fontsize=8, loc="lower left")
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="margins", title_fontsize=8)
 
 
 def _show_share(path: Path, trained: list, runs: list[dict]) -> None:
