@@ -1,34 +1,40 @@
-"""Experiment 01: arms differ in what they claim to differ in, figures are sane, a replay is the first part of its run."""
+"""Experiment 01: what is declared, its checks, seeds that share no text, arms that differ in one thing, replay equals run."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bertcraft.lab import statistics, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import roberta_optimizations as module
 from bertcraft.lab.figures import roberta_optimizations as figures
 from bertcraft.lab.runner import replay_arm, run_arm
-from bertcraft.tensor import tree
 
 EXPERIMENT = module.EXPERIMENT
-SMALL = {
-    "hidden": 64, "batch": 16, "shard": 16, "steps": 44, "warmup": 4, "evaluations": 2, "texts": 400, "held_out": 200,
+TINY = {
+    "hidden": 64, "batch": 16, "shard": 16, "steps": 44, "warmup": 4, "evaluations": 2, "texts": 400, "held_out": 100,
+    "rate": 2e-3,
 }  # fmt: skip
+TRAINED = [arm for arm in EXPERIMENT.arms if not arm.trivial]
 
 
-def small(name: str):
+def tiny(name, **changes):
     """An arm with all that makes it differ, on less text and for fewer steps."""
     arm = EXPERIMENT.arm(name)
-    return replace(arm, settings=arm.settings | SMALL)
+    return replace(arm, settings={**arm.settings, **TINY, **changes})
 
 
-@pytest.fixture(scope="module")
-def tasks():
-    return {arm.name: module.task_of(small(arm.name), 0) for arm in EXPERIMENT.arms}
+def planted(losses):
+    """Runs of ten seeds with these mean losses, and a spread that every arm of a seed shares."""
+    return [
+        {"arm": name, "seed": seed, "figures": {"loss": value + 0.1 * (seed % 3) + 0.01 * ((seed * 7 + len(name)) % 5)}}
+        for name, value in losses.items()
+        for seed in range(10)
+    ]
 
 
-def restored(batch: dict) -> np.ndarray:
+def restored(batch):
     """The texts of a batch as they were before they were masked."""
     ids, rows = batch["input_ids"].copy(), np.arange(len(batch["at"]))[:, None]
     counted = batch["labels"] >= 0
@@ -36,104 +42,114 @@ def restored(batch: dict) -> np.ndarray:
     return ids
 
 
-@pytest.mark.parametrize("one, other, differing", [
-    ("dynamic", "static10", {"copies"}), ("static10", "static1", {"copies"}), ("base", "dynamic", {"texts"}),
-    ("batch256", "base", {"batch", "steps", "warmup"}), ("mask40", "base", {"mask_rate"}),
-    ("pairs", "pairs_nsp", {"format"}), ("full", "pairs", {"format"}),
-])  # fmt: skip
-def test_arms_differ_in_one_thing(one, other, differing):
-    a, b = (EXPERIMENT.arm(name).settings for name in (one, other))
-    assert {key for key in a | b if a.get(key) != b.get(key)} == differing
-
-
-def test_equal_tokens_are_read_and_ten_masks_are_used_up():
-    settings = {arm.name: arm.settings for arm in EXPERIMENT.arms}
-    for names in (("static10", "dynamic", "static1", "base", "batch256", "mask40"), ("pairs_nsp", "full", "pairs")):
-        assert len({settings[name]["batch"] * settings[name]["steps"] * settings[name]["length"] for name in names}) == 1
-    few = settings["static10"]
-    assert few["batch"] * few["steps"] / few["texts"] == 40
-    short = {arm.name: arm.settings for arm in EXPERIMENT.quick.arms}["static"]
-    assert short["batch"] * short["steps"] / short["texts"] == 4
-
-
-def test_masks_repeat_as_often_as_an_arm_says(tasks):
-    a_reading = 400 // 16
-    for name, same_after in (("static1", (True, True)), ("static10", (False, True)), ("dynamic", (False, False))):
-        first = _masks(tasks[name], 0, a_reading)
-        for readings, same in zip((1, 10), same_after, strict=True):
-            later = _masks(tasks[name], readings * a_reading, a_reading)
-            assert set(first) == set(later), "the same texts"
-            share = np.mean([first[text] == later[text] for text in first])
-            assert share == 1 if same else share < 0.2, (name, readings)
-
-
-def _masks(task, start, steps):
+def masks(task, start, steps):
     batches = [task.make_batch(start + step) for step in range(steps)]
     return {text.tobytes(): ids.tobytes() for b in batches for text, ids in zip(restored(b), b["input_ids"], strict=True)}
 
 
-def test_forty_percent_means_more_words_to_guess_in_the_same_texts(tasks):
-    few, many = (tasks[name].make_batch(3) for name in ("base", "mask40"))
-    assert np.array_equal(restored(few), restored(many))
-    words = (restored(few) >= 5).sum()
-    assert (few["labels"] >= 0).sum() / words == pytest.approx(0.15, abs=0.02)
-    assert (many["labels"] >= 0).sum() / words == pytest.approx(0.40, abs=0.02)
+def test_the_primary_comparison_is_fresh_masks_against_ten_static_ones_at_mask_after_40_readings():
+    primary = EXPERIMENT.primary
+    assert (primary.treatment, primary.baseline, primary.metric, primary.better) == ("dynamic", "static10", "loss", -1)
+    assert primary.form == statistics.SUPERIOR and EXPERIMENT.metrics["loss"].overlap == 0
+    seeds = {arm.name: EXPERIMENT.seeds_of(arm) for arm in EXPERIMENT.arms}
+    assert {name for name, count in seeds.items() if count == 10} == {"dynamic", "static10", "unigram"}
 
 
-def test_pairs_with_and_without_nsp_are_the_same_rows_and_full(tasks):
-    with_nsp, without = (tasks[name].make_batch(1) for name in ("pairs_nsp", "pairs"))
-    labels = with_nsp.pop("next_sentence")
-    assert set(labels) == {0, 1}
-    assert set(with_nsp) == set(without) and all(np.array_equal(with_nsp[key], without[key]) for key in without)
-    for name in ("pairs", "full"):
-        assert (tasks[name].make_batch(0)["attention_mask"] == 1).all(), "no padding: as many tokens"
-    assert "next_sentence" not in without and "token_type_ids" not in tasks["full"].make_batch(0)
+def test_arms_differ_in_masks_and_in_how_often_a_text_is_read():
+    shared = module._SHARED
+    for arm in TRAINED:
+        assert {name: arm.settings[name] for name in shared} == shared
+        copies, _, readings = arm.name.partition("_")
+        assert arm.settings.get("copies") == {"static10": 10, "static1": 1, "dynamic": None}[copies]
+        assert set(arm.settings) - set(shared) <= {"texts", "copies"}
+        assert shared["batch"] * shared["steps"] / arm.settings["texts"] == int(readings or 40)
+    assert {arm.name for arm in TRAINED} == {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like}
+    assert all(one.partition("_")[0].rstrip("01") == other.rstrip("01") for one, other in EXPERIMENT.tuning.like.items())
 
 
-def test_the_second_objective_is_the_only_difference_of_the_loss(tasks):
-    task, plain = tasks["pairs_nsp"], tasks["pairs"]
-    params = module.pretraining.initial(task.config, task.texts, 0)
-    batch = task.make_batch(0)
-    params["cls"]["seq_relationship"]["weight"][:] = 0
-    assert float(task.loss(params, batch, None)) == pytest.approx(float(plain.loss(params, batch, None)) + np.log(2), rel=1e-5)
+def test_no_text_is_in_two_seeds_and_none_is_read_and_tested():
+    texts = {seed: module.texts_of(module.Setting(texts=module.TRAINED, held_out=300, length=64), seed) for seed in (0, 1, 9)}
+    trial = module.texts_of(module.Setting(texts=module.TRAINED, held_out=0, length=64), 1000)
+    assert len(trial.held_out) == 0 and len({module.part_of(seed) for seed in (*range(10), 1000, 1001)}) == module.PARTS
+    _, parts = module.pretraining.documents(module.CORPUS, 4096)
+    assert module.PARTS * module.TRAINED <= len(parts["train"]) and module.PARTS * module.DEVELOPED <= len(parts["dev"])
+    assert 10 * module.TESTED <= len(parts["held_out"])
+
+    def rows(array):  # short texts can be equal by chance once they are cut into pieces
+        return {row.tobytes() for row in array if (row != 0).sum() > 12}
+
+    known = [rows(each.train) for each in (*texts.values(), trial)]
+    known += [rows(each.dev) for each in (*texts.values(), trial)] + [rows(each.held_out) for each in texts.values()]
+    assert all(known) and sum(map(len, known)) == len(set().union(*known))
 
 
-def test_initial_weights_are_shared(tasks):
-    a, b = (
-        dict(tree.items(module.pretraining.initial(tasks[name].config, tasks[name].texts, 3))) for name in ("pairs_nsp", "full")
-    )
-    assert all(np.array_equal(a[name], b[name]) for name in b)
+def test_masks_repeat_as_often_as_an_arm_says():
+    a_reading = 400 // 16
+    for name, same_after in (("static1", (True, True)), ("static10", (False, True)), ("dynamic", (False, False))):
+        task = module.task_of(tiny(name).settings, 0)
+        first = masks(task, 0, a_reading)
+        for readings, same in zip((1, 10), same_after, strict=True):
+            later = masks(task, readings * a_reading, a_reading)
+            assert set(first) == set(later), "the same texts"
+            share = np.mean([first[text] == later[text] for text in first])
+            assert share == 1 if same else share < 0.25, (name, readings)
 
 
-def test_formats_are_tested_on_the_same_words(tasks):
-    full, pairs = tasks["full"].held_out, tasks["pairs"].held_out
-    one, two = full["loss"].batch, pairs["loss"].batch
-    assert np.array_equal(one["labels"], two["labels"]) and one["input_ids"].shape[1] == two["input_ids"].shape[1] - 1
-    separator = (two["token_type_ids"] == 0).sum(axis=1) - 1
-    without = np.array([np.delete(row, place) for row, place in zip(restored(two), separator, strict=True)])
-    assert (restored(two)[np.arange(len(separator)), separator] == 3).all()
-    assert np.array_equal(restored(one), without)
-    for a, b in (("loss", "loss_other_format"), ("loss_other_format", "loss")):
-        assert all(np.array_equal(full[a].batch[key], pairs[b].batch[key]) for key in full[a].batch)
+def test_ten_static_masks_are_fresh_ones_for_ten_readings():
+    one, other = (module.task_of(tiny(name).settings, 0) for name in ("static10", "dynamic"))
+    for step, same in ((0, True), (10 * 25 - 1, True), (10 * 25, False)):
+        assert np.array_equal(one.make_batch(step)["input_ids"], other.make_batch(step)["input_ids"]) == same
 
 
-def test_held_out_stretches_are_none_of_those_trained_on(tasks):
-    known = {np.concatenate(pair).tobytes() for pair in module.segments(tasks["pairs"].setting, "train", 700)}
-    held_out = {np.concatenate(pair).tobytes() for pair in module.segments(tasks["pairs"].setting, "held_out", 200)}
-    assert len(held_out) > 190 and not known & held_out
+def test_all_arms_of_a_seed_are_judged_under_the_same_masks_and_every_text_under_several():
+    one, other = (module.task_of(tiny(name).settings, 0) for name in ("static10", "dynamic_80"))
+    for name in ("dev", "held_out"):
+        a, b = one.judged[name].batch, other.judged[name].batch
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+    shown = one.judged["held_out"].batch["input_ids"]
+    texts = restored(one.judged["held_out"].batch)
+    assert len(shown) == 300 and len(np.unique(texts, axis=0)) <= 100 and len(np.unique(shown, axis=0)) > 200
 
 
-def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning(monkeypatch):
-    monkeypatch.setattr(module.probes.Probes.__init__, "__defaults__", (200,))  # sentences: fewer than 2,000
-    arm = small("pairs_nsp")
+def test_a_model_on_the_plateau_is_not_testable():
+    good = {"dynamic": 5.9, "static10": 6.0, "unigram": 6.6}
+    assert verdicts.primary(EXPERIMENT, planted(good)).verdict == statistics.REPRODUCED
+    outcome = verdicts.primary(EXPERIMENT, planted({**good, "static10": 6.2}))
+    assert outcome.verdict == statistics.NOT_TESTABLE and outcome.failed[0].arm == "static10"
+
+
+def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning():
+    arm = tiny("static10", texts=100)
     found = run_arm(EXPERIMENT, arm, 1, Context())["figures"]
-    assert found["loss"] < found["curve"][0] and len(found["curve"]) == len(found["rows_read"]) == 2
-    assert found["gain"] == pytest.approx(found["unigram"] - found["loss"])
-    assert set(EXPERIMENT.metrics) <= set(found)
-    assert all(0 <= found[metric] <= 100 for metric in EXPERIMENT.metrics)
-    assert 40 < found["next_sentence"] < 60, "44 steps teach nothing of it"
+    assert set(EXPERIMENT.metrics) <= set(found) and found["loss"] == found["curve"][-1]
+    assert found["readings"] == [22 * 16 / 100, 44 * 16 / 100]
+    best = int(np.argmin(found["curve_dev"]))
+    assert found["stopped"] == found["curve"][best] and found["stopped_after"] == (best + 1) / 2
     assert found["first_losses"] == replay_arm(EXPERIMENT, arm, 1, Context())["first_losses"]
     assert found["first_losses"] != replay_arm(EXPERIMENT, arm, 2, Context())["first_losses"]
+    assert (
+        found["first_losses"][0]
+        != run_arm(EXPERIMENT, tiny("static10", texts=100, dropout=0.0), 1, Context())["figures"]["first_losses"][0]
+    ), "dropout is on"
+
+
+def test_a_trial_looks_at_no_test_text():
+    arm = tiny("dynamic", **EXPERIMENT.tuning.settings, steps=8)
+    assert set(run_arm(EXPERIMENT, arm, 1000, Context())["figures"]) == {"dev", "curve_dev", "first_losses"}
+
+
+def test_trivial_rows_are_word_frequencies_and_a_model_before_its_first_step():
+    rows = {}
+    for name in ("unigram", "untrained"):
+        rows[name] = run_arm(EXPERIMENT, tiny(name), 0, Context())["figures"]
+        assert replay_arm(EXPERIMENT, tiny(name), 0, Context()) == rows[name]
+    task = module.task_of(tiny("unigram").settings, 0)
+    batch, frequency = task.judged["held_out"].batch, task.texts.log_frequency
+    shown = np.take_along_axis(batch["input_ids"], batch["at"], axis=1)
+    words = batch["labels"][(shown == task.texts.vocabulary["mask_id"]) & (batch["labels"] >= 0)]
+    assert rows["unigram"]["loss"] == pytest.approx(-frequency[words].mean())
+    assert rows["unigram"]["accuracy"] == pytest.approx(100 * (words == frequency.argmax()).mean())
+    assert rows["untrained"]["loss"] == pytest.approx(rows["unigram"]["loss"], abs=0.6)
 
 
 def test_plots_are_drawn_for_any_number_of_seeds(tmp_path):
@@ -141,8 +157,23 @@ def test_plots_are_drawn_for_any_number_of_seeds(tmp_path):
     for seeds in (1, 3):
         runs = [
             {"arm": arm.name, "seed": seed, "figures": {metric: float(rng.normal(5)) for metric in EXPERIMENT.metrics}
-             | {"rows_read": [100, 200], "curve": [6.0, 5.0], "unigram": 6.5}}
+             | ({} if arm.trivial else {"readings": [20, 40], "curve": [6.0, 5.0], "unigram": 6.5})}
             for arm in EXPERIMENT.arms for seed in range(seeds)
         ]  # fmt: skip
-        for path in figures.show(tmp_path, runs, EXPERIMENT):
-            assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        primary_alone = [run for run in runs if run["arm"] in ("dynamic", "static10")]
+        for part in (runs, primary_alone):
+            paths = figures.show(tmp_path, part, EXPERIMENT)
+            assert [path.name for path in paths] == ["held_out_loss.png", "readings.png"]
+            assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in paths)
+    short = [{**run, "arm": "static"} for run in runs[:1]]
+    assert len(figures.show(tmp_path, short, EXPERIMENT.quick)) == 1
+
+
+def test_the_short_forms_read_every_mask_four_times_and_twice():
+    for short, readings in ((EXPERIMENT.quick, 4), (EXPERIMENT.quick.quick, 2)):
+        assert [arm.name for arm in short.arms] == ["static", "dynamic", "unigram"]
+        static, dynamic = (short.arm(name).settings for name in ("static", "dynamic"))
+        assert {key for key in static | dynamic if static.get(key) != dynamic.get(key)} == {"copies", "kept"}
+        assert static["batch"] * static["steps"] / static["texts"] == readings and static["copies"] == 1
+        assert list(short.metrics) == ["loss", "accuracy", "loss_all"] and short.primary.baseline == "static"
+        assert {check.against for check in short.checks} == {"unigram"}
