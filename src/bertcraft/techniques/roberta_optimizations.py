@@ -49,37 +49,37 @@ def _mix(z):
     return z ^ (z >> np.uint64(31))
 
 
+def chosen_positions(is_word: np.ndarray, order: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Choose ``rate`` of each row's words, at least one: their positions, (N, M), and which of these count, booleans (N, M).
+
+    is_word booleans (N, L); order (N, L), random: the words with the smallest numbers are chosen. The share of a row is rounded
+    to whole tokens as in BERT's own code, so M is the same for texts of one length. Nothing counts in a row without words.
+    """
+    number = np.where(is_word.any(axis=1), np.maximum(1, np.rint(rate * is_word.sum(axis=1))), 0).astype(np.int64)
+    most = max(int(number.max(initial=0)), 1)
+    at = np.argsort(np.where(is_word, order, 2.0), axis=1, kind="stable")[:, :most]
+    counts = np.arange(most) < number[:, None]
+    return np.where(counts, at, 0), counts
+
+
 def mask_tokens(
-    input_ids: np.ndarray,
-    random: np.ndarray,
-    *,
-    mask_id: int,
-    vocab_size: int,
-    first_word_id: int,
-    rate: float = 0.15,
+    input_ids: np.ndarray, random: np.ndarray, *, mask_id: int, vocab_size: int, first_word_id: int, rate: float = 0.15
 ) -> Masked:
     """Choose ``rate`` of each text's tokens, at least one; 80 % become [MASK], 10 % a random word, 10 % stay.
 
     Devlin et al. 2019, section 3.1. input_ids integers (N, L); random (N, 3 L), uniform in [0, 1). Tokens below
     ``first_word_id`` are special and never chosen; nothing is predicted in a row of special tokens alone.
-    The share of a row is rounded to whole tokens as in BERT's own code, so M is the same for texts of one length.
     """
-    length = input_ids.shape[1]
-    order, kind, word = random[:, :length], random[:, length : 2 * length], random[:, 2 * length :]
-    words = input_ids >= first_word_id
-    number = np.where(words.any(axis=1), np.maximum(1, np.rint(rate * words.sum(axis=1))), 0).astype(np.int64)
-    most = max(int(number.max(initial=0)), 1)
-    at = np.argsort(np.where(words, order, 2.0), axis=1, kind="stable")[:, :most]
-    chosen = np.arange(most) < number[:, None]
-    at = np.where(chosen, at, 0)
+    order, kind, word = np.split(random, 3, axis=1)
+    at, chosen = chosen_positions(input_ids >= first_word_id, order, rate)
     labels = np.where(chosen, np.take_along_axis(input_ids, at, axis=1), F.IGNORED)
 
     kind, word = np.take_along_axis(kind, at, axis=1), np.take_along_axis(word, at, axis=1)
     random_word = first_word_id + (word * (vocab_size - first_word_id)).astype(input_ids.dtype)
-    replacement = np.where(kind < 0.8, mask_id, np.where(kind < 0.9, random_word, labels))
+    shown = np.where(kind < 0.8, mask_id, np.where(kind < 0.9, random_word, labels))
     masked = input_ids.copy()
     rows = np.broadcast_to(np.arange(len(input_ids))[:, None], at.shape)
-    masked[rows[chosen], at[chosen]] = replacement[chosen]
+    masked[rows[chosen], at[chosen]] = shown[chosen]
     return Masked(masked, at, labels)
 
 

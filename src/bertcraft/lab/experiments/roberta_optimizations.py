@@ -182,9 +182,9 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 # -------------------------------------------------------------------------------------------------------- declaration
 
-# Tried on the part and the development texts of seed 1000, at a rate of 2e-3: with 76,800 rows in 1,200 steps ten static masks end at
-# 6.04 nats, fresh ones at 5.86, word frequencies have 6.64: off the plateau. With 51,200 rows, 2,048 pieces and a rate of 4e-3
-# neither was (6.41, 6.28; 6.41).
+# Tried on the part and the development texts of seed 1000, at a rate of 2e-3: with 76,800 rows in 1,200 steps ten static masks
+# end at 6.04 nats, fresh ones at 5.86; word frequencies have 6.64: off the plateau. With 51,200 rows, 2,048 pieces and a rate of
+# 4e-3 neither was (6.41, 6.28; 6.41).
 READ = 76_800  # rows that a run reads
 _SHARED = {
     "method": "train", "corpus": CORPUS, "length": 24, "vocab_size": 4096, "held_out": TESTED, "batch": 64, "steps": 1200,
