@@ -46,7 +46,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(run):
     assert status == 130 and "Traceback" not in stderr and len(stderr.strip().splitlines()) <= 3
     assert again == 0
     settings = EXPERIMENT.quick.quick.arm("dynamic").settings
-    assert figures(out)["dynamic"]["rows_read"][-1] == settings["steps"] * settings["batch"]
+    assert figures(out)["dynamic"]["readings"][-1] == settings["steps"] * settings["batch"] / settings["texts"]
 
 
 def test_an_interrupted_run_ends_like_one_left_alone(run, tmp_path):
@@ -61,7 +61,7 @@ def test_an_interrupted_run_ends_like_one_left_alone(run, tmp_path):
 
 def test_it_prints_a_table_filled_sentences_and_where_things_are(run):
     out, _, (_, stdout, _) = run
-    words = "static", "dynamic", "held-out", "loss", "nats", "[MASK]", "->"  # a heading may stand over two lines
+    words = "static", "dynamic", "word frequencies", "loss", "guessed", "nats", "[MASK]", "->"
     for expected in (*words, str(out / "dynamic" / "model"), "held_out_loss.png"):
         assert expected in stdout.replace("\n", ""), expected
     assert all(len(line) <= 80 for line in stdout.splitlines() if str(out) not in line)

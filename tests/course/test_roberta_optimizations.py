@@ -141,6 +141,11 @@ WRONG = [
     ("noise_scale", " / (1 / small - 1 / big)", "", "not S"),
     ("noise_scale", "if square > 0 else float(\"inf\")", "", "infinity"),
     ("noise_scale", "(1 / small - 1 / big)", "(1 / big - 1 / small)", "the sign is wrong"),
+    ("recipe", '"arm": "mask40"', '"arm": "half_left"', "where nothing can be copied"),
+    ("recipe", '"arm": "mask40"', '"arm": "dynamic15"', "lies below zero"),
+    ("recipe", '"because": "b"', '"because": "a"', "belongs to an arm that copies"),
+    ("recipe", '"static": "c"', '"static": "a"', "with three, how often?"),
+    ("recipe", '"unless": "b"', '"unless": "c"', "training losses do not compare"),
 ]  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""Checks of lesson 01: shares of the corruption, what fixed masks leave out, how many masks there are, rows, gradient noise."""
+"""Checks of lesson 01: shares of the corruption, what fixed masks leave out, how many masks there are, rows, noise, a decision."""
 
 import math
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, same
 
 
 def _corrupt(corrupt) -> None:
@@ -174,5 +174,32 @@ EXERCISES = (
             "Write (5) twice: small_square = x + S / small, big_square = x + S / big. Two equations, two unknowns.",
             "Subtract them for S. Multiply each by its batch and subtract for x = |g|^2.",
         ),
+    ),
+    Exercise(
+        "recipe", "Which recipe goes on?", 2,
+        decision({
+            "arm": {
+                "mask40": "",
+                "half_left": "it copies half of its answers: at [MASK], where nothing can be copied, it fails the check",
+                "dynamic15": "at [MASK] the interval of 40 % lies below zero, and its arm passed the check",
+            },
+            "because": {
+                "b": "",
+                "a": "the lowest number of the table belongs to an arm that copies; which column tells what a model has learnt?",
+                "c": "the paper's model and texts are others; here the team's own were measured",
+            },
+            "static": {
+                "c": "",
+                "a": "with forty readings ten masks come back four times each; with three, how often?",
+                "b": "seeds that are paired cancel what two arms share; a difference of exactly 0.00 means that they share all",
+            },
+            "unless": {
+                "b": "",
+                "a": "one seed more hardly moves an interval of ten that is well below zero",
+                "c": "where the masks differ, training losses do not compare; repeated ones make them fall",
+            },
+        }),
+        ("Cover the column that holds positions which can be copied.",
+         "How often does a mask come again if a text is read three times?"),
     ),
 )  # fmt: skip
