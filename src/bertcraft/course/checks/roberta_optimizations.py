@@ -1,4 +1,4 @@
-"""Checks of lesson 01: shares of the corruption, what fixed masks leave out, how many masks there are, rows, noise, a decision."""
+"""Checks of lesson 01: shares of the corruption, what masks leave out, how many there are, rows, gradient noise, a decision."""
 
 import math
 
