@@ -8,6 +8,9 @@ import pytest
 from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.bert import Config, initial_params
+from bertcraft.course import measured
+from bertcraft.lab import statistics, verdicts
+from bertcraft.lab.experiments import roberta_optimizations as module
 from bertcraft.techniques import roberta_optimizations as technique
 
 SLUG = "roberta_optimizations"
@@ -164,6 +167,25 @@ def test_the_bug_to_be_found_is_told_what_it_does():
 
 
 # ----------------------------------------------------------------------------------------------------------- the pages
+
+
+def test_what_the_lesson_says_of_the_stored_runs():
+    experiment, runs = module.EXPERIMENT, measured.runs(SLUG)
+    assert verdicts.primary(experiment, runs).verdict == statistics.REPRODUCED
+    assert round(verdicts.primary(experiment, runs).interval.mean, 2) == -0.19
+    checked = {each.arm: each for each in verdicts.checked(experiment, runs)}
+    assert [round(checked[arm].value, 2) for arm in ("static10", "dynamic")] == [-0.64, -0.83]
+    assert {arm for arm, each in checked.items() if not each.passed} == {"static1", "static10_80", "dynamic_80"}
+    curves = {(run["arm"], run["seed"]): run["figures"]["curve"] for run in runs if "curve" in run["figures"]}
+    assert all(curves["static10", seed][:2] == curves["dynamic", seed][:2] for seed in range(10)), "up to ten readings"
+
+
+def test_the_posterior_of_the_model_answer_by_counting():
+    """A chosen position, a vocabulary of V words: kept or replaced, every case that shows the word."""
+    for p, expected in ((0.1, 0.9997), (1e-6, 0.029)):
+        vocabulary = 30_000
+        kept, replaced = 0.1 * p, 0.1 / vocabulary
+        assert kept / (kept + replaced) == pytest.approx(p / (p + 1 / vocabulary)) == pytest.approx(expected, rel=0.01)
 
 
 def test_what_the_lesson_says_of_the_figures():

@@ -7,7 +7,6 @@ import numpy as np
 from bertcraft.lab import style, verdicts
 from bertcraft.lab.experiment import Experiment
 
-CURVES = ("static10", "dynamic", "static1", "static")
 MASKS = ("static10", "dynamic")
 COPIES = 10  # of the static masks: at so many readings they are fresh ones
 
@@ -21,36 +20,43 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] on unread text against readings; thin lines are seeds."""
-    with style.figure(path, width=6.0, height=3.6) as ax:
-        curves = [run for run in runs if run["arm"] in CURVES and "curve" in run["figures"]]
-        for place, name in enumerate(name for name in CURVES if any(run["arm"] == name for run in curves)):
-            own = [run["figures"] for run in curves if run["arm"] == name]
-            look = style.line(style.TECHNIQUE if name == "dynamic" else (0, 1, 2)[place])
-            for each in own if len(own) > 1 else ():
-                ax.plot(each["readings"], each["curve"], color=look["color"], lw=0.5, alpha=0.4)
-            mean = np.mean([each["curve"] for each in own], axis=0)
-            ax.plot(own[0]["readings"], mean, **look, label=experiment.arm(name).title)
-        frequencies = np.mean([run["figures"]["unigram"] for run in curves])
-        ax.axhline(frequencies, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-        ax.set(xlabel="times that each text has been read", ylabel="loss at [MASK] of unread text (nats)", xlim=(0, None))
-        ax.legend(fontsize=8)
+    """Loss at [MASK] on unread text against readings; thin lines are seeds. One static mask, far above, has a panel of its own."""
+    curves = [run for run in runs if "curve" in run["figures"]]
+    there = {run["arm"] for run in curves}
+    panels = [[name for name in names if name in there] for names in (MASKS, (*MASKS, "static1"), ("static", "dynamic"))]
+    panels = panels[2:] if "static" in there else panels[: 2 if "static1" in there else 1]
+    with style.figure(path, columns=len(panels), width=1.8 + 3.6 * len(panels), height=3.5) as axes:
+        for ax, names in zip(np.atleast_1d(axes), panels, strict=True):
+            for name in names:
+                own = [run["figures"] for run in curves if run["arm"] == name]
+                look = style.line({"dynamic": style.TECHNIQUE, "static1": 2}.get(name, style.BASELINE))
+                for each in own if len(own) > 1 else ():
+                    ax.plot(each["readings"], each["curve"], color=look["color"], lw=0.5, alpha=0.4)
+                mean = np.mean([each["curve"] for each in own], axis=0)
+                ax.plot(own[0]["readings"], mean, **look, label=experiment.arm(name).title)
+            frequencies = np.mean([run["figures"]["unigram"] for run in curves if run["arm"] in names])
+            ax.axhline(frequencies, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+            ax.set(xlabel="times that each text has been read", ylabel="loss at [MASK] of unread text (nats)", xlim=(0, None))
+            ax.legend(fontsize=7.5)
     return path
 
 
 def _show_dose(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """The loss that static masks cost, by the number of readings, with 95 % intervals: at the end, and stopped early."""
+    """What static masks cost, by the number of readings, with 95 % intervals; hollow where an arm failed its check."""
     counts = {count: tuple(f"{name}{suffix}" for name in MASKS) for count, suffix in ((20, "_20"), (40, ""), (80, "_80"))}
-    with style.figure(path, width=5.8, height=3.4) as ax:
+    failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
+    with style.figure(path, width=6.2, height=3.5) as ax:
+        ax.plot(COPIES, 0, "o", color="0.3", label="the same masks in both arms: 0 by construction", ls="none")
         for place, (metric, label) in enumerate({"loss": "at the end", "stopped": "each stopped early"}.items(), 1):
-            found = {n: verdicts.difference(experiment, runs, *arms, metric) for n, arms in counts.items()}
-            found = {n: each for n, each in found.items() if each}
-            x = np.array(list(found)) * (1.04 if metric == "stopped" else 1.0)
-            reach = [[0, 0] if e.low is None else [e.mean - e.low, e.high - e.mean] for e in found.values()]
-            if reach:
-                y = [e.mean for e in found.values()]
-                ax.errorbar(x, y, yerr=np.transpose(reach), capsize=3, **style.line(place), label=label)
-        ax.plot(COPIES, 0, "o", mfc="white", color="0.3", label="the same masks in both arms: 0 by construction", ls="none")
+            look = {**style.line(place), "linestyle": "none"}
+            for count, arms in counts.items():
+                if not (found := verdicts.difference(experiment, runs, *arms, metric)):
+                    continue
+                reach = None if found.low is None else [[found.mean - found.low], [found.high - found.mean]]
+                filling = "white" if failed & set(arms) else look["color"]
+                x = count * (1.05 if metric == "stopped" else 1.0)
+                ax.errorbar(x, found.mean, yerr=reach, capsize=3, **look, mfc=filling, label=label if count == 40 else None)
+        ax.plot([], [], "s", mfc="white", mec="0.3", ls="none", label="hollow: a check failed, not testable")
         ax.axhline(0, color="0.3", lw=0.9, ls=":")
         ax.set(xscale="log", xlabel="times that each text is read, at equal steps", ylabel="what ten static masks cost (nats)")
         ax.set_xticks((10, 20, 40, 80), ("10", "20", "40", "80"))
