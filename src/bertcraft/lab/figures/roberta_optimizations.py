@@ -20,7 +20,7 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] on unread text against readings; thin lines are seeds. One static mask, far above, has a panel of its own."""
+    """Loss at [MASK] on unread text against readings; thin lines are seeds. One static mask, far above, has its own panel."""
     curves = [run for run in runs if "curve" in run["figures"]]
     there = {run["arm"] for run in curves}
     panels = [[name for name in names if name in there] for names in (MASKS, (*MASKS, "static1"), ("static", "dynamic"))]
