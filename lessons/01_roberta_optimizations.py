@@ -125,7 +125,7 @@ def places_masked(row: int, reading: int, copies: int | None) -> np.ndarray:
     return chosen
 
 
-# %% alt="Three grids, a row a reading and a column a word of the request. One static mask: the same columns are filled in all eight rows. Three static masks: the pattern comes again after three rows. Dynamic: every row differs."
+# %% alt="Three grids, a row a reading and a column a word of the request. One static mask: the same columns are filled in all eight rows. Three static masks: the pattern comes again after three rows. Dynamic: the pattern keeps changing."
 READINGS = 8
 regimes = {"one static mask": 1, "three static masks": 3, "dynamic": None}
 with style.shown(columns=3, width=9.0, height=3.0) as panels:
