@@ -366,7 +366,7 @@ print("weighted by tokens, in single precision: at most", f"{max(errors['weighte
 #
 # Three trainings from the same start, on the same batches. Clipping and AdamW see one gradient an update.
 
-# %% quick="STEPS = 4"
+# %% quick="STEPS = 6"
 STEPS, RATE = 40, 2e-3
 
 # %%

@@ -173,6 +173,7 @@ def test_all_contenders_train_the_same_model(trained):
 def test_a_contender_s_steps_reduce_the_loss(name):
     step, _ = train_rivals.CONTENDERS[name](TINY)
     losses = [step(number) for number in range(60)]
+    torch.set_flush_denormal(False)  # which tuned PyTorch sets for the whole process
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.02, losses
 
 

@@ -286,5 +286,11 @@ EXPERIMENT = replace(
             if not arm.name.startswith("sgd_")
         ),
         ("Training is too short to judge by.",),
+        shorter(
+            WHOLE,
+            "The same with fewer arms and updates.",
+            _arms(_COST | {"cuts": ()}, _TRAINED | {"warm": 10, "steps": 5}, {"adamw": 1e-3, "sgd": 0.01})[:5],
+            ("Training is too short to judge by.",),
+        ),
     ),
 )

@@ -45,9 +45,9 @@ def _ends(interval) -> tuple[float, float]:
 def show_cost(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """Peak memory against time of a step: each way a point, and a curve over the number of micro-batches (one seed)."""
     with style.figure(path, width=7.2, height=3.2) as ax:
-        curve = _figures(runs, "accumulated", "cost")
+        curve = next(filter(None, _figures(runs, "accumulated", "cost")), None)  # short forms measure none
         if curve:
-            cuts, memory, seconds = np.array(curve[0]).T
+            cuts, memory, seconds = np.array(curve).T
             ax.plot(seconds, memory, color=style.COLOURS[style.TECHNIQUE], lw=0.9, marker=".", label="other cuts (one seed)")
             for cut, x, y in zip(cuts, seconds, memory, strict=True):
                 ax.annotate(f"{cut:.0f}", (x, y), xytext=(-4, -10), textcoords="offset points", fontsize=7, ha="right")
