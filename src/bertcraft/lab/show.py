@@ -158,7 +158,8 @@ def _states(experiment: Experiment, results: Results) -> list[tuple[str, bool]]:
         states.append((f"{words.counted(missing, 'run')} missing", True))
     old = [run for run in runs if run not in stale and run["kernels"] != fingerprint.kernels()]
     if old:
-        run = min(old, key=lambda run: run["seconds"])
+        trained = [run for run in old if not experiment.arm(run["arm"]).trivial]  # kernels decide their digits
+        run = min(trained or old, key=lambda run: run["seconds"])
         furthest = distance(experiment, run)
         agrees = f"{'agrees within' if furthest <= AGREES else 'differs by'} {furthest:.0e}"
         of_them = f"{len(old)} of {words.counted(len(runs), 'run')}"
