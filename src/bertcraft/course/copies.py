@@ -36,8 +36,8 @@ def bring(folder: Path) -> Copies:
     """Copy every built notebook that the folder lacks, and put newer editions beside the learner's copies of older ones.
 
     All of them, since they link to each other. A notebook that is there is never written to; the pages in Markdown that they link
-    to are brought up to date. Raises DataError when no notebook is
-    built or the folder cannot be written, InputError when the folder is the course's own.
+    to are brought up to date. Raises DataError when no notebook is built or the folder cannot be written, InputError when the
+    folder is the course's own.
     """
     own = shelf.folder("notebooks")
     notebooks = [path for name in shelf.lesson_names() if (path := shelf.notebook(name)).exists()]

@@ -1,6 +1,7 @@
 """The table of techniques in README, from the catalogue and the stored results."""
 
 import re
+from pathlib import Path
 
 from bertcraft.course import measured, shelf
 from bertcraft.course.catalogue import TECHNIQUES, Technique
@@ -11,7 +12,7 @@ from bertcraft.lab import words
 BEGIN, END = "<!-- made by: bertcraft lessons build index -->", "<!-- end of what is made -->"
 
 
-def path():
+def path() -> Path:
     """Where README stands, in a source tree."""
     return shelf.folder("lessons").parent / "README.md"
 
