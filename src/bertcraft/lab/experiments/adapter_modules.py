@@ -201,8 +201,7 @@ def _arms(shared: dict, rates: dict | None = None) -> tuple[Arm, ...]:
     return trained + tuple(Arm(name, title, {**texts, "method": name}, trivial=True) for name, title in titles.items())
 
 
-# Declared first, measured first: the primary comparison. The others follow when they have their trials.
-ARMS = tuple(arm for arm in _arms(_FULL) if arm.trivial or arm.name in ("full", "houlsby-64"))
+ARMS = _arms(_FULL)
 
 METRICS = {
     "accuracy": Metric("accuracy", "points", 2, overlap=TESTED / TEXTS),
@@ -228,39 +227,29 @@ def _kept(name: str, treatment: str, margin: float, ratio: bool = False) -> Comp
     return Comparison(name, treatment, "full", "accuracy", statistics.NOT_WORSE, margin=margin, ratio=ratio)
 
 
-COMPARISONS = tuple(
-    each
-    for each in (
-        _kept("Houlsby 64 within 0.4 points of full", "houlsby-64", 0.4),
-        _kept("Houlsby 64 keeps 99 % of full", "houlsby-64", 0.01, ratio=True),
-        _kept("Houlsby 8 keeps 99 % of full", "houlsby-8", 0.01, ratio=True),
-        Comparison("Houlsby 8 trains 0.4 % of full", "houlsby-8", "full", "own", statistics.EXACT, -1, 5e-4, True, 0.004),
-        Comparison(
-            "Houlsby 64 trains equation 2's share", "houlsby-64", "full", "own", statistics.EXACT, -1, 1e-9, True, _share(64)
-        ),
-        _kept("LoRA 8 within 1 point of full", "lora", 1.0),
-        _kept("BitFit within 1 point of full", "bitfit", 1.0),
-        _kept("IA3 within 1 point of full", "ia3", 1.0),
-        _kept("gated prefix within 1 point of full", "prefix", 1.0),
-        Comparison("Houlsby 64 above BitFit", "houlsby-64", "bitfit", "accuracy"),
-        Comparison("Houlsby 64, time of a step over full's", "houlsby-64", "full", "step_ms", better=-1, ratio=True),
-    )
-    if {each.treatment, each.baseline} <= {arm.name for arm in ARMS}
+COMPARISONS = (
+    _kept("Houlsby 64 within 0.4 points of full", "houlsby-64", 0.4),
+    _kept("Houlsby 64 keeps 99 % of full", "houlsby-64", 0.01, ratio=True),
+    _kept("Houlsby 8 keeps 99 % of full", "houlsby-8", 0.01, ratio=True),
+    Comparison("Houlsby 8 trains 0.4 % of full", "houlsby-8", "full", "own", statistics.EXACT, -1, 5e-4, True, 0.004),
+    Comparison("Houlsby 64 trains equation 2's share", "houlsby-64", "full", "own", statistics.EXACT, -1, 1e-9, True, _share(64)),
+    _kept("LoRA 8 within 1 point of full", "lora", 1.0),
+    _kept("BitFit within 1 point of full", "bitfit", 1.0),
+    _kept("IA3 within 1 point of full", "ia3", 1.0),
+    _kept("gated prefix within 1 point of full", "prefix", 1.0),
+    Comparison("Houlsby 64 above BitFit", "houlsby-64", "bitfit", "accuracy"),
+    Comparison("Houlsby 64, time of a step over full's", "houlsby-64", "full", "step_ms", better=-1, ratio=True),
 )
 
 TUNING = Tuning(
     grids={
-        name: grid
-        for name, grid in {
-            "full": {"rate": (5e-5, 1e-4, 2e-4, 5e-4)},
-            "houlsby-64": {"rate": (1e-3, 2e-3, 4e-3, 8e-3)},
-            "houlsby-8": {"rate": (1e-3, 2.5e-3, 5e-3, 1e-2)},
-            "lora": {"rate": (1e-3, 2e-3, 4e-3, 8e-3)},
-            "bitfit": {"rate": (2e-3, 5e-3, 1e-2, 2e-2)},
-            "ia3": {"rate": (1e-2, 2e-2, 5e-2, 1e-1)},
-            "prefix": {"rate": (2.5e-3, 5e-3, 1e-2, 2e-2)},
-        }.items()
-        if name in {arm.name for arm in ARMS}
+        "full": {"rate": (5e-5, 1e-4, 2e-4, 5e-4)},
+        "houlsby-64": {"rate": (1e-3, 2e-3, 4e-3, 8e-3)},
+        "houlsby-8": {"rate": (1e-3, 2.5e-3, 5e-3, 1e-2)},
+        "lora": {"rate": (1e-3, 2e-3, 4e-3, 8e-3)},
+        "bitfit": {"rate": (2e-3, 5e-3, 1e-2, 2e-2)},
+        "ia3": {"rate": (1e-2, 2e-2, 5e-2, 1e-1)},
+        "prefix": {"rate": (2.5e-3, 5e-3, 1e-2, 2e-2)},
     },
     settings={"judged_on": "dev"},
     figure="dev",
@@ -279,7 +268,7 @@ NOTES = (
     "One task, one model: TREC's questions of at most 16 tokens, 47 classes. Seeds differ in which 2,720 of 3,828 training "
     "questions are read (twice), in order, dropout and start; all are tested on the same 470 questions, and intervals are "
     "widened for that (Nadeau & Bengio).",
-    "LoRA, BitFit, IA3, a gated prefix and adapters of size 8 are declared in the same way and not measured yet.",
+    "Primary, with ten seeds: Houlsby 64 against full. The other methods have five.",
     "Rates: the best of four for each method on development questions, one seed that is not reported.",
     "The start is the head that all methods begin with, on the untouched encoder's first token; the probe is logistic regression "
     "on MiniLM's mean over tokens.",
@@ -311,7 +300,7 @@ EXPERIMENT = replace(
     quick=shorter(
         WHOLE,
         "The same with 800 texts, each read once, one seed.",
-        tuple(arm for arm in _arms(_QUICK, _QUICK_RATES) if arm.name in {*_SHORT} & {arm.name for arm in ARMS}),
+        tuple(arm for arm in _arms(_QUICK, _QUICK_RATES) if arm.name in _SHORT),
         ("The rates are not tuned; the full experiment's are.", NOTES[0]),
     ),
 )
