@@ -22,7 +22,7 @@ def effect(experiment: Experiment, outcome: Outcome) -> str:
     comparison, metric = outcome.comparison, experiment.metrics[outcome.comparison.metric]
     found = outcome.interval
     if comparison.form == statistics.EXACT:
-        found = Interval(found.mean, None, None, found.n)
+        return f"{found.mean:.4g} {'times' if comparison.ratio else metric.unit}".strip()
     form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+.{metric.digits}f"
     return f"{interval(found, form)} {'times' if comparison.ratio else metric.unit}".strip()
 
