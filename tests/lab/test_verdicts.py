@@ -153,7 +153,7 @@ def test_an_effect_carries_its_unit_and_an_exact_one_no_interval():
     found = {each.comparison.name: words.effect(EXPERIMENT, each) for each in verdicts.outcomes(EXPERIMENT, runs(**LEARNT))}
     assert found["a against b"].startswith("-0.500 [-0.5") and found["a against b"].endswith("] nats")
     assert found["a is faster"] == "0.500 [0.500, 0.500] times"
-    assert found["d costs twice a"] == "2.000 times"
+    assert found["d costs twice a"] == "2 times"  # four digits of what it is, however small
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def interval(found: Interval, form: str) -> str:
 
 
 def effect(experiment: Experiment, outcome: Outcome) -> str:
-    """A difference or ratio with its interval and unit; an exact one without interval."""
+    """A difference or ratio with its interval and unit; an exact one without interval, in four significant digits."""
     comparison, metric = outcome.comparison, experiment.metrics[outcome.comparison.metric]
     found = outcome.interval
     if comparison.form == statistics.EXACT:
