@@ -158,6 +158,7 @@ def _tied(config: Config) -> dict[str, tuple[str, ...]]:
         "electra": {words: ("generator_lm_head.weight",)},
         "distilbert": {words: ("vocab_projector.weight",)},
         "albert": {words: ("predictions.decoder.weight",), "predictions.bias": ("predictions.decoder.bias",)},
+        "mpnet": {words: ("lm_head.decoder.weight",), "lm_head.bias": ("lm_head.decoder.bias",)},
     }[config.family]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcraft.bert.config import Config
-from bertcraft.bert.config_tables import ACTIVATIONS, ARCHITECTURES, DEFAULTS, FAMILIES, FIELDS, KEYS
+from bertcraft.bert.config_tables import ACTIVATIONS, ARCHITECTURES, DEFAULTS, FAMILIES, FIELDS, FIXED, KEYS
 from bertcraft.errors import CheckpointError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,6 +53,7 @@ def odd_settings(draw, family: str, head: str = "base") -> dict:
         "problem_type": draw(st.sampled_from([None, "regression", "multi_label_classification"])),
         "num_labels": 2 if head == "question_answering" else draw(st.integers(1, 5)),
     }
+    settings |= FIXED.get(family, {})
     return {name: value for name, value in settings.items() if name in (*FIELDS[family], "num_labels")}
 
 
@@ -264,6 +265,11 @@ REFUSED = [
     ("bert", {"pad_token_id": -1}, "pad_token_id"),
     ("roberta", {"pad_token_id": None}, "pad_token_id: got None, expected a token id"),
     ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings: got 2, expected at least 3"),
+    ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings: got 2, expected at least 3"),
+    ("mpnet", {"pad_token_id": 0}, "pad_token_id: got 0, expected 1: mpnet computes with it, whatever config.json says"),
+    ("mpnet", {"pad_token_id": None}, "pad_token_id: got None, expected 1"),
+    ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets: got 16, expected 32"),
+    ("mpnet", {"relative_attention_num_buckets": 32.0}, "relative_attention_num_buckets: got 32.0, expected 32"),
     ("bert", {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
     ("bert", {"is_decoder": True}, "is_decoder: got True, expected none: only encoders"),
     ("bert", {"add_cross_attention": True}, "add_cross_attention"),
@@ -317,6 +323,9 @@ def test_what_is_no_object_is_refused(content):
         {"family": "bert", "head": ["base"]},
         {"family": "bert", "num_hidden_groups": 1},
         {"family": "distilbert", "type_vocab_size": 2},
+        {"family": "mpnet", "type_vocab_size": 1},
+        {"family": "mpnet", "classifier_dropout": 0.3},
+        {"family": "bert", "relative_attention_num_buckets": 32},
         {"family": "distilbert", "layer_norm_eps": 1e-5},
         {"family": "bert", "head": "masked_lm", "add_pooling_layer": False},
         {"family": "bert", "extra": {"vocab_size": 3}},

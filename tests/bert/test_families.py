@@ -13,7 +13,7 @@ from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.kernels import kernels_disabled
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformers_models import ALL_PAIRS, inputs, make, named, ours
+from transformers_models import ALL_PAIRS, FAMILIES, inputs, make, named, ours
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
@@ -112,7 +112,7 @@ def positional(arrays):
     return arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids")
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert", "electra"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_last_layer_at_some_positions_equals_the_whole(family):
     model = make(family, "base", 5)
     arrays = inputs(model, 5)

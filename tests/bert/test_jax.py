@@ -13,7 +13,7 @@ from bertcraft.tensor.gradient import unwrap, wrap_jax
 from bertcraft.train import adamw, chain, clip_by_global_norm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformers_models import inputs, make, ours
+from transformers_models import FAMILIES, inputs, make, ours
 
 jax = pytest.importorskip("jax")
 
@@ -30,7 +30,7 @@ def compare(name_and_leaves, others, tolerance):
         np.testing.assert_allclose(np.asarray(b), a, atol=tolerance * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_jitted_loss_and_gradients_equal_numpys(family, precision):
     dtype, tolerance = precision
     model = make(family, "masked_lm", 2)

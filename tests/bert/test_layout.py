@@ -154,6 +154,7 @@ PUBLISHED = [
         {"family": "albert", **LARGE, "hidden_size": 2048, "intermediate_size": 8192},
     ),
     ("ALBERT-xxlarge", 222_595_584, {"family": "albert"}),
+    ("MPNet-base, all-mpnet-base-v2", 109_486_464, {"family": "mpnet", "max_position_embeddings": 514}),
 ]  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def test_initial_values_are_those_of_transformers_or_drawn_with_the_deviation(fa
         "num_hidden_layers": 1,
         "intermediate_size": 70,
         "max_position_embeddings": 50,
-        "pad_token_id": 3,
+        "pad_token_id": 1 if family == "mpnet" else 3,
         "initializer_range": 0.3,
     }
     config = Config(family=family, head=head, **wanted)

@@ -8,7 +8,7 @@ from bertcraft.bert.config import Config
 from bertcraft.bert.layout import parameter_shapes
 from bertcraft.tensor import tree
 
-FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert")
+FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "mpnet")
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 HEADS = {
     "bert": ("base", "masked_lm", *TASKS, "pretraining"),
@@ -16,12 +16,13 @@ HEADS = {
     "electra": ("base", "masked_lm", *TASKS, "replaced_token_detection"),
     "distilbert": ("base", "masked_lm", *TASKS),
     "albert": ("base", "masked_lm", *TASKS, "pretraining"),
+    "mpnet": ("base", "masked_lm", *TASKS),
 }
 OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta"}  # a family under another name
 HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
 ALL_PAIRS = PAIRS + [(name, head) for name in OTHER_NAMES for head in HEADS[name]]
-_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
+_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert", "mpnet": "MPNet"}
 _CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
 
@@ -48,6 +49,9 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
             "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
             "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if known == "roberta" else 2,
         }  # fmt: skip
+    if family == "mpnet":
+        del sizes["type_vocab_size"]
+        common["pad_token_id"] = 1  # transformers computes with it, whatever the configuration says
     if family in ("electra", "albert"):
         sizes["embedding_size"] = int(rng.choice([hidden, 7, 9]))
     if family == "albert":

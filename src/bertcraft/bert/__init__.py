@@ -1,4 +1,4 @@
-"""The encoder and its checkpoints: BERT, RoBERTa, ELECTRA, DistilBERT and ALBERT."""
+"""The encoder and its checkpoints: BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT and MPNet."""
 
 from bertcraft.bert.config import Config
 from bertcraft.bert.encoder import Sockets, encode

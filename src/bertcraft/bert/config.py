@@ -1,6 +1,6 @@
 """What a model is (family, head, sizes), read from and written to the ``config.json`` of Hugging Face.
 
-One set of names, BERT's, serves five families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
+One set of names, BERT's, serves six families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
 the way in and out. Everything is validated here, so that the code behind it can rely on every field.
 """
 
@@ -14,12 +14,15 @@ from bertcraft.bert.config_tables import (
     ACTIVATIONS,
     ALIASES,
     ARCHITECTURES,
+    COUNTED_POSITIONS,
     DEFAULTS,
     FAMILIES,
     FIELDS,
+    FIXED,
     HEAD_TENSORS,
     KEYS,
     OTHER_NAMES,
+    POOLED,
     SIZES,
     TASK_HEADS,
     UNSUPPORTED,
@@ -54,7 +57,7 @@ class Config:
     """Family, head and sizes of an encoder: immutable, valid; `dataclasses.replace` makes a changed copy.
 
     A field left out takes the family's default in transformers. A field that the family does not have is None
-    (only ALBERT has `num_hidden_groups`; DistilBERT has no `type_vocab_size`), but for two that every family
+    (only ALBERT has `num_hidden_groups`; DistilBERT and MPNet have no `type_vocab_size`), but for two that every family
     computes with: `embedding_size` is `hidden_size` where the family does not factorise, `layer_norm_eps` is
     1e-12 in DistilBERT.
 
@@ -81,6 +84,7 @@ class Config:
     type_vocab_size: int | None = _DEFAULT
     num_hidden_groups: int | None = _DEFAULT
     inner_group_num: int | None = _DEFAULT
+    relative_attention_num_buckets: int | None = _DEFAULT
     hidden_act: str = _DEFAULT
     hidden_dropout_prob: float = _DEFAULT
     attention_probs_dropout_prob: float = _DEFAULT
@@ -137,8 +141,8 @@ class Config:
             raise _wrong(_label("num_attention_heads", self.family), self.num_attention_heads, expected)
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise _wrong("pad_token_id", self.pad_token_id, f"less than vocab_size ({self.vocab_size})")
-        if self.family == "roberta" and self.pad_token_id + 1 >= self.max_position_embeddings:
-            expected = f"at least {self.pad_token_id + 2}: RoBERTa's positions start at pad_token_id + 1"
+        if self.first_position >= self.max_position_embeddings:
+            expected = f"at least {self.first_position + 1}: the positions of {self.family} start at pad_token_id + 1"
             raise _wrong("max_position_embeddings", self.max_position_embeddings, expected)
         if self.num_labels == 1 and self.problem_type == "single_label_classification":
             raise _wrong("num_labels", 1, "at least 2 for the problem_type 'single_label_classification'")
@@ -192,9 +196,14 @@ class Config:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def first_position(self) -> int:
+        """The position of a text's first token: RoBERTa and MPNet count from pad_token_id + 1."""
+        return self.pad_token_id + 1 if self.family in COUNTED_POSITIONS else 0
+
+    @property
     def max_tokens(self) -> int:
-        """The longest input: RoBERTa's positions start at pad_token_id + 1."""
-        return self.max_position_embeddings - (self.pad_token_id + 1 if self.family == "roberta" else 0)
+        """The longest input."""
+        return self.max_position_embeddings - self.first_position
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -267,7 +276,7 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> di
     arguments |= {"id2label": labels, "label2id": left.pop("label2id", None)}
     for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
         left.pop(key, None)
-    if tensor_names is not None and head == "base" and family in ("bert", "roberta", "albert"):
+    if tensor_names is not None and head == "base" and family in POOLED:
         arguments["add_pooling_layer"] = any(name.startswith(("pooler.", f"{family}.pooler.")) for name in tensor_names)
     return arguments
 
@@ -320,8 +329,12 @@ def _checked(name: str, value: Any, family: str) -> Any:
     """A field's value as a plain bool, int, float or str; raises InputError if it is not valid by itself."""
     if value is None and (DEFAULTS[family].get(name, 0) is None or name == "summary_activation"):
         return None
-    if name == "pad_token_id":
-        if value is None and family != "roberta":  # RoBERTa computes its positions from it
+    if name in FIXED.get(family, {}):
+        number = FIXED[family][name]
+        valid, plain = _is_integer(value) and value == number, int
+        expected = f"{number}: {family} computes with it, whatever config.json says"
+    elif name == "pad_token_id":
+        if value is None and family not in COUNTED_POSITIONS:
             return None
         valid, expected, plain = _is_integer(value) and value >= 0, "a token id, 0 or more", int
     elif name in _CHOICES:

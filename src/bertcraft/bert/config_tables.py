@@ -1,4 +1,4 @@
-"""How the five families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
+"""How the six families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
 
 from typing import Any
 
@@ -41,6 +41,13 @@ ARCHITECTURES = {
         "token_classification": "AlbertForTokenClassification",
         "question_answering": "AlbertForQuestionAnswering",
         "pretraining": "AlbertForPreTraining",
+    },
+    "mpnet": {
+        "base": "MPNetModel",
+        "masked_lm": "MPNetForMaskedLM",
+        "sequence_classification": "MPNetForSequenceClassification",
+        "token_classification": "MPNetForTokenClassification",
+        "question_answering": "MPNetForQuestionAnswering",
     },
 }
 FAMILIES = tuple(ARCHITECTURES)
@@ -91,7 +98,22 @@ HEAD_TENSORS = {
         "pretraining": "sop_classifier.",
         "masked_lm": "predictions.",
     },
+    "mpnet": {
+        "sequence_classification": "classifier.dense.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
+        "masked_lm": "lm_head.",
+    },
 }
+
+# Base models of these families have a pooler.
+POOLED = ("bert", "roberta", "albert", "mpnet")
+
+# Positions of these families are counted from pad_token_id + 1; padding has the one before.
+COUNTED_POSITIONS = ("roberta", "mpnet")
+
+# Settings that transformers' classes of a family do not read: they compute with this number, whatever config.json says.
+FIXED = {"mpnet": {"pad_token_id": 1, "relative_attention_num_buckets": 32}}
 
 # gelu is exact (erf); gelu_new, gelu_fast and gelu_pytorch_tanh are its tanh approximation; swish is silu.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
@@ -129,6 +151,11 @@ FIELDS = {
     "electra": (*_BERT, "embedding_size", *_SUMMARY),
     "distilbert": (*_COMMON, "qa_dropout", "sinusoidal_pos_embds"),
     "albert": (*_BERT, "embedding_size", "num_hidden_groups", "inner_group_num"),
+    "mpnet": (
+        *(name for name in _COMMON if name != "classifier_dropout"),
+        "layer_norm_eps",
+        "relative_attention_num_buckets",
+    ),
 }
 
 # Where a family's config.json calls a field by another name.
@@ -207,4 +234,6 @@ DEFAULTS = {
         "attention_probs_dropout_prob": 0.0,
         "classifier_dropout": 0.1,
     },
+    "mpnet": _BERT_DEFAULTS
+    | {"vocab_size": 30527, "pad_token_id": 1, "type_vocab_size": None, "relative_attention_num_buckets": 32},
 }

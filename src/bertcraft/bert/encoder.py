@@ -13,6 +13,8 @@ import numpy as np
 
 from bertcraft.bert import families
 from bertcraft.bert.config import Config
+from bertcraft.bert.config_tables import COUNTED_POSITIONS
+from bertcraft.bert.relative_positions import attention_bias
 from bertcraft.tensor import functions as F
 from bertcraft.tensor.functions import take_positions
 
@@ -23,7 +25,10 @@ def dense(p: dict, x):
 
 
 def self_attention(layer: dict, x, source, bias, config: Config, rng=None):
-    """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual."""
+    """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual.
+
+    ``bias`` is None or added to the scores, which are (B, heads, Lq, L): see :func:`attention_bias`.
+    """
     heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
     inner = layer["attention"]["self"]
     query = dense(inner["query"], x)
@@ -81,8 +86,8 @@ def watched() -> tuple[Sockets, list, list]:
     return Sockets(attention=attention, wiring=wiring), inputs, attentions
 
 
-def roberta_positions(input_ids, config: Config):
-    """Position ids (B, L), counted from pad_token_id + 1 and skipping padding."""
+def counted_positions(input_ids, config: Config):
+    """RoBERTa's and MPNet's position ids (B, L), counted from pad_token_id + 1 and skipping padding."""
     real = (input_ids != config.pad_token_id).astype(input_ids.dtype)
     return np.cumsum(real, axis=1) * real + config.pad_token_id
 
@@ -92,9 +97,10 @@ def embed(params: dict, config: Config, input_ids, token_type_ids=None, position
     tables = families.backbone(params, config)["embeddings"]
     words = F.embedding(tables["word_embeddings"]["weight"], input_ids, config.pad_token_id)
     positions = tables["position_embeddings"]["weight"]
-    if position_ids is None and config.family == "roberta":
-        position_ids = roberta_positions(input_ids, config)
-    unmoved = config.pad_token_id if config.family == "roberta" else None  # RoBERTa's padding has a position of its own
+    counted = config.family in COUNTED_POSITIONS
+    if position_ids is None and counted:
+        position_ids = counted_positions(input_ids, config)
+    unmoved = config.pad_token_id if counted else None  # padding has a position of its own
     if position_ids is None:
         added = positions[: input_ids.shape[1]]
     else:
@@ -129,8 +135,12 @@ def encode(
     keys and values everywhere, and all the rest only where it is read, which changes no result.
     """
     x = embed(params, config, input_ids, token_type_ids, position_ids, rng)
-    bias = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
+    padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
+    bias = attention_bias(params, config, x.shape[1], padding)
     *lower, last = families.layers(params, config)
     for layer in lower:
         x = sockets.wiring(layer, x, x, bias, config, sockets, rng)
-    return sockets.wiring(last, x if at is None else take_positions(x, at), x, bias, config, sockets, rng)
+    if at is None:
+        return sockets.wiring(last, x, x, bias, config, sockets, rng)
+    bias = attention_bias(params, config, x.shape[1], padding, at)
+    return sockets.wiring(last, take_positions(x, at), x, bias, config, sockets, rng)

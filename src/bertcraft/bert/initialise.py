@@ -5,6 +5,7 @@ from zlib import crc32
 import numpy as np
 
 from bertcraft.bert.config import Config
+from bertcraft.bert.config_tables import COUNTED_POSITIONS
 from bertcraft.bert.layout import parameter_shapes
 from bertcraft.errors import InputError
 from bertcraft.tensor import tree
@@ -27,8 +28,8 @@ def initial_params(config: Config, seed: int, dtype: type = np.float32, *, devia
     elif not 0 < deviation < float("inf"):
         raise InputError(f"deviation: got {deviation!r}, expected a positive number or None")
     padded = {f"{config.family}.embeddings.word_embeddings.weight"}
-    if config.family == "roberta":  # its padding has a position of its own
-        padded.add("roberta.embeddings.position_embeddings.weight")
+    if config.family in COUNTED_POSITIONS:  # padding has a position of its own
+        padded.add(f"{config.family}.embeddings.position_embeddings.weight")
     params = {}
     for name, shape in parameter_shapes(config).items():
         if name.endswith("bias"):

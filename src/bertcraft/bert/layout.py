@@ -3,7 +3,7 @@
 Names carry the family's prefix (``bert.encoder.layer.0.attention.self.query.weight``), base models too. A
 tied decoder is no parameter: it *is* the word embedding, and its bias is the head's bias. With
 `tie_word_embeddings` False, decoder weight and bias are parameters of their own; transformers then computes
-with ``decoder.bias`` and keeps the head's other ``bias`` (BERT, RoBERTa, ALBERT) without using it.
+with ``decoder.bias`` and keeps the head's other ``bias`` (BERT, RoBERTa, ALBERT, MPNet) without using it.
 
 Dimensions are written as fields of Config, so that an error can say which setting a shape contradicts.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertcraft.bert.config import Config
-from bertcraft.bert.config_tables import ARCHITECTURES, TASK_HEADS
+from bertcraft.bert.config_tables import ARCHITECTURES, POOLED, TASK_HEADS
 
 Dims = tuple[str | int, ...]
 
@@ -61,6 +61,7 @@ _DECODERS = {
     "electra": ("generator_lm_head", "generator_lm_head.bias"),
     "distilbert": ("vocab_projector", "vocab_projector.bias"),
     "albert": ("predictions.decoder", "predictions.bias"),
+    "mpnet": ("lm_head.decoder", "lm_head.bias"),
 }
 
 Parts = Iterator[tuple[str, Dims]]
@@ -81,7 +82,7 @@ def _backbone(config: Config) -> Parts:
     family = config.family
     yield "embeddings.word_embeddings.weight", (VOCABULARY, EMBEDDING)
     yield "embeddings.position_embeddings.weight", ("max_position_embeddings", EMBEDDING)
-    if family != "distilbert":
+    if config.type_vocab_size is not None:
         yield "embeddings.token_type_embeddings.weight", ("type_vocab_size", EMBEDDING)
     yield from _norm("embeddings.LayerNorm", EMBEDDING)
     if family == "electra" and config.embedding_size != config.hidden_size:
@@ -95,8 +96,12 @@ def _backbone(config: Config) -> Parts:
         for index in range(config.num_hidden_layers):
             if family == "distilbert":
                 yield from _distilbert_layer(f"transformer.layer.{index}")
+            elif family == "mpnet":
+                yield from _mpnet_layer(f"encoder.layer.{index}")
             else:
                 yield from _bert_layer(f"encoder.layer.{index}")
+    if family == "mpnet":
+        yield "encoder.relative_attention_bias.weight", ("relative_attention_num_buckets", "num_attention_heads")
     if has_pooler(config):
         yield from _linear("pooler" if family == "albert" else "pooler.dense", HIDDEN, HIDDEN)
 
@@ -104,7 +109,7 @@ def _backbone(config: Config) -> Parts:
 def has_pooler(config: Config) -> bool:
     """Whether transformers gives this family and head a pooler (a base model may have been saved without)."""
     if config.head == "base":
-        return config.family in ("bert", "roberta", "albert") and config.add_pooling_layer
+        return config.family in POOLED and config.add_pooling_layer
     return config.family in ("bert", "albert") and config.head in ("pretraining", "sequence_classification")
 
 
@@ -113,9 +118,20 @@ def _bert_layer(layer: str) -> Parts:
         yield from _linear(f"{layer}.attention.self.{part}", HIDDEN, HIDDEN)
     yield from _linear(f"{layer}.attention.output.dense", HIDDEN, HIDDEN)
     yield from _norm(f"{layer}.attention.output.LayerNorm", HIDDEN)
+    yield from _bert_feed_forward(layer)
+
+
+def _bert_feed_forward(layer: str) -> Parts:
     yield from _linear(f"{layer}.intermediate.dense", HIDDEN, INNER)
     yield from _linear(f"{layer}.output.dense", INNER, HIDDEN)
     yield from _norm(f"{layer}.output.LayerNorm", HIDDEN)
+
+
+def _mpnet_layer(layer: str) -> Parts:
+    for part in ("q", "k", "v", "o"):
+        yield from _linear(f"{layer}.attention.attn.{part}", HIDDEN, HIDDEN)
+    yield from _norm(f"{layer}.attention.LayerNorm", HIDDEN)
+    yield from _bert_feed_forward(layer)
 
 
 def _distilbert_layer(layer: str) -> Parts:
@@ -152,7 +168,7 @@ def _head(config: Config) -> Parts:
     if config.head == "question_answering":
         yield from _linear("qa_outputs", HIDDEN, "num_labels")
     if config.head == "sequence_classification":
-        if config.family in ("roberta", "electra"):
+        if config.family in ("roberta", "electra", "mpnet"):
             yield from _linear("classifier.dense", HIDDEN, HIDDEN)
             yield from _linear("classifier.out_proj", HIDDEN, "num_labels")
             return
@@ -169,6 +185,7 @@ def _masked_lm_head(config: Config) -> Parts:
         "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm"),
         "distilbert": ("vocab_transform", "vocab_layer_norm"),
         "albert": ("predictions.dense", "predictions.LayerNorm"),
+        "mpnet": ("lm_head.dense", "lm_head.layer_norm"),
     }[config.family]
     yield from _linear(dense, HIDDEN, EMBEDDING)  # the same size in the families that do not factorise
     yield from _norm(norm, EMBEDDING)

@@ -27,7 +27,7 @@ class Output(NamedTuple):
 
 @dataclass
 class Model:
-    """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT or ALBERT family with the head it was saved with.
+    """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT or MPNet family with the head it was saved with.
 
     XLM-RoBERTa and CamemBERT are RoBERTas with another tokenizer.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertcraft.bert import encoder, families, heads
+from bertcraft.bert.relative_positions import attention_bias
 from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.errors import InputError
 from bertcraft.progress import counted
@@ -45,10 +46,11 @@ def _join(inner: dict) -> dict:
     return {part: np.concatenate([each[part] for each in maps]) for part in ("weight", "bias")}
 
 
-def packed_attention(lengths: Sequence[int], join: Callable[[dict], dict] = _join):
+def packed_attention(lengths: Sequence[int], join: Callable[[dict], dict] = _join, relative: np.ndarray | None = None):
     """An attention socket for sentences of these lengths laid end to end in one row (1, tokens, H).
 
-    ``join`` gives a layer's joined projections, for instance from memory where many packs need the same.
+    ``join`` gives a layer's joined projections, for instance from memory where many packs need the same. ``relative`` is the
+    bias of relative positions, (1, heads, L, L) for the longest sentence or a longer one, where the model has them.
     """
     runs, start = [], 0
     for length, group in groupby(lengths):
@@ -61,23 +63,30 @@ def packed_attention(lengths: Sequence[int], join: Callable[[dict], dict] = _joi
         context = np.empty_like(x)
         for part, count, length in runs:
             q, k, v = np.split(projected[part].reshape(count, length, -1), 3, axis=-1)
-            context[0, part] = F.attention(q, k, v, None, heads=config.num_attention_heads).reshape(count * length, -1)
+            near = None if relative is None else relative[..., :length, :length]  # it depends on distances alone
+            context[0, part] = F.attention(q, k, v, near, heads=config.num_attention_heads).reshape(count * length, -1)
         return encoder.dense(layer["attention"]["output"]["dense"], context)
 
     return attention
 
 
 def _encode_pack(
-    model: "Model", pipeline: Pipeline, token_ids: list[list[int]], skip: int, join: Callable[[dict], dict]
+    model: "Model",
+    pipeline: Pipeline,
+    token_ids: list[list[int]],
+    skip: int,
+    join: Callable[[dict], dict],
+    relative: np.ndarray | None,
 ) -> np.ndarray:
     """The pipeline's vectors (n, width) of some sentences."""
-    config, lengths = model.config, [len(ids) for ids in token_ids]
-    first = config.pad_token_id + 1 if config.family == "roberta" else 0
+    config, lengths, first = model.config, [len(ids) for ids in token_ids], model.config.first_position
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
-    sockets = encoder.Sockets(attention=packed_attention(lengths, join))
-    hidden = encoder.encode(model.params, config, ids, position_ids=positions, sockets=sockets)[0]
-    return pipeline(hidden, np.array(lengths), skip)
+    sockets = encoder.Sockets(attention=packed_attention(lengths, join, relative))
+    x = encoder.embed(model.params, config, ids, position_ids=positions)
+    for layer in families.layers(model.params, config):
+        x = sockets.wiring(layer, x, x, None, config, sockets)
+    return pipeline(x[0], np.array(lengths), skip)
 
 
 def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
@@ -153,9 +162,9 @@ def encode_sentences(
     inners = [layer["attention"]["self"] for layer in families.layers(model.params, model.config)]
     joined = {id(inner["query"]["weight"]): _join(inner) for inner in inners}  # ALBERT's layers share theirs
 
-    def work(numbers, first, token_ids):
+    def work(numbers, first, token_ids, relative):
         ids = [token_ids[i] for i in numbers]
-        found = _encode_pack(model, pipeline, ids, skip, lambda inner: joined[id(inner["query"]["weight"])])
+        found = _encode_pack(model, pipeline, ids, skip, lambda inner: joined[id(inner["query"]["weight"])], relative)
         vectors[first + numbers] = F.normalize(found) if unit else found
         return len(numbers)
 
@@ -169,7 +178,8 @@ def encode_sentences(
             groups = packs(lengths, batch_tokens, threads)
             if batch_size is not None:
                 groups = [part[i : i + batch_size] for part in groups for i in range(0, len(part), batch_size)]
-            for count in pool(threads).map(partial(work, first=first, token_ids=token_ids), groups):
+            relative = attention_bias(model.params, model.config, int(lengths.max()))
+            for count in pool(threads).map(partial(work, first=first, token_ids=token_ids, relative=relative), groups):
                 advance(count)
     return vectors[0] if isinstance(sentences, str) else vectors
 
