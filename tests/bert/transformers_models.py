@@ -22,8 +22,8 @@ OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta"}  # a family und
 HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
 ALL_PAIRS = PAIRS + [(name, head) for name in OTHER_NAMES for head in HEADS[name]]
-_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert", "mpnet": "MPNet"}
-_CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
+_CLASS |= {"mpnet": "MPNet", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
 
 def class_name(family: str, head: str) -> str:

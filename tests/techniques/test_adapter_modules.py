@@ -214,7 +214,7 @@ def test_houlsby_equals_a_torch_reference_forward_and_every_gradient(seed):
 
 
 @pytest.mark.parametrize("which", ["full", "head", "bitfit"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "albert", "mpnet"])
 def test_methods_that_add_nothing_train_transformers_own_parameters(family, which):
     theirs, config, params, batch = classifier(5, family)
     trained = start(METHODS[which], params, config)
@@ -237,7 +237,7 @@ def test_roberta_and_electra_take_adapters_too_and_other_families_are_refused(wh
         value, _, gradients = ours_of(method, trained, params, config, batch)
         assert np.isfinite(value)
         assert all(np.abs(gradient).max() > 0 for name, gradient in tree.items(gradients) if "embeddings" not in name)
-    for family in ("distilbert", "albert"):
+    for family in ("distilbert", "albert", "mpnet"):
         _, config, params, _ = classifier(2, family)
         with pytest.raises(InputError, match=f"{family}; this method knows the layers of bert, roberta and electra"):
             technique.start(method, params, config, np.random.default_rng(0))

@@ -53,12 +53,13 @@ _MAX_TOKENIZER_BYTES = 2**28
 _BUFFER = re.compile(r"(\w+\.)?embeddings\.(position_ids|token_type_ids)")
 
 
-def read(folder: str | Path) -> tuple[Config, dict]:
+def read(folder: str | Path, *, may_lack_head: bool = False) -> tuple[Config, dict]:
     """The configuration and the nested tree of parameters of a checkpoint folder.
 
     Numbers stored as F32, F16 or BF16 become float32; if any is F64, all become float64. Tensors that the
     model in config.json's `architectures` does not have are ignored if they belong to pre-training
-    (`pretraining_names`) and refused otherwise. Raises CheckpointError.
+    (`pretraining_names`) and refused otherwise. Weights without the head in `architectures` are those of a base model
+    where they `may_lack_head`, and refused otherwise. Raises CheckpointError.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,7 +69,7 @@ def read(folder: str | Path) -> tuple[Config, dict]:
     content = read_object(folder / CONFIG)
     stored = _stored_tensors(folder)
     try:
-        config = Config.from_dict(content, stored.keys())
+        config = Config.from_dict(content, stored.keys(), may_lack_head=may_lack_head)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}/{error}") from None
     return config, tree.nest(_parameters(folder, config, stored))

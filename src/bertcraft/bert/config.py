@@ -223,17 +223,18 @@ class Config:
         return KEYS.get(self.family, {}).get(name, name)
 
     @classmethod
-    def from_dict(cls, config_json: Any, tensor_names: Collection[str] | None = None) -> "Config":
+    def from_dict(cls, config_json: Any, tensor_names: Collection[str] | None = None, *, may_lack_head: bool = False) -> "Config":
         """Read the content of a config.json, given the names of the checkpoint's tensors if they are known.
 
-        `architectures` decides the head and is checked against the names; if it is missing, the names decide.
+        `architectures` decides the head and is checked against the names; if it is missing, the names decide. A head that
+        is not among the names is refused, or taken for none where they `may_lack_head`.
         Raises CheckpointError with one message: the key, what it holds, what was expected.
         """
         if not isinstance(config_json, dict):
             raise CheckpointError(f"config.json: got {reprlib.repr(config_json)}, expected a JSON object")
         left = dict(config_json)
         try:
-            return cls(**_arguments(left, tensor_names), extra=left)
+            return cls(**_arguments(left, tensor_names, may_lack_head), extra=left)
         except InputError as error:
             raise CheckpointError(f"config.json: {error}") from None
 
@@ -247,7 +248,7 @@ class Config:
         return content
 
 
-def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> dict[str, Any]:
+def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_lack_head: bool) -> dict[str, Any]:
     """Take Config's arguments out of the content of a config.json; what stays in `left` has no field."""
     model_type = left.pop("model_type", None)
     if model_type not in [*FAMILIES, *OTHER_NAMES]:
@@ -257,7 +258,7 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None) -> di
     for key, reason in UNSUPPORTED.items():
         if left.get(key):
             raise _wrong(key, left[key], f"none: {reason}")
-    head = _head(family, model_type, left.pop("architectures", None), tensor_names)
+    head = _head(family, model_type, left.pop("architectures", None), tensor_names, may_lack_head)
     arguments = {"family": family, "model_type": model_type, "head": head}
     for name, key in _keys(family).items():
         names = (key, name) if name in ALIASES.get(family, ()) else (key,)
@@ -287,7 +288,7 @@ def _architectures(model_type: str) -> dict[str, str]:
     return {head: instead + name.removeprefix(start) for head, name in ARCHITECTURES[family].items()}
 
 
-def _head(family: str, model_type: str, architectures: Any, tensor_names: Collection[str] | None) -> str:
+def _head(family: str, model_type: str, architectures: Any, tensor_names: Collection[str] | None, may_lack_head: bool) -> str:
     marks = HEAD_TENSORS[family]
     names = tensor_names or ()
     found = [head for head, mark in marks.items() if any(name.startswith(mark) for name in names)]
@@ -298,6 +299,8 @@ def _head(family: str, model_type: str, architectures: Any, tensor_names: Collec
         raise _wrong("architectures", architectures, f"one of {', '.join(heads)}: save the model as such")
     head = heads[architectures[0]]
     if tensor_names is not None and head in marks and head not in found:
+        if may_lack_head and not found:
+            return "base"
         expected = f"a head that the weights have: they hold no tensor '{marks[head]}*'"
         raise _wrong("architectures", architectures, expected)
     return head

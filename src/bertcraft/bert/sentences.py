@@ -186,10 +186,12 @@ def encode_sentences(
 
 def mask_token(model: "Model") -> str:
     """The tokenizer's own mask token."""
-    for token in ("[MASK]", "<mask>"):
-        if model.tokenizer.token_to_id(token) is not None:
-            return token
-    raise InputError("the model's tokenizer has no mask token ([MASK] or <mask>)")
+    from bertcraft.data.tokenizer import special_token
+
+    token = special_token(model.tokenizer, "mask_token")
+    if token is None:
+        raise InputError("the model's tokenizer has no mask token ([MASK] or <mask>)")
+    return token
 
 
 def fill_masks(model: "Model", text: str, top: int) -> list[list[tuple[str, float]]]:

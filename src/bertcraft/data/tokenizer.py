@@ -145,8 +145,19 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
 
 def mask_id(tokenizer: "Tokenizer") -> int | None:
     """The id of the mask token, or None where the tokenizer has none."""
-    ids = [tokenizer.token_to_id(token) for token in _ROLES["mask_token"]]
-    return next((number for number in ids if number is not None), None)
+    token = special_token(tokenizer, "mask_token")
+    return None if token is None else tokenizer.token_to_id(token)
+
+
+def special_token(tokenizer: "Tokenizer", role: str) -> str | None:
+    """The token that has a role, such as "mask_token", or None where the tokenizer has none.
+
+    Of two names the one that is marked as special counts: the words of MPNet are all those of BERT, [MASK] among them, but
+    its own mask is <mask>.
+    """
+    marked = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    names = [name for name in _ROLES[role] if tokenizer.token_to_id(name) is not None]
+    return next((name for name in names if name in marked), names[0] if names else None)
 
 
 def frame_ids(tokenizer: "Tokenizer") -> tuple[int, int]:
@@ -222,15 +233,13 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
     except OSError as error:
         raise DataError(f"cannot create the folder {folder}: {error.strerror}") from None
     tokens = tokenizer.get_vocab()
-    settings: dict[str, object] = {
-        role: next(name for name in names if name in tokens)
-        for role, names in _ROLES.items()
-        if any(name in tokens for name in names)
-    }
+    roles = {role: special_token(tokenizer, role) for role in _ROLES}
+    settings: dict[str, object] = {role: token for role, token in roles.items() if token is not None}
     if type(tokenizer.model).__name__ == "WordPiece":
         normalizer = tokenizer.normalizer
         lower = isinstance(normalizer, normalizers.BertNormalizer) and normalizer.lowercase
-        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
+        of_mpnet = roles["cls_token"] == "<s>"  # its words are BERT's, its special tokens RoBERTa's
+        settings |= {"tokenizer_class": "MPNetTokenizer" if of_mpnet else "BertTokenizer", "do_lower_case": lower}
         lines = "".join(f"{token}\n" for token in sorted(tokens, key=tokens.__getitem__))
         cache.write(folder / "vocab.txt", lines.encode())
     else:
