@@ -25,10 +25,7 @@ def dense(p: dict, x):
 
 
 def self_attention(layer: dict, x, source, bias, config: Config, rng=None):
-    """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual.
-
-    ``bias`` is None or added to the scores, which are (B, heads, Lq, L): see :func:`attention_bias`.
-    """
+    """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual."""
     heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
     inner = layer["attention"]["self"]
     query = dense(inner["query"], x)
@@ -133,6 +130,7 @@ def encode(
     token_type_ids (B, L) or None for all 0; position_ids (B, L) or None for the family's own. ``rng`` turns dropout on.
     With ``at`` (B, M) only the hidden states at those positions are returned, (B, M, H): the last layer then computes
     keys and values everywhere, and all the rest only where it is read, which changes no result.
+    An attention gets what it has to add to its scores from :func:`attention_bias`: MPNet's has heads and queries too.
     """
     x = embed(params, config, input_ids, token_type_ids, position_ids, rng)
     padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
