@@ -15,6 +15,7 @@ import pytest
 
 import bertcraft
 from bertcraft.bert import Config, Model, initial_params
+from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.data import cards
 from bertcraft.data.tokenizer import load_tokenizer
 
@@ -153,6 +154,46 @@ def test_encode_reads_standard_input_with_windows_line_ends_and_a_byte_order_mar
     assert status == 0
     expected = bertcraft.load(model_folder).encode(["the cat", "the dog ran"])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def prompted_folder(model_folder, tmp_path_factory):
+    """The same as a folder of sentence-transformers, with prompts."""
+    model = bertcraft.load(model_folder)
+    model.pipeline = Pipeline(prompts={"query": "the money : ", "document": ""})
+    folder = tmp_path_factory.mktemp("prompted")
+    model.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("given", [{"prompt_name": "query"}, {"prompt": "a big dog on "}, {"prompt": ""}])
+def test_encode_puts_a_prompt_before_each_text(given, prompted_folder, tmp_path):
+    [(name, value)] = given.items()
+    option = f"--{name.replace('_', '-')}"
+    status, _, errors = bertcraft_command(
+        "encode", prompted_folder, "-", "-o", tmp_path / "v.npy", option, value, stdin="the cat\nmat\n"
+    )
+    assert (status, errors) == (0, "")
+    model = bertcraft.load(prompted_folder)
+    vectors, texts = np.load(tmp_path / "v.npy"), ["the cat", "mat"]
+    np.testing.assert_allclose(vectors, model.encode(texts, **given), atol=1e-6)
+    assert np.allclose(vectors, model.encode(texts), atol=1e-3) == (value == "")
+
+
+def test_a_prompt_that_a_folder_does_not_have_is_refused_with_those_it_has(model_folder, prompted_folder, tmp_path):
+    cases = [
+        (
+            prompted_folder,
+            ("--prompt-name", "quer"),
+            "prompt_name: got 'quer', expected one that the model's folder has: 'query', 'd",
+        ),
+        (prompted_folder, ("--prompt-name", ""), "prompt_name: got '', expected one that the model's folder has: 'query', 'd"),
+        (prompted_folder, ("--prompt-name", "query", "--prompt", "the"), "both prompt and prompt_name"),
+        (model_folder, ("--prompt-name", "query"), "prompt_name: got 'query', expected one that the model's folder has: none"),
+    ]
+    for folder, options, told in cases:
+        assert told in refused("encode", folder, "-", "-o", tmp_path / "v.npy", *options, stdin="cat\n")
+        assert not (tmp_path / "v.npy").exists()
 
 
 def test_more_texts_than_a_chunk_come_back_in_order(model_folder, tmp_path):

@@ -108,13 +108,24 @@ def _check(texts: Sequence[str], empty: bool = False) -> None:
             raise InputError(f"text number {i + 1} is empty: leave it out")
 
 
+def _copy(tokenizer: "Tokenizer") -> "Tokenizer":
+    """The same tokenizer, neither cutting nor padding; its settings are its own, its words are shared.
+
+    Writing all of it down and reading it again, the library's own way to a copy, takes a tenth of a second.
+    """
+    copy = type(tokenizer)(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        setattr(copy, part, getattr(tokenizer, part))
+    copy.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return copy
+
+
 def _cutting(model: "Model", max_length: int | None, side: str = "right", lower_case: bool = False) -> "Tokenizer":
     """The model's tokenizer with the special tokens and the longest input; a copy: these settings are not the caller's."""
     if max_length is not None and not 3 <= max_length:
         raise InputError(f"max_length: got {max_length}, expected at least 3 (a token between two special tokens)")
     room = model.config.max_tokens
-    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
-    tokenizer.no_padding()
+    tokenizer = _copy(model.tokenizer)
     tokenizer.enable_truncation(min(room, max_length or room), direction=side)
     if lower_case:
         from tokenizers import normalizers

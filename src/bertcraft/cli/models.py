@@ -58,6 +58,10 @@ def encode(
         typer.Argument(metavar="TEXTS", help="A UTF-8 file with a text on each line, or - for standard input."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE.npy")],
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to put before each text.")] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The prompt that the model's folder has under this name.")
+    ] = None,
 ) -> None:
     """Turn texts into vectors.
 
@@ -72,6 +76,7 @@ def encode(
 
       bertcraft encode minilm questions.txt -o vectors.npy
       sort -u log.txt | bertcraft encode ./my_model - -o vectors.npy
+      bertcraft encode ./e5 asked.txt -o asked.npy --prompt-name query
     """
     import time
 
@@ -82,7 +87,7 @@ def encode(
 
     opened = load(folder_of(model))
     start = time.perf_counter()
-    vectors = opened.encode(lines)
+    vectors = opened.encode(lines, prompt=prompt, prompt_name=prompt_name)
     seconds = time.perf_counter() - start
     _save(target, vectors)
     rows, width = vectors.shape
