@@ -35,6 +35,11 @@ def labels_for(model, head: str, arrays: dict, seed: int) -> np.ndarray | None:
             return np.stack([rng.integers(0, shape[1], 2), [0, shape[1] + 3], rng.integers(0, shape[1], 2)])
 
 
+def seeds(family: str) -> int:
+    """Four models a family; more where there are more settings that change what is computed."""
+    return {"deberta": 12, "deberta-v2": 24}.get(family, 4)
+
+
 def run_transformers(model, head, arrays, labels):
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
     if head == "question_answering":
@@ -50,13 +55,14 @@ def close(got, expected, tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("family", "head"), ALL_PAIRS)
+@pytest.mark.parametrize(("family", "head", "seed"), [(*pair, seed) for pair in ALL_PAIRS for seed in range(seeds(pair[0]))])
 def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, dtype):
-    activation = {"activation" if family == "distilbert" else "hidden_act": ["gelu", "gelu_new", "relu", "silu"][seed]}
+    activation = {"activation" if family == "distilbert" else "hidden_act": ["gelu", "gelu_new", "relu", "silu"][seed % 4]}
     model = make(family, head, seed, dtype, **activation)
     arrays = inputs(model, seed, padded=seed % 2 == 0)
     labels = labels_for(model, head, arrays, seed)
+    if family.startswith("deberta") and labels is not None and labels.ndim == 2:  # its states at padding mean nothing
+        labels = np.where(arrays.get("attention_mask", 1) == 1, labels, -100)
     theirs = run_transformers(model, head, arrays, labels)
     config, params = ours(model, family, head)
     out = Model(config, params)(**arrays)
@@ -76,7 +82,8 @@ def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, 
             logits = torch.stack([theirs.start_logits, theirs.end_logits], -1)
         else:
             logits = theirs.prediction_logits if head == "pretraining" else theirs.logits
-        close(out.logits, logits.detach().numpy(), tolerance)
+        read = real if family.startswith("deberta") and logits.ndim == 3 else ...
+        close(out.logits[read], logits.detach().numpy()[read], tolerance)
         loss = theirs.loss
     if head == "pretraining":
         sentence = theirs.sop_logits if family == "albert" else theirs.seq_relationship_logits
@@ -112,7 +119,7 @@ def positional(arrays):
     return arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2"])
 def test_last_layer_at_some_positions_equals_the_whole(family):
     model = make(family, "base", 5)
     arrays = inputs(model, 5)

@@ -21,29 +21,36 @@ from bertcraft.tensor import tree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_config import odd_settings, theirs
-from transformers_models import PAIRS, class_name
+from transformers_models import HEADS, OTHER_NAMES, PAIRS, class_name
+
+WITH_V2 = PAIRS + [("deberta-v2", head) for head in HEADS["deberta-v2"]]
+
+
+def family_of(model_type: str) -> dict:
+    return {"family": OTHER_NAMES.get(model_type, model_type), "model_type": model_type}
 
 
 def their_model(config: Config, wanted: dict, device: str = "meta"):
     with torch.device(device):
-        return getattr(transformers, config.architecture)(theirs(config.family, wanted))
+        return getattr(transformers, config.architecture)(theirs(config.model_type, wanted))
 
 
 def full(name: str, config: Config) -> str:
     return f"{config.family}.{name}" if config.head == "base" else name
 
 
-@pytest.mark.parametrize(("family", "head"), PAIRS)
+@pytest.mark.parametrize(("family", "head"), WITH_V2)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_names_and_shapes_are_those_of_transformers(family, head, data):
     wanted = data.draw(odd_settings(family, head))
-    config = Config(family=family, head=head, **wanted)
+    config = Config(**family_of(family), head=head, **wanted)
     state = {full(name, config): tuple(value.shape) for name, value in their_model(config, wanted).state_dict().items()}
     shapes, tied = parameter_shapes(config), tied_parameters(config)
     assert shapes | {name: shapes[parameter] for name, parameter in tied.items()} == state
     assert not shapes.keys() & tied.keys()
-    assert bool(tied) == (config.tie_word_embeddings and head in ("masked_lm", "pretraining"))
+    tie = config.tie_word_embeddings and config.legacy is not False  # DeBERTa's other head has no matrix of its own
+    assert bool(tied) == (tie and head in ("masked_lm", "pretraining"))
     tree.nest(shapes)  # no name is both a leaf and a branch
 
 
@@ -75,6 +82,11 @@ def test_dimensions_name_the_settings_they_come_from(family, head):
             assert isinstance(dim, str) or dim in (1, 2)
 
 
+def test_dimensions_that_follow_from_two_settings_are_said_in_words():
+    config = Config(family="deberta", model_type="deberta-v2", position_buckets=256, conv_kernel_size=3)
+    assert config.key("relative_rows").startswith("2 * position_buckets") and config.relative_rows == 512
+
+
 def test_a_base_model_can_lack_its_pooler():
     config = Config(family="bert", num_hidden_layers=1)
     without = parameter_shapes(replace(config, add_pooling_layer=False))
@@ -99,6 +111,11 @@ ROBERTA = {"family": "roberta", "max_position_embeddings": 514, "type_vocab_size
 QUARTER = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 BASE = {"embedding_size": 768, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 RTD = "replaced_token_detection"
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ("c2p", "p2c"), "position_biased_input": False}
+V3 = {
+    "family": "deberta", "model_type": "deberta-v2", **DISENTANGLED, "position_buckets": 256, "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}  # fmt: skip
 PUBLISHED = [
     ("BERT-base uncased", 109_482_240, {"family": "bert"}),
     ("BERT-base, both heads", 110_106_428, {"family": "bert", "head": "pretraining"}),
@@ -155,6 +172,11 @@ PUBLISHED = [
     ),
     ("ALBERT-xxlarge", 222_595_584, {"family": "albert"}),
     ("MPNet-base, all-mpnet-base-v2", 109_486_464, {"family": "mpnet", "max_position_embeddings": 514}),
+    ("DeBERTa-base", 138_601_728, {"family": "deberta", **DISENTANGLED}),
+    ("DeBERTa-large", 405_163_008, {"family": "deberta", **DISENTANGLED, **LARGE}),
+    ("DeBERTa-v3-base", 183_831_552, {**V3, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+                                      "intermediate_size": 3072}),
+    ("DeBERTa-v2-xxlarge", 1_564_549_632, {**V3, "num_hidden_layers": 48, "conv_kernel_size": 3}),
 ]  # fmt: skip
 
 

@@ -1,14 +1,19 @@
 """Small random transformers models of odd sizes, and the same weights as bertcraft parameters."""
 
+import itertools
+
 import numpy as np
 import torch
 import transformers
+from transformers.models.deberta import modeling_deberta
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from bertcraft.bert.config import Config
+from bertcraft.bert.config_tables import DEFAULTS
 from bertcraft.bert.layout import parameter_shapes
 from bertcraft.tensor import tree
 
-FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "mpnet")
+FAMILIES = ("bert", "roberta", "electra", "distilbert", "albert", "mpnet", "deberta")
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 HEADS = {
     "bert": ("base", "masked_lm", *TASKS, "pretraining"),
@@ -17,13 +22,28 @@ HEADS = {
     "distilbert": ("base", "masked_lm", *TASKS),
     "albert": ("base", "masked_lm", *TASKS, "pretraining"),
     "mpnet": ("base", "masked_lm", *TASKS),
+    "deberta": ("base", "masked_lm", *TASKS[:2]),
 }
-OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta"}  # a family under another name
+OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta", "deberta-v2": "deberta"}  # a family under another name
 HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
 ALL_PAIRS = PAIRS + [(name, head) for name in OTHER_NAMES for head in HEADS[name]]
 _CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
-_CLASS |= {"mpnet": "MPNet", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+_CLASS |= {"mpnet": "MPNet", "deberta": "Deberta", "deberta-v2": "DebertaV2"}
+_CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+
+
+def _layer_norm(self, x):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.variance_epsilon)
+
+
+def _square_root(layer, factor):
+    return torch.sqrt(torch.tensor(layer.size(-1) * factor, dtype=layer.dtype))
+
+
+# Both round to float32 in the middle of a model of doubles: not here, to see 1e-8.
+modeling_deberta.DebertaLayerNorm.forward = _layer_norm
+modeling_deberta.scaled_size_sqrt = modeling_deberta_v2.scaled_size_sqrt = _square_root
 
 
 def class_name(family: str, head: str) -> str:
@@ -56,6 +76,10 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
         sizes["embedding_size"] = int(rng.choice([hidden, 7, 9]))
     if family == "albert":
         sizes |= {"num_hidden_layers": layers * 2, "num_hidden_groups": 2, "inner_group_num": int(rng.integers(1, 3))}
+    if known == "deberta":
+        sizes |= deberta_settings(family, seed)
+        sizes["num_hidden_layers"] = max(layers, 2 if sizes.get("conv_kernel_size") else 1)
+        common["problem_type"] = "single_label_classification"  # left open, their loss is rounded to float32
     config = getattr(transformers, _CLASS[family] + "Config")(**{**common, **sizes, **changes})
     torch.manual_seed(seed)
     model = getattr(transformers, class_name(family, head))(config).to(dtype).eval()
@@ -63,6 +87,28 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return model
+
+
+KINDS = (["c2p", "p2c"], ["c2p"], ["p2c"], ["p2c", "c2p"], None)
+# Each of v2's settings with each other; the table of v2 and v3 (buckets, shared maps, a norm) first.
+V2 = list(itertools.product((True, False), ("layer_norm", "none"), (6, -1), (3, 0, 5)))
+
+
+def deberta_settings(family: str, seed: int) -> dict:
+    """Relative attention of all kinds, one model in six without; its reach shorter than the texts, and longer."""
+    rng = np.random.default_rng(seed)
+    settings = {
+        "relative_attention": seed % 6 != 3, "pos_att_type": KINDS[seed % 5], "position_biased_input": bool(seed % 3 == 1),
+        "max_relative_positions": [-1, 9, 7][seed % 3], "type_vocab_size": [0, 2][seed % 2], "legacy": seed % 4 != 3,
+        "pooler_hidden_act": ["gelu", "tanh"][seed % 2],
+    }  # fmt: skip
+    if family == "deberta-v2":
+        shared, norm, buckets, taps = V2[seed % len(V2)]
+        own = {"share_att_key": shared, "norm_rel_ebd": norm, "position_buckets": buckets, "conv_kernel_size": taps}
+        own |= {"conv_groups": [1, 2][int(rng.integers(2))], "conv_act": ["tanh", "gelu"][seed % 2]}
+        usual = DEFAULTS["deberta"]  # is not in their files
+        settings |= {name: value for name, value in own.items() if value != usual[name]}
+    return settings
 
 
 def ours(model, family: str, head: str) -> tuple[Config, dict]:

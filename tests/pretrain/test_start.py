@@ -96,7 +96,10 @@ def test_a_classifier_leaves_its_labels_behind():
 
 
 @settings(deadline=None, max_examples=40)
-@given(family=st.sampled_from(["bert", "roberta", "electra", "distilbert"]), seed=st.integers(0, 50), share=st.floats(0, 1))
+@given(
+    family=st.sampled_from(["bert", "roberta", "electra", "distilbert", "deberta"]), seed=st.integers(0, 50),
+    share=st.floats(0, 1),
+)  # fmt: skip
 def test_top_n_is_the_head_and_the_last_n_layers(family, seed, share):
     config, params = production.ours(production.make(family, "masked_lm", seed), family, "masked_lm")
     count = config.num_hidden_layers

@@ -68,6 +68,8 @@ def case(name, seed, dtype, leading, length, width, heads):
              lambda p: F.attention(p["q"], p["k"], p["v"], heads=heads, rate=0.2, rng=mask())),
             ({"q": 60 * three, "k": 60 * context, "v": draw(7, *context.shape)},
              lambda p: F.attention(p["q"], p["k"], p["v"], heads=heads)),
+            ({"q": three, "k": context, "v": draw(7, *context.shape), "b": draw(8, 2, heads, length, length + 1)},
+             lambda p: F.attention(p["q"], p["k"], p["v"], p["b"] + bias, heads=heads, rate=0.2, rng=mask())),
         ],
         "cross_entropy": [({"z": 3 * draw(3, *leading, length, out)}, lambda p: F.cross_entropy(p["z"], labels))],
         "linear_cross_entropy": [

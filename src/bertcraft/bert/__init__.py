@@ -1,4 +1,4 @@
-"""The encoder and its checkpoints: BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT and MPNet."""
+"""The encoder and its checkpoints: BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, MPNet and DeBERTa."""
 
 from bertcraft.bert.config import Config
 from bertcraft.bert.encoder import Sockets, encode

@@ -1,24 +1,22 @@
 """What a model is (family, head, sizes), read from and written to the ``config.json`` of Hugging Face.
 
-One set of names, BERT's, serves six families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
+One set of names, BERT's, serves seven families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
 the way in and out. Everything is validated here, so that the code behind it can rely on every field.
 """
 
 import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from typing import Any
 
+from bertcraft.bert.config_checks import checked, is_integer, setting, wrong
 from bertcraft.bert.config_tables import (
-    ACTIVATIONS,
     ALIASES,
     ARCHITECTURES,
     COUNTED_POSITIONS,
     DEFAULTS,
     FAMILIES,
     FIELDS,
-    FIXED,
     HEAD_TENSORS,
     KEYS,
     OTHER_NAMES,
@@ -26,6 +24,9 @@ from bertcraft.bert.config_tables import (
     SIZES,
     TASK_HEADS,
     UNSUPPORTED,
+    UNSUPPORTED_IN,
+    UNWRITTEN,
+    V2_ONLY,
 )
 from bertcraft.errors import CheckpointError, InputError
 
@@ -35,20 +36,6 @@ MAX_LABELS = 100_000  # their names must fit into a config.json
 
 # Keys of a config.json that are not fields of Config but are read (or dropped) all the same.
 _HANDLED = ("architectures", "model_type", "id2label", "label2id", "num_labels", "dtype", "torch_dtype")
-_PROBABILITIES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "qa_dropout",
-    "summary_last_dropout",
-)
-_SWITCHES = ("tie_word_embeddings", "sinusoidal_pos_embds", "summary_use_proj")
-_STRINGS = ("summary_type", "summary_activation")  # for heads that bertcraft does not have; kept as they are
-_CHOICES: dict[str, tuple] = {
-    "hidden_act": ACTIVATIONS,
-    "position_embedding_type": ("absolute",),
-    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
-}
 _DEFAULT: Any = type("FamilyDefault", (), {"__repr__": lambda self: "<the family's default>"})()
 
 
@@ -62,7 +49,8 @@ class Config:
     1e-12 in DistilBERT.
 
     `model_type` is what config.json calls the family: left out, its own name; XLM-RoBERTa and CamemBERT are RoBERTas with
-    another tokenizer and the `model_type` xlm-roberta or camembert.
+    another tokenizer and the `model_type` xlm-roberta or camembert. The family deberta is DeBERTa's first version, or with the
+    `model_type` deberta-v2 its second and third; `relative_attention` is False unless it is asked for, as in transformers.
 
     `classifier_dropout` None means `hidden_dropout_prob`; `id2label` None means LABEL_0, LABEL_1, ...;
     `label2id` None means its inverse. `add_pooling_layer` False is a base model saved without its pooler.
@@ -98,6 +86,19 @@ class Config:
     initializer_range: float = _DEFAULT
     position_embedding_type: str = _DEFAULT
     sinusoidal_pos_embds: bool | None = _DEFAULT
+    relative_attention: bool | None = _DEFAULT
+    pos_att_type: tuple[str, ...] | None = _DEFAULT
+    max_relative_positions: int | None = _DEFAULT
+    position_buckets: int | None = _DEFAULT
+    share_att_key: bool | None = _DEFAULT
+    norm_rel_ebd: str | None = _DEFAULT
+    position_biased_input: bool | None = _DEFAULT
+    conv_kernel_size: int | None = _DEFAULT
+    conv_groups: int | None = _DEFAULT
+    conv_act: str | None = _DEFAULT
+    pooler_dropout: float | None = _DEFAULT
+    pooler_hidden_act: str | None = _DEFAULT
+    legacy: bool | None = _DEFAULT
     pad_token_id: int | None = _DEFAULT
     tie_word_embeddings: bool = _DEFAULT
     problem_type: str | None = _DEFAULT
@@ -109,12 +110,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise _wrong("family", self.family, f"one of {', '.join(FAMILIES)}")
+            raise wrong("family", self.family, f"one of {', '.join(FAMILIES)}")
         if self.head not in [*ARCHITECTURES[self.family]]:
-            raise _wrong("head", self.head, f"one of {', '.join(ARCHITECTURES[self.family])} ({self.family})")
+            raise wrong("head", self.head, f"one of {', '.join(ARCHITECTURES[self.family])} ({self.family})")
         if self.model_type not in ("", self.family) and OTHER_NAMES.get(self.model_type, ("",))[0] != self.family:
             others = [name for name, (family, *_) in OTHER_NAMES.items() if family == self.family]
-            raise _wrong("model_type", self.model_type, f"one of {', '.join([self.family, *others])}")
+            raise wrong("model_type", self.model_type, f"one of {', '.join([self.family, *others])}")
         self._set("model_type", self.model_type or self.family)
         own, defaults = FIELDS[self.family], dict(DEFAULTS[self.model_type])
         if "embedding_size" not in own:
@@ -125,10 +126,12 @@ class Config:
             if value is _DEFAULT:
                 self._set(each.name, default)
             elif each.default is _DEFAULT and each.name not in own and value != default:
-                raise _wrong(each.name, value, f"{default!r}: {self.family} does not have this setting")
+                raise wrong(each.name, value, f"{default!r}: {self.family} does not have this setting")
         for name in ("num_labels", *own):
-            self._set(name, _checked(name, getattr(self, name), self.family))
+            self._set(name, checked(name, getattr(self, name), self.family))
         self._check_agreement()
+        if self.family == "deberta":
+            self._check_deberta()
         self._check_size()
         self._check_labels()
 
@@ -137,54 +140,72 @@ class Config:
 
     def _check_agreement(self) -> None:
         if self.hidden_size % self.num_attention_heads:
-            expected = f"a divisor of {_label('hidden_size', self.family)}, which is {self.hidden_size}"
-            raise _wrong(_label("num_attention_heads", self.family), self.num_attention_heads, expected)
+            expected = f"a divisor of {setting('hidden_size', self.family)}, which is {self.hidden_size}"
+            raise wrong(setting("num_attention_heads", self.family), self.num_attention_heads, expected)
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
-            raise _wrong("pad_token_id", self.pad_token_id, f"less than vocab_size ({self.vocab_size})")
+            raise wrong("pad_token_id", self.pad_token_id, f"less than vocab_size ({self.vocab_size})")
         if self.first_position >= self.max_position_embeddings:
             expected = f"at least {self.first_position + 1}: the positions of {self.family} start at pad_token_id + 1"
-            raise _wrong("max_position_embeddings", self.max_position_embeddings, expected)
+            raise wrong("max_position_embeddings", self.max_position_embeddings, expected)
         if self.num_labels == 1 and self.problem_type == "single_label_classification":
-            raise _wrong("num_labels", 1, "at least 2 for the problem_type 'single_label_classification'")
+            raise wrong("num_labels", 1, "at least 2 for the problem_type 'single_label_classification'")
         if self.head == "question_answering" and self.num_labels != 2:
-            raise _wrong("num_labels", self.num_labels, "2 for answers: where they start and where they end")
+            raise wrong("num_labels", self.num_labels, "2 for answers: where they start and where they end")
         if self.add_pooling_layer not in ((True, False) if self.head == "base" else (True,)):
-            raise _wrong("add_pooling_layer", self.add_pooling_layer, "True (or False, with the head 'base')")
+            raise wrong("add_pooling_layer", self.add_pooling_layer, "True (or False, with the head 'base')")
         if not isinstance(self.extra, dict) or not all(isinstance(key, str) for key in self.extra):
-            raise _wrong("extra", self.extra, "a dict of config.json keys that Config has no field for")
+            raise wrong("extra", self.extra, "a dict of config.json keys that Config has no field for")
         own = {*_keys(self.family).values(), *ALIASES.get(self.family, ()), *_HANDLED}
         if own := sorted(self.extra.keys() & own):
-            raise _wrong("extra", own, "only keys that Config has no field for")
+            raise wrong("extra", own, "only keys that Config has no field for")
+
+    def _check_deberta(self) -> None:
+        for name in V2_ONLY if self.model_type == "deberta" else ():
+            if getattr(self, name) != DEFAULTS["deberta"][name]:
+                raise wrong(name, getattr(self, name), f"{DEFAULTS['deberta'][name]!r}: only deberta-v2 has this setting")
+        taps, buckets, longest = self.conv_kernel_size, self.position_buckets, self.relative_reach
+        if taps and (taps % 2 == 0 or self.num_hidden_layers == 1):
+            raise wrong("conv_kernel_size", taps, "0, or an odd number and more than one layer")
+        if self.hidden_size % self.conv_groups:
+            raise wrong("conv_groups", self.conv_groups, f"a divisor of hidden_size, which is {self.hidden_size}")
+        if buckets > 0 and not 1 <= buckets // 2 < longest - 1:
+            raise wrong("position_buckets", buckets, f"-1 for none, or 2 to {2 * longest - 3}: fewer than the distances")
+        implied = {"embedding_size": self.hidden_size, "pooler_hidden_size": self.hidden_size}
+        for name, size in (implied | {"attention_head_size": self.head_size}).items():
+            if isinstance(self.extra, dict) and self.extra.get(name, size) != size:
+                raise wrong(name, self.extra[name], f"{size}, which follows from hidden_size and num_attention_heads")
 
     def _check_size(self) -> None:
         blocks = self.num_hidden_layers
         if self.family == "albert":
             blocks = self.num_hidden_groups * self.inner_group_num
         if (most := max(blocks, self.num_hidden_layers)) > MAX_LAYERS:
-            raise _wrong(_label("num_hidden_layers", self.family), most, f"at most {MAX_LAYERS} layers")
+            raise wrong(setting("num_hidden_layers", self.family), most, f"at most {MAX_LAYERS} layers")
         hidden, labels = self.hidden_size, self.num_labels if self.head in TASK_HEADS else 0
         rows = self.vocab_size + self.max_position_embeddings + (self.type_vocab_size or 0)
         parameters = rows * self.embedding_size + labels * hidden
         parameters += blocks * hidden * (4 * hidden + 2 * self.intermediate_size)
+        if self.family == "deberta":
+            parameters += hidden * (self.relative_rows + hidden * (2 * blocks + self.conv_kernel_size // self.conv_groups))
         if parameters > MAX_PARAMETERS:
-            sizes = ", ".join(f"{_label(name, self.family)} {getattr(self, name)}" for name in SIZES)
+            sizes = ", ".join(f"{setting(name, self.family)} {getattr(self, name)}" for name in SIZES)
             needed, limit = f"{parameters // 2**28:,} GiB in float32", f"{MAX_PARAMETERS // 2**28} GiB"
             raise InputError(f"the sizes ({sizes}) make a model of {needed}; expected at most {limit}")
 
     def _check_labels(self) -> None:
         count, names, ids = self.num_labels, self.id2label, self.label2id
         if count > MAX_LABELS:
-            raise _wrong("num_labels", count, f"at most {MAX_LABELS}")
+            raise wrong("num_labels", count, f"at most {MAX_LABELS}")
         if names is not None:
             if not isinstance(names, dict) or names.keys() != set(range(count)):
-                raise _wrong("id2label", names, f"one label for each id from 0 to {count - 1}")
+                raise wrong("id2label", names, f"one label for each id from 0 to {count - 1}")
             if not all(isinstance(label, str) for label in names.values()):
-                raise _wrong("id2label", names, "labels that are strings")
+                raise wrong("id2label", names, "labels that are strings")
         if ids is not None:
             if not isinstance(ids, dict) or not all(isinstance(label, str) for label in ids):
-                raise _wrong("label2id", ids, "an object from labels to ids")
-            if not all(_is_integer(index) and 0 <= index < count for index in ids.values()):
-                raise _wrong("label2id", ids, f"ids from 0 to {count - 1}")
+                raise wrong("label2id", ids, "an object from labels to ids")
+            if not all(is_integer(index) and 0 <= index < count for index in ids.values()):
+                raise wrong("label2id", ids, f"ids from 0 to {count - 1}")
         # What follows from the rest is stored as None: a copy with another num_labels then needs no clearing.
         self._set("label2id", None if ids == _inverse(self.labels) else ids)
         if self.labels == tuple(f"LABEL_{index}" for index in range(count)):
@@ -199,6 +220,26 @@ class Config:
     def first_position(self) -> int:
         """The position of a text's first token: RoBERTa and MPNet count from pad_token_id + 1."""
         return self.pad_token_id + 1 if self.family in COUNTED_POSITIONS else 0
+
+    @property
+    def relative_reach(self) -> int:
+        """DeBERTa's k: the distance from which on all count as equally far."""
+        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+
+    @property
+    def relative_rows(self) -> int:
+        """The vectors in DeBERTa's table of relative positions, two for each distance or bucket of distances."""
+        return 2 * (self.position_buckets if self.position_buckets > 0 else self.relative_reach)
+
+    @property
+    def qkv_size(self) -> int:
+        """The rows of the one matrix of queries, keys and values in DeBERTa's first version."""
+        return 3 * self.hidden_size
+
+    @property
+    def conv_width(self) -> int:
+        """The inputs of one output of DeBERTa's convolution."""
+        return self.hidden_size // self.conv_groups
 
     @property
     def max_tokens(self) -> int:
@@ -241,7 +282,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json that transformers opens (`AutoConfig`, `AutoModel`): JSON values."""
         content = {"architectures": [self.architecture], "model_type": self.model_type, **self.extra}
-        content |= {key: getattr(self, name) for name, key in _keys(self.family).items()}
+        usual = {name: DEFAULTS[self.model_type][name] for name in UNWRITTEN.get(self.family, ())}
+        for name, key in _keys(self.family).items():
+            if name not in usual or getattr(self, name) != usual[name]:
+                content[key] = getattr(self, name)
         if self.num_labels != 2 or self.id2label is not None or self.label2id is not None:
             content["id2label"] = {str(index): label for index, label in enumerate(self.labels)}
             content["label2id"] = _inverse(self.labels) if self.label2id is None else dict(self.label2id)
@@ -253,18 +297,18 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_l
     model_type = left.pop("model_type", None)
     if model_type not in [*FAMILIES, *OTHER_NAMES]:
         names = ", ".join([*FAMILIES, *OTHER_NAMES])
-        raise _wrong("model_type", model_type, f"one of {names}: use a model of these families")
+        raise wrong("model_type", model_type, f"one of {names}: use a model of these families")
     family, *_ = OTHER_NAMES.get(model_type, (model_type,))
-    for key, reason in UNSUPPORTED.items():
+    for key, reason in (UNSUPPORTED | UNSUPPORTED_IN.get(family, {})).items():
         if left.get(key):
-            raise _wrong(key, left[key], f"none: {reason}")
+            raise wrong(key, left[key], f"none: {reason}")
     head = _head(family, model_type, left.pop("architectures", None), tensor_names, may_lack_head)
     arguments = {"family": family, "model_type": model_type, "head": head}
     for name, key in _keys(family).items():
         names = (key, name) if name in ALIASES.get(family, ()) else (key,)
         given = [left.pop(each) for each in names if each in left]
         if len(given) == 2 and (given[0] != given[1] or type(given[0]) is not type(given[1])):  # True == 1
-            raise _wrong(f"{key} and {name}", given, "one value, as they are two names of one setting")
+            raise wrong(f"{key} and {name}", given, "one value, as they are two names of one setting")
         if given:
             arguments[name] = given[0]
     labels, count = left.pop("id2label", None), left.pop("num_labels", None)
@@ -273,8 +317,10 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_l
         labels = {indices.get(key, key): label for key, label in labels.items()}
         arguments["num_labels"] = len(labels)
     if count is not None and arguments.setdefault("num_labels", count) != count:
-        raise _wrong("num_labels", count, f"{len(labels)}, the number of labels in id2label")
+        raise wrong("num_labels", count, f"{len(labels)}, the number of labels in id2label")
     arguments |= {"id2label": labels, "label2id": left.pop("label2id", None)}
+    if family == "deberta" and any(name.startswith("lm_predictions.") for name in tensor_names or ()):
+        arguments.setdefault("legacy", False)  # the authors' own files have no such key
     for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
         left.pop(key, None)
     if tensor_names is not None and head == "base" and family in POOLED:
@@ -296,13 +342,14 @@ def _head(family: str, model_type: str, architectures: Any, tensor_names: Collec
         return found[0] if found else "base"
     heads = {architecture: head for head, architecture in _architectures(model_type).items()}
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in [*heads]:
-        raise _wrong("architectures", architectures, f"one of {', '.join(heads)}: save the model as such")
+        raise wrong("architectures", architectures, f"one of {', '.join(heads)}: save the model as such")
     head = heads[architectures[0]]
     if tensor_names is not None and head in marks and head not in found:
         if may_lack_head and not found:
             return "base"
-        expected = f"a head that the weights have: they hold no tensor '{marks[head]}*'"
-        raise _wrong("architectures", architectures, expected)
+        mark = marks[head] if isinstance(marks[head], str) else "*' or '".join(marks[head])
+        expected = f"a head that the weights have: they hold no tensor '{mark}*'"
+        raise wrong("architectures", architectures, expected)
     return head
 
 
@@ -313,49 +360,3 @@ def _keys(family: str) -> dict[str, str]:
 
 def _inverse(labels: tuple[str, ...]) -> dict[str, int]:
     return {label: index for index, label in enumerate(labels)}
-
-
-def _label(name: str, family: str) -> str:
-    key = KEYS.get(family, {}).get(name, name)
-    return name if key == name else f"{key} ({name})"
-
-
-def _wrong(name: str, value: Any, expected: str) -> InputError:
-    return InputError(f"{name}: got {reprlib.repr(value)}, expected {expected}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _checked(name: str, value: Any, family: str) -> Any:
-    """A field's value as a plain bool, int, float or str; raises InputError if it is not valid by itself."""
-    if value is None and (DEFAULTS[family].get(name, 0) is None or name == "summary_activation"):
-        return None
-    if name in FIXED.get(family, {}):
-        number = FIXED[family][name]
-        valid, plain = _is_integer(value) and value == number, int
-        expected = f"{number}: {family} computes with it, whatever config.json says"
-    elif name == "pad_token_id":
-        if value is None and family not in COUNTED_POSITIONS:
-            return None
-        valid, expected, plain = _is_integer(value) and value >= 0, "a token id, 0 or more", int
-    elif name in _CHOICES:
-        choices = _CHOICES[name]
-        valid, expected, plain = value in choices, "one of " + ", ".join(map(repr, choices)), str
-    elif name in _SWITCHES:
-        valid, expected, plain = isinstance(value, bool), "true or false", bool
-    elif name in _STRINGS:
-        valid, expected, plain = isinstance(value, str), "a string", str
-    elif name in (*_PROBABILITIES, "initializer_range", "layer_norm_eps"):
-        number, plain = isinstance(value, Real) and not isinstance(value, bool), float
-        if name in _PROBABILITIES:
-            valid, expected = number and 0 <= value < 1, "a probability: at least 0, less than 1"
-        else:
-            valid, expected = number and 0 < value <= 1, "a number above 0, at most 1"
-    else:
-        valid, plain = _is_integer(value) and 1 <= value < 2**31, int
-        expected = "an integer from 1 to 2147483647"
-    if not valid:
-        raise _wrong(_label(name, family), value, expected)
-    return plain(value)

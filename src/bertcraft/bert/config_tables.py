@@ -1,4 +1,4 @@
-"""How the six families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
+"""How the seven families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
 
 from typing import Any
 
@@ -49,21 +49,28 @@ ARCHITECTURES = {
         "token_classification": "MPNetForTokenClassification",
         "question_answering": "MPNetForQuestionAnswering",
     },
+    "deberta": {
+        "base": "DebertaModel",
+        "masked_lm": "DebertaForMaskedLM",
+        "sequence_classification": "DebertaForSequenceClassification",
+        "token_classification": "DebertaForTokenClassification",
+    },
 }
 FAMILIES = tuple(ARCHITECTURES)
 
-# A known family under another name, with another tokenizer: the `model_type` of its config.json -> the family, what its
-# classes begin with instead of what the family's do, and that.
+# A known family under another name, with another tokenizer (and, of DeBERTa, a later version): the `model_type` of its
+# config.json -> the family, what its classes begin with instead of what the family's do, and that.
 OTHER_NAMES = {
     "xlm-roberta": ("roberta", "Roberta", "XLMRoberta"),
     "camembert": ("roberta", "Roberta", "Camembert"),
+    "deberta-v2": ("deberta", "Deberta", "DebertaV2"),
 }
 
 # Heads with labels of a task of their own; the others are for pre-training, and may be left in a model that goes on from them.
 TASK_HEADS = ("sequence_classification", "token_classification", "question_answering")
 
-# The start of the tensors by which a head is known, the first that fits; "pretraining" includes the MLM head and comes before it.
-# In BERT and ALBERT the two classifiers have the same names.
+# The start of the tensors by which a head is known (or several: one is enough), the first that fits; "pretraining" includes the
+# MLM head and comes before it. In BERT and ALBERT the two classifiers have the same names.
 HEAD_TENSORS = {
     "bert": {
         "sequence_classification": "classifier.",
@@ -104,6 +111,11 @@ HEAD_TENSORS = {
         "question_answering": "qa_outputs.",
         "masked_lm": "lm_head.",
     },
+    "deberta": {
+        "sequence_classification": "pooler.",
+        "token_classification": "classifier.",
+        "masked_lm": ("cls.predictions.", "lm_predictions."),
+    },
 }
 
 # Base models of these families have a pooler.
@@ -128,6 +140,11 @@ UNSUPPORTED = {
     "quantization_config": "quantised weights cannot be read; save the model in float32 first",
 }
 
+# The same in one family. In DeBERTa, whose settings are many, some must have the one value that all published models have.
+UNSUPPORTED_IN = {
+    "deberta": {"talking_head": "no published model mixes its heads"},
+}
+
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _COMMON = (
     *SIZES,
@@ -142,6 +159,21 @@ _COMMON = (
     "problem_type",
 )
 _BERT = (*_COMMON, "type_vocab_size", "layer_norm_eps", "position_embedding_type")
+_DEBERTA = (
+    *_COMMON,
+    "type_vocab_size",
+    "layer_norm_eps",
+    "relative_attention",
+    "max_relative_positions",
+    "position_biased_input",
+    "pos_att_type",
+    "pooler_dropout",
+    "pooler_hidden_act",
+    "legacy",
+)
+V2_ONLY = ("position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size", "conv_groups", "conv_act")
+# Keys that transformers has no default for: they are written where they differ from ours.
+UNWRITTEN = {"deberta": ("classifier_dropout", *V2_ONLY)}
 _SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
 
 # The fields that a family's config.json has; the others keep the default below, mostly None (it has none).
@@ -156,11 +188,18 @@ FIELDS = {
         "layer_norm_eps",
         "relative_attention_num_buckets",
     ),
+    "deberta": (*_DEBERTA, *V2_ONLY),
 }
 
 # Where a family's config.json calls a field by another name.
 KEYS = {
     "albert": {"classifier_dropout": "classifier_dropout_prob"},
+    "deberta": {
+        "classifier_dropout": "cls_dropout",
+        "relative_rows": "2 * position_buckets (or max_relative_positions, or max_position_embeddings)",  # for messages
+        "qkv_size": "3 * hidden_size",
+        "conv_width": "hidden_size / conv_groups",
+    },
     "distilbert": {
         "hidden_size": "dim",
         "num_hidden_layers": "n_layers",
@@ -195,6 +234,24 @@ _BERT_DEFAULTS: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
     "problem_type": None,
+}
+_DEBERTA_DEFAULTS = _BERT_DEFAULTS | {
+    "vocab_size": 50265,
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+    "relative_attention": False,  # so that a DeBERTa of these settings is none
+    "max_relative_positions": -1,
+    "position_biased_input": True,
+    "pos_att_type": None,
+    "pooler_dropout": 0.0,
+    "pooler_hidden_act": "gelu",
+    "legacy": True,
+    "position_buckets": -1,
+    "share_att_key": False,
+    "norm_rel_ebd": "none",
+    "conv_kernel_size": 0,
+    "conv_groups": 1,
+    "conv_act": "tanh",
 }
 DEFAULTS = {
     "bert": _BERT_DEFAULTS,
@@ -236,4 +293,7 @@ DEFAULTS = {
     },
     "mpnet": _BERT_DEFAULTS
     | {"vocab_size": 30527, "pad_token_id": 1, "type_vocab_size": None, "relative_attention_num_buckets": 32},
+    "deberta": _DEBERTA_DEFAULTS,
+    "deberta-v2": _DEBERTA_DEFAULTS
+    | {"vocab_size": 128100, "hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24, "intermediate_size": 6144},
 }

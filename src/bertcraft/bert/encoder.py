@@ -7,7 +7,8 @@ Shapes: B batch, L length, M positions of interest, H hidden size, E embedding s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -24,12 +25,23 @@ def dense(p: dict, x):
     return F.linear(x, p["weight"], p.get("bias"))
 
 
-def self_attention(layer: dict, x, source, bias, config: Config, rng=None):
+def projected(layer: dict, x, source, bias, config: Config, rng=None, at=None):
+    """Queries of x (B, Lq, H), keys and values of source (B, L, H), and what is added to their scores, for ``F.attention``.
+
+    x stands at the positions ``at`` (B, Lq) of source, or is as long: only DeBERTa looks at distances and must know.
+    """
+    if config.family == "deberta":  # the one family whose attention is a technique: it lies with the techniques
+        from bertcraft.techniques import deberta_disentangled_attention as technique
+
+        return technique.projected(layer, x, source, bias, config, rng, at)
+    inner = layer["attention"]["self"]
+    return dense(inner["query"], x), dense(inner["key"], source), dense(inner["value"], source), bias
+
+
+def self_attention(layer: dict, x, source, bias, config: Config, rng=None, at=None):
     """Queries from x (B, Lq, H) attend to source (B, L, H); returns (B, Lq, H), before dropout and residual."""
     heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
-    inner = layer["attention"]["self"]
-    query = dense(inner["query"], x)
-    key, value = dense(inner["key"], source), dense(inner["value"], source)
+    query, key, value, bias = projected(layer, x, source, bias, config, rng, at)
     context = F.attention(query, key, value, bias, heads=heads, rate=rate, rng=rng)
     return dense(layer["attention"]["output"]["dense"], context)
 
@@ -70,8 +82,7 @@ def watched() -> tuple[Sockets, list, list]:
     inputs, attentions = [], []
 
     def attention(layer: dict, x, source, bias, config: Config, rng=None):
-        inner = layer["attention"]["self"]
-        query, key, value = dense(inner["query"], x), dense(inner["key"], source), dense(inner["value"], source)
+        query, key, value, bias = projected(layer, x, source, bias, config, rng)
         attentions.append(F.attention_probabilities(query, key, bias, config.num_attention_heads))
         context = F.merge_heads(attentions[-1] @ F.split_heads(value, config.num_attention_heads))
         return dense(layer["attention"]["output"]["dense"], context)
@@ -93,23 +104,65 @@ def embed(params: dict, config: Config, input_ids, token_type_ids=None, position
     """Word, position and segment embeddings, added and normalised: (B, L) -> (B, L, H)."""
     tables = families.backbone(params, config)["embeddings"]
     words = F.embedding(tables["word_embeddings"]["weight"], input_ids, config.pad_token_id)
-    positions = tables["position_embeddings"]["weight"]
-    counted = config.family in COUNTED_POSITIONS
-    if position_ids is None and counted:
-        position_ids = counted_positions(input_ids, config)
-    unmoved = config.pad_token_id if counted else None  # padding has a position of its own
-    if position_ids is None:
-        added = positions[: input_ids.shape[1]]
-    else:
-        added = F.embedding(positions, position_ids, unmoved)
+    added = []
+    if "position_embeddings" in tables:  # a DeBERTa mostly has none
+        positions, counted = tables["position_embeddings"]["weight"], config.family in COUNTED_POSITIONS
+        if position_ids is None and counted:
+            position_ids = counted_positions(input_ids, config)
+        unmoved = config.pad_token_id if counted else None  # padding has a position of its own
+        length = input_ids.shape[1]
+        added.append(positions[:length] if position_ids is None else F.embedding(positions, position_ids, unmoved))
     if "token_type_embeddings" in tables:
         segments = tables["token_type_embeddings"]["weight"]
-        added = added + (segments[0] if token_type_ids is None else F.embedding(segments, token_type_ids))
+        added.append(segments[0] if token_type_ids is None else F.embedding(segments, token_type_ids))
     ln = tables["LayerNorm"]
-    x = F.add_layer_norm(words, added, ln["weight"], ln["bias"], eps=config.layer_norm_eps)
+    if added:
+        x = F.add_layer_norm(words, sum(added[1:], added[0]), ln["weight"], ln["bias"], eps=config.layer_norm_eps)
+    else:
+        x = F.layer_norm(words, ln["weight"], ln["bias"], eps=config.layer_norm_eps)
     x = F.dropout(x, config.hidden_dropout_prob, rng)
     project = families.projection(params, config)
     return x if project is None else dense(project, x)
+
+
+def convolved(p: dict, embedded, x, attention_mask, config: Config, rng=None):
+    """What DeBERTa v2's largest models do behind their first layer: layer_norm(x + act(convolution of the embeddings)).
+
+    embedded and x (B, L, H); p["conv"] holds a weight (H, H / groups, taps) as in PyTorch. Padding counts as zero.
+    """
+    weight, groups = p["conv"]["weight"], config.conv_groups
+    hidden, width, taps = weight.shape
+    batch, length, _ = embedded.shape
+    if attention_mask is not None:
+        embedded = np.where((attention_mask == 1)[..., None], embedded, 0)
+    before = np.pad(embedded, ((0, 0), (taps // 2, taps // 2), (0, 0)))
+    grouped = np.swapaxes(np.reshape(before, (batch, -1, groups, width)), 1, 2)
+    kernel = np.reshape(weight, (groups, hidden // groups, width, taps))
+    found = sum(grouped[:, :, tap : tap + length] @ np.swapaxes(kernel[..., tap], -1, -2) for tap in range(taps))
+    found = np.reshape(np.swapaxes(found, 1, 2), (batch, length, hidden)) + p["conv"]["bias"]
+    found = F.ACTIVATIONS[config.conv_act](F.dropout(found, config.hidden_dropout_prob, rng))
+    return F.add_layer_norm(x, found, p["LayerNorm"]["weight"], p["LayerNorm"]["bias"], eps=config.layer_norm_eps)
+
+
+def standing_at(sockets: Sockets, config: Config, at) -> Sockets:
+    """The sockets for a layer that is computed at the positions ``at`` (B, M) alone: relative attention is told where it is."""
+    return replace(sockets, attention=partial(sockets.attention, at=at)) if config.relative_attention else sockets
+
+
+def encode_below(
+    params: dict, config: Config, input_ids, attention_mask=None, token_type_ids=None, *, position_ids=None, rng=None,
+    sockets: Sockets = BERT,
+):  # fmt: skip
+    """The last layer's tree, the states (B, L, H) before it, and the bias of padding; arguments as :func:`encode`."""
+    first = x = embed(params, config, input_ids, token_type_ids, position_ids, rng)
+    padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
+    bias = attention_bias(params, config, x.shape[1], padding)
+    *lower, last = families.layers(params, config)
+    for layer in lower:
+        x = sockets.wiring(layer, x, x, bias, config, sockets, rng)
+        if "convolution" in layer:
+            x = convolved(layer["convolution"], first, x, attention_mask, config, rng)
+    return last, x, padding
 
 
 def encode(
@@ -132,13 +185,10 @@ def encode(
     keys and values everywhere, and all the rest only where it is read, which changes no result.
     An attention gets what it has to add to its scores from :func:`attention_bias`: MPNet's has heads and queries too.
     """
-    x = embed(params, config, input_ids, token_type_ids, position_ids, rng)
-    padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
-    bias = attention_bias(params, config, x.shape[1], padding)
-    *lower, last = families.layers(params, config)
-    for layer in lower:
-        x = sockets.wiring(layer, x, x, bias, config, sockets, rng)
+    last, x, padding = encode_below(
+        params, config, input_ids, attention_mask, token_type_ids, position_ids=position_ids, rng=rng, sockets=sockets
+    )
+    bias = attention_bias(params, config, x.shape[1], padding, at)
     if at is None:
         return sockets.wiring(last, x, x, bias, config, sockets, rng)
-    bias = attention_bias(params, config, x.shape[1], padding, at)
-    return sockets.wiring(last, take_positions(x, at), x, bias, config, sockets, rng)
+    return sockets.wiring(last, take_positions(x, at), x, bias, config, standing_at(sockets, config, at), rng)

@@ -28,7 +28,10 @@ def masked_lm_head(params: dict, config: Config) -> tuple[dict, dict, str, dict]
     """The parts of the head: (dense, LayerNorm, activation, {"weight", "bias"} of the output layer)."""
     words = families.backbone(params, config)["embeddings"]["word_embeddings"]["weight"]
     match config.family:
-        case "bert":
+        case "deberta" if not config.legacy:
+            head = params["lm_predictions"]["lm_head"]
+            parts, decoder, bias = (head["dense"], head["LayerNorm"], config.hidden_act), {}, head["bias"]
+        case "bert" | "deberta":
             head = params["cls"]["predictions"]
             parts = head["transform"]["dense"], head["transform"]["LayerNorm"], config.hidden_act
             decoder = head.get("decoder", {})
@@ -86,6 +89,10 @@ def classification_logits(params: dict, config: Config, hidden, rng=None):
     match config.family:
         case "bert" | "albert":
             return encoder.dense(params["classifier"], drop(pooled(params, config, hidden)))
+        case "deberta":
+            first = F.dropout(hidden[:, 0], config.pooler_dropout, rng)
+            x = F.ACTIVATIONS[config.pooler_hidden_act](encoder.dense(params["pooler"]["dense"], first))
+            return encoder.dense(params["classifier"], drop(x))
         case "distilbert":
             x = F.relu(encoder.dense(params["pre_classifier"], hidden[:, 0]))
             return encoder.dense(params["classifier"], drop(x))
@@ -97,7 +104,12 @@ def classification_logits(params: dict, config: Config, hidden, rng=None):
 
 
 def classification_loss(logits, labels, config: Config):
-    """The loss of config.problem_type: cross-entropy, squared error ("regression") or per-class binary cross-entropy."""
+    """The loss of config.problem_type: cross-entropy, squared error ("regression") or per-class binary cross-entropy.
+
+    With rows of shares as labels and no problem_type, DeBERTa's is cross-entropy with the shares.
+    """
+    if config.family == "deberta" and config.problem_type is None and config.num_labels > 1 and labels.ndim == 2:
+        return -np.mean(np.sum(F.log_softmax(logits) * labels, axis=-1))
     problem = config.problem_type or (
         "regression" if config.num_labels == 1
         else "multi_label_classification" if np.issubdtype(labels.dtype, np.floating)
@@ -115,7 +127,7 @@ def classification_loss(logits, labels, config: Config):
 
 def token_logits(params: dict, config: Config, hidden, rng=None):
     """Logits of each token's classes, such as names (Devlin et al. 2019, section 5.3): (B, L, H) -> (B, L, num_labels)."""
-    rate = config.hidden_dropout_prob if config.family == "distilbert" else _classifier_dropout(config)
+    rate = config.hidden_dropout_prob if config.family in ("distilbert", "deberta") else _classifier_dropout(config)
     return encoder.dense(params["classifier"], F.dropout(hidden, rate, rng))
 
 

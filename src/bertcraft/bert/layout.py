@@ -34,7 +34,7 @@ def parameter_dims(config: Config) -> dict[str, Dims]:
 
 def tied_parameters(config: Config) -> dict[str, str]:
     """Names that a checkpoint may hold besides a parameter that they equal: tied name -> parameter's name."""
-    if not config.tie_word_embeddings or config.head not in ("masked_lm", "pretraining"):
+    if not config.tie_word_embeddings or config.head not in ("masked_lm", "pretraining") or config.legacy is False:
         return {}
     decoder, bias = _DECODERS[config.family]
     tied = {f"{decoder}.weight": f"{config.family}.embeddings.word_embeddings.weight"}
@@ -51,6 +51,13 @@ def pretraining_names(config: Config) -> set[str]:
     for head in ARCHITECTURES[config.family].keys() - {*TASK_HEADS}:
         other = replace(config, head=head, tie_word_embeddings=False, add_pooling_layer=True)
         names |= parameter_dims(other).keys()
+    if config.family == "deberta":  # positions for the enhanced mask decoder, either masked-LM head, v3's of replaced tokens
+        positions = replace(config, head="base", position_biased_input=True)
+        names |= parameter_dims(positions).keys()
+        for legacy in (True, False):
+            names |= parameter_dims(replace(config, head="masked_lm", tie_word_embeddings=False, legacy=legacy)).keys()
+        parts = ("dense", "LayerNorm", "classifier")
+        names |= {f"mask_predictions.{part}.{kind}" for part in parts for kind in ("weight", "bias")}
     return names
 
 
@@ -62,6 +69,7 @@ _DECODERS = {
     "distilbert": ("vocab_projector", "vocab_projector.bias"),
     "albert": ("predictions.decoder", "predictions.bias"),
     "mpnet": ("lm_head.decoder", "lm_head.bias"),
+    "deberta": ("cls.predictions.decoder", "cls.predictions.bias"),
 }
 
 Parts = Iterator[tuple[str, Dims]]
@@ -81,8 +89,9 @@ def _backbone(config: Config) -> Parts:
     """Embeddings, layers and pooler, without the family's prefix."""
     family = config.family
     yield "embeddings.word_embeddings.weight", (VOCABULARY, EMBEDDING)
-    yield "embeddings.position_embeddings.weight", ("max_position_embeddings", EMBEDDING)
-    if config.type_vocab_size is not None:
+    if config.position_biased_input is not False:
+        yield "embeddings.position_embeddings.weight", ("max_position_embeddings", EMBEDDING)
+    if config.type_vocab_size:  # DistilBERT has none, DeBERTa mostly
         yield "embeddings.token_type_embeddings.weight", ("type_vocab_size", EMBEDDING)
     yield from _norm("embeddings.LayerNorm", EMBEDDING)
     if family == "electra" and config.embedding_size != config.hidden_size:
@@ -98,10 +107,14 @@ def _backbone(config: Config) -> Parts:
                 yield from _distilbert_layer(f"transformer.layer.{index}")
             elif family == "mpnet":
                 yield from _mpnet_layer(f"encoder.layer.{index}")
+            elif family == "deberta":
+                yield from _deberta_layer(f"encoder.layer.{index}", config)
             else:
                 yield from _bert_layer(f"encoder.layer.{index}")
     if family == "mpnet":
         yield "encoder.relative_attention_bias.weight", ("relative_attention_num_buckets", "num_attention_heads")
+    if family == "deberta":
+        yield from _deberta_encoder(config)
     if has_pooler(config):
         yield from _linear("pooler" if family == "albert" else "pooler.dense", HIDDEN, HIDDEN)
 
@@ -116,6 +129,10 @@ def has_pooler(config: Config) -> bool:
 def _bert_layer(layer: str) -> Parts:
     for part in ("query", "key", "value"):
         yield from _linear(f"{layer}.attention.self.{part}", HIDDEN, HIDDEN)
+    yield from _behind_attention(layer)
+
+
+def _behind_attention(layer: str) -> Parts:
     yield from _linear(f"{layer}.attention.output.dense", HIDDEN, HIDDEN)
     yield from _norm(f"{layer}.attention.output.LayerNorm", HIDDEN)
     yield from _bert_feed_forward(layer)
@@ -152,6 +169,38 @@ def _albert_layer(layer: str) -> Parts:
     yield from _norm(f"{layer}.full_layer_layer_norm", HIDDEN)
 
 
+def _deberta_layer(layer: str, config: Config) -> Parts:
+    """The first version keeps queries, keys and values in one matrix; later ones may project positions as they project words."""
+    own, kinds = f"{layer}.attention.self", config.pos_att_type or () if config.relative_attention else ()
+    if config.model_type == "deberta":
+        yield f"{own}.in_proj.weight", ("qkv_size", HIDDEN)
+        yield f"{own}.q_bias", (HIDDEN,)
+        yield f"{own}.v_bias", (HIDDEN,)
+        if "c2p" in kinds:
+            yield f"{own}.pos_proj.weight", (HIDDEN, HIDDEN)
+        if "p2c" in kinds:
+            yield from _linear(f"{own}.pos_q_proj", HIDDEN, HIDDEN)
+    else:
+        for part in ("query", "key", "value"):
+            yield from _linear(f"{own}.{part}_proj", HIDDEN, HIDDEN)
+        for part, kind in (("key", "c2p"), ("query", "p2c")):
+            if kind in kinds and not config.share_att_key:
+                yield from _linear(f"{own}.pos_{part}_proj", HIDDEN, HIDDEN)
+    yield from _behind_attention(layer)
+
+
+def _deberta_encoder(config: Config) -> Parts:
+    """What the layers share: the table of relative positions and its norm; and the convolution behind the first layer."""
+    if config.relative_attention:
+        yield "encoder.rel_embeddings.weight", ("relative_rows", HIDDEN)
+    if config.norm_rel_ebd == "layer_norm":
+        yield from _norm("encoder.LayerNorm", HIDDEN)
+    if config.conv_kernel_size:
+        yield "encoder.conv.conv.weight", (HIDDEN, "conv_width", "conv_kernel_size")
+        yield "encoder.conv.conv.bias", (HIDDEN,)
+        yield from _norm("encoder.conv.LayerNorm", HIDDEN)
+
+
 def _head(config: Config) -> Parts:
     if config.head in ("masked_lm", "pretraining"):
         yield from _masked_lm_head(config)
@@ -174,10 +223,17 @@ def _head(config: Config) -> Parts:
             return
         if config.family == "distilbert":
             yield from _linear("pre_classifier", HIDDEN, HIDDEN)
+        if config.family == "deberta":
+            yield from _linear("pooler.dense", HIDDEN, HIDDEN)
         yield from _linear("classifier", HIDDEN, "num_labels")
 
 
 def _masked_lm_head(config: Config) -> Parts:
+    if config.legacy is False:
+        yield from _linear("lm_predictions.lm_head.dense", HIDDEN, HIDDEN)
+        yield from _norm("lm_predictions.lm_head.LayerNorm", HIDDEN)
+        yield "lm_predictions.lm_head.bias", (VOCABULARY,)
+        return
     decoder, bias = _DECODERS[config.family]
     dense, norm = {
         "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
@@ -186,6 +242,7 @@ def _masked_lm_head(config: Config) -> Parts:
         "distilbert": ("vocab_transform", "vocab_layer_norm"),
         "albert": ("predictions.dense", "predictions.LayerNorm"),
         "mpnet": ("lm_head.dense", "lm_head.layer_norm"),
+        "deberta": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
     }[config.family]
     yield from _linear(dense, HIDDEN, EMBEDDING)  # the same size in the families that do not factorise
     yield from _norm(norm, EMBEDDING)

@@ -27,7 +27,7 @@ class Output(NamedTuple):
 
 @dataclass
 class Model:
-    """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT or MPNet family with the head it was saved with.
+    """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, MPNet or DeBERTa family with the head it was saved with.
 
     XLM-RoBERTa and CamemBERT are RoBERTas with another tokenizer.
 
@@ -163,7 +163,7 @@ def check_inputs(config: Config, input_ids, attention_mask=None, token_type_ids=
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids: got shape {ids.shape}, expected (batch, length) with at least one token in a row")
     room = config.max_tokens
-    if ids.shape[1] > room:
+    if ids.shape[1] > room and config.position_biased_input is not False:  # distances alone know no longest text
         raise InputError(f"input_ids: got {ids.shape[1]} tokens in a row, this model takes at most {room}; cut the texts")
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         wrong = ids.min() if ids.min() < 0 else ids.max()

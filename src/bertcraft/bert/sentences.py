@@ -80,6 +80,10 @@ def _encode_pack(
 ) -> np.ndarray:
     """The pipeline's vectors (n, width) of some sentences."""
     config, lengths, first = model.config, [len(ids) for ids in token_ids], model.config.first_position
+    if config.family == "deberta":  # distances, and a convolution over neighbours, end where the sentence ends
+        groups = [np.array(list(group)) for _, group in groupby(token_ids, len)]
+        each = [encoder.encode(model.params, config, ids).reshape(-1, config.hidden_size) for ids in groups]
+        return pipeline(np.concatenate(each), np.array(lengths), skip)
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
     sockets = encoder.Sockets(attention=packed_attention(lengths, join, relative))
@@ -170,8 +174,10 @@ def encode_sentences(
     unit = normalize or (normalize is None and model.pipeline is None)
     vectors = np.empty((len(texts), pipeline.width(model.config.hidden_size)), np.float32)
     threads = cpu_count()
-    inners = [layer["attention"]["self"] for layer in families.layers(model.params, model.config)]
-    joined = {id(inner["query"]["weight"]): _join(inner) for inner in inners}  # ALBERT's layers share theirs
+    joined = {}
+    if model.config.family != "deberta":
+        inners = [layer["attention"]["self"] for layer in families.layers(model.params, model.config)]
+        joined = {id(inner["query"]["weight"]): _join(inner) for inner in inners}  # ALBERT's layers share theirs
 
     def work(numbers, first, token_ids, relative):
         ids = [token_ids[i] for i in numbers]

@@ -114,7 +114,7 @@ def trained_names(config: Config, params: dict, train: str) -> set[str]:
         return {name for name, _ in tree.items(params)}
     held = {id(leaf) for leaf in tree.leaves(families.backbone(params, config))}
     if train != "head":
-        number, layers = int(train.removeprefix("top:")), families.layers(params, config)
+        number, layers = int(train.removeprefix("top:")), families.own_parameters(params, config)
         if number > len(layers):
             raise InputError(f"train: got {train!r}, but the model has {len(layers)} layers")
         lower, upper = ({id(leaf) for leaf in tree.leaves(part)} for part in (layers[:-number], layers[-number:]))

@@ -33,10 +33,13 @@ def _softmax(scores_into, p):
 
 @kernel(F.attention)
 def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
-    if not floats(query, key, value) or query.ndim != 3 or (len(needs) > 3 and needs[3]):
+    if not floats(query, key, value) or query.ndim != 3:
         return NotImplemented
     batch, length, hidden = query.shape
     keys, size = key.shape[1], hidden // heads
+    trained = len(needs) > 3 and needs[3]  # a bias with a gradient, as that of relative positions
+    if trained and bias.shape != (batch, heads, length, keys):
+        return NotImplemented
     if 0 in (batch, length, keys, hidden):
         return NotImplemented
     factor = 1 / math.sqrt(size)
@@ -66,11 +69,12 @@ def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
         g4 = split(g)
         dq, dk, dv = (empty(x.shape, x.dtype) for x in (q, key, value))  # not the query itself, which would be kept
         dq4, dk4, dv4 = split(dq), split(dk), split(dv)
+        db = empty(probabilities.shape, probabilities.dtype) if trained else None
         for part in parts:
             p = probabilities[part]
             kept = p if mask is None else p * mask[part]
             np.matmul(kept.swapaxes(-1, -2), g4[part], out=dv4[part])
-            ds = np.matmul(g4[part], v4[part].swapaxes(-1, -2), out=empty(p.shape, p.dtype))
+            ds = np.matmul(g4[part], v4[part].swapaxes(-1, -2), out=db[part] if trained else empty(p.shape, p.dtype))
             if mask is not None:
                 ds *= mask[part]
             ds -= np.vecdot(g4[part], out4[part])[..., None]
@@ -78,6 +82,6 @@ def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
             np.matmul(ds, k4[part], out=dq4[part])
             np.matmul(ds.swapaxes(-1, -2), q4[part], out=dk4[part])
         dq *= factor
-        return (dq, dk, dv, None)[: len(needs)]
+        return (dq, dk, dv, db)[: len(needs)]
 
     return out, backward

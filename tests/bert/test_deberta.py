@@ -1,0 +1,155 @@
+"""DeBERTa's folders: tokenizers, sentence vectors, the authors' own files, what is left over from pretraining."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+import bertcraft as bc
+from bertcraft.bert import checkpoint, heads
+from bertcraft.errors import InputError
+from bertcraft.tensor import tree
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_checkpoints import refused
+from transformers_models import inputs, make, ours
+
+transformers.logging.set_verbosity_error()
+TEXTS = ["the cat sat", "a cat, the [MASK] sat here", "Cats  sit", "the cat " * 12]
+PIECES = "the cat sat here a s sit it cats , . c".split()
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False, "type_vocab_size": 0}
+LATER = {"position_buckets": 6, "share_att_key": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
+VERSIONS = {"deberta": RELATIVE, "deberta-v2": RELATIVE | LATER | {"max_relative_positions": 9, "num_hidden_layers": 2}}
+
+
+def tokenizer_of(version: str):
+    """A small one of the kind that the version has: byte-level pairs in the first, SentencePiece's Unigram in the others."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    if version == "deberta":
+        letters = sorted({*"abcdefghijklmnopqrstuvwxyz,.CĠ"})
+        merges = ["t h", "th e", "c a", "ca t", "Ġ c", "Ġ t", "s a", "sa t"]
+        words = [*special, *letters, *(merge.replace(" ", "") for merge in merges), "[MASK]"]
+        vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        return transformers.DebertaTokenizer(vocab=vocabulary, merges=[tuple(merge.split()) for merge in merges])
+    letters = sorted({letter for piece in PIECES for letter in piece} | set("▁bdfgjklmnopqruvwxyzC"))
+    words = [(f"▁{piece}", -2.0 - 0.1 * i) for i, piece in enumerate(PIECES)]
+    pieces = [*((word, 0.0) for word in special), *words, *((letter, -8.0) for letter in letters), ("[MASK]", 0.0)]
+    return transformers.DebertaV2Tokenizer(vocab=pieces)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def folder(request, tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp(request.param), tokenizer_of(request.param)
+    tokenizer.save_pretrained(folder)
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 40}
+    make(request.param, "masked_lm", 4, torch.float32, **VERSIONS[request.param], **sizes).save_pretrained(folder)
+    return folder
+
+
+def test_texts_go_through_as_in_transformers(folder):
+    network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = bc.load(folder)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    out = model(batch["input_ids"].numpy(), batch["attention_mask"].numpy())
+    real = batch["attention_mask"].numpy() == 1
+    np.testing.assert_allclose(out.logits[real], expected.logits.numpy()[real], atol=2e-5)
+    for text in TEXTS:
+        assert model.tokenizer.encode(text).ids == tokenizer(text)["input_ids"]
+    filled = model.fill("the [MASK] sat")
+    assert len(filled) == 1 and len(filled[0]) == 5
+
+
+def test_sentence_vectors_equal_sentence_transformers_and_are_saved(folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    body = modules.Transformer(str(folder), max_seq_length=20)
+    pooling = modules.Pooling(body.get_embedding_dimension(), pooling_mode="mean")
+    SentenceTransformer(modules=[body, pooling]).save(str(tmp_path / "theirs"))
+    expected = SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode(TEXTS)
+    model = bc.load(tmp_path / "theirs")
+    np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
+    model.save(tmp_path / "again")
+    again = SentenceTransformer(str(tmp_path / "again"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_authors_own_files_are_read(version, tmp_path):
+    """No `architectures`, no `legacy`; their masked-LM head; positions and a head of replaced tokens that nothing here reads."""
+    network = make(version, "masked_lm", 4, torch.float32, **VERSIONS[version], legacy=False)
+    network.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content = {key: value for key, value in content.items() if key not in ("architectures", "legacy")}
+    (tmp_path / "config.json").write_text(json.dumps(content | {"pos_att_type": "c2p|p2c"}))
+    tensors, hidden = load_file(tmp_path / "model.safetensors"), network.config.hidden_size
+    left = {f"mask_predictions.{part}.bias": np.ones(hidden, np.float32) for part in ("dense", "LayerNorm", "classifier")}
+    left["deberta.embeddings.position_embeddings.weight"] = np.ones((23, hidden), np.float32)
+    save_file(tensors | left, tmp_path / "model.safetensors")
+    model = bc.load(tmp_path)
+    assert (model.config.head, model.config.legacy, model.config.pos_att_type) == ("masked_lm", False, ("c2p", "p2c"))
+    arrays = inputs(network, 0)
+    with torch.no_grad():
+        expected = network(**{name: torch.tensor(array) for name, array in arrays.items()}).logits.numpy()
+    real = arrays["attention_mask"] == 1
+    np.testing.assert_allclose(model(**arrays).logits[real], expected[real], atol=2e-5)
+    save_file(tensors | {"talking.weight": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    refused(tmp_path, "unexpected 'talking.weight'")
+    del tensors["deberta.encoder.rel_embeddings.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    refused(tmp_path, "missing 'deberta.encoder.rel_embeddings.weight'")
+
+
+def test_a_table_of_another_length_is_refused_with_the_setting(tmp_path):
+    make("deberta-v2", "base", 0, torch.float32, **VERSIONS["deberta-v2"]).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"position_buckets": 8}))
+    refused(tmp_path, "deberta.encoder.rel_embeddings.weight: got the shape (12,", "2 * position_buckets", "16")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_texts_packed_end_to_end_do_not_see_each_other(version):
+    config, params = ours(make(version, "base", 4, **VERSIONS[version]), version, "base")
+    from bertcraft.bert.sentence_modules import Pipeline
+    from bertcraft.bert.sentences import _encode_pack
+
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(3, config.vocab_size, length).tolist() for length in (9, 5, 5, 1)]
+    together = _encode_pack(bc.Model(config, params), Pipeline(), texts, 0, None, None)
+    alone = [_encode_pack(bc.Model(config, params), Pipeline(), [text], 0, None, None)[0] for text in texts]
+    np.testing.assert_allclose(together, alone, atol=1e-12)
+
+
+def test_shares_of_several_classes_are_learnt_as_in_transformers():
+    """Labels of a row of shares: cross-entropy with them, in this family, where BERT takes each class for itself."""
+    model = make("deberta", "sequence_classification", 3, problem_type=None, num_labels=3)
+    arrays = inputs(model, 3)
+    labels = np.random.default_rng(0).dirichlet(np.ones(3), 3)
+    expected = model(**{k: torch.tensor(v) for k, v in arrays.items()}, labels=torch.tensor(labels)).loss.item()
+    config, params = ours(model, "deberta", "sequence_classification")
+    assert float(heads.loss(params, config, {**arrays, "labels": labels})) == pytest.approx(expected, abs=1e-10)
+
+
+def test_what_is_written_is_read_again_with_every_setting(tmp_path):
+    config, params = ours(make("deberta-v2", "base", 0, **VERSIONS["deberta-v2"]), "deberta-v2", "base")
+    checkpoint.write(tmp_path, config, params)
+    again, read = checkpoint.read(tmp_path)
+    assert again == config
+    for (name, a), b in zip(tree.items(params), tree.leaves(read), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_other_fine_tuning_says_that_it_does_not_know_these_layers():
+    from bertcraft.techniques import adapter_modules
+
+    config, params = ours(make("deberta", "sequence_classification", 0), "deberta", "sequence_classification")
+    with pytest.raises(InputError, match="family deberta"):
+        adapter_modules.start(adapter_modules.METHODS["lora"], params, config, np.random.default_rng(0))
