@@ -81,6 +81,7 @@ def test_scores_are_those_of_the_equation(length, reach, heads, size, printed, d
         np.testing.assert_allclose(some[row], expected[row][:, at[row]], atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 3))
 def test_shifted_rows_are_read_off_by_the_difference_of_their_places(length, leading):
     x = draw((2,) * leading + (length, 2 * length - 1))[0]
