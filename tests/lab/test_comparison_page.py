@@ -91,3 +91,14 @@ def test_a_picture_follows_the_figures():
 
 def test_one_split_has_no_interval_and_is_drawn():
     assert "No recommendation: 1 split" in comparison_page.page("t", ["f"], "p", outcome(seeds=1), "e")
+
+
+def test_a_long_file_name_breaks_between_its_words_and_nowhere_in_the_title():
+    page = comparison_page.page("all_questions-2024.csv", ["f"], "p", outcome(), "e")
+    assert "<h1>all_<wbr>questions-<wbr>2024.<wbr>csv</h1>" in page and "<title>all_questions-2024.csv</title>" in page
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_wider_interval_of_a_recommendation_is_explained(seeds):
+    remarks = advice.remarks(outcome(seeds=seeds))
+    assert any("wider: they hold for all comparisons together" in line for line in remarks) == (seeds == 3)

@@ -16,6 +16,7 @@ from bertcraft.lab.compare import SKEWED, Outcome
 from bertcraft.lab.statistics import Interval
 
 MARGIN = 1.0  # points: who is not worse by more may be taken for a small size; what brings less is little
+FEWEST_SPLITS = 3  # that a recommendation is made from
 
 
 def title(name: str) -> str:
@@ -126,6 +127,8 @@ def remarks(outcome: Outcome) -> list[str]:
         "intervals allow for splits that share texts (Nadeau & Bengio 2003). The linear probe is logistic regression on the "
         f"frozen encoder's vectors{probed}, TF-IDF that on words and pairs of words."
     )
+    if outcome.seeds >= FEWEST_SPLITS:
+        said.append("The intervals of the recommendation are wider: they hold for all comparisons together (Bonferroni).")
     return said
 
 
@@ -172,7 +175,7 @@ def advice(outcome: Outcome) -> list[str]:
 
     Claims are made at a level that holds for all comparisons together (Bonferroni). What leads is chosen on development texts.
     """
-    if outcome.seeds < 3:
+    if outcome.seeds < FEWEST_SPLITS:
         return [
             f"No recommendation: {counted(outcome.seeds, 'split')} tell too little of how much results vary. Give more "
             "--seeds or a larger --budget."

@@ -45,11 +45,11 @@ def learning_curve(outcome: Outcome) -> bytes:
         axes.fill_between(texts, values - spread, values + spread, color=style.COLOURS[1], alpha=0.15, linewidth=0)
         axes.plot(texts, values, **style.line(1))
         for x, y in zip(texts, values, strict=True):
-            axes.annotate(f"{y:.1f}", (x, y), xytext=(0, 6), textcoords="offset points", ha="center")
+            axes.annotate(f"{y:.1f}", (x, y), xytext=(-4, 4), textcoords="offset points", ha="right")
         axes.set_xscale("log", base=2)
         axes.set_xticks(texts, [f"{x:,.0f}" for x in texts])
         axes.minorticks_off()
-        axes.margins(x=0.08, y=0.2)
+        axes.margins(x=0.13, y=0.2)  # room for the first number, which stands to the left of its point
         axes.set_xlabel("labelled texts to learn from, each step twice as many")
         axes.set_ylabel(f"{NAMES[outcome.metric]} of the probe, %")
 

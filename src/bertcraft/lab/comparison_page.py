@@ -1,6 +1,7 @@
 """A comparison as one HTML page that needs nothing else: no script, no font, no picture from elsewhere; no request leaves it."""
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -55,7 +56,7 @@ def page(title: str, facts: Sequence[str], plan: str, outcome: Outcome, end: str
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
+<h1>{_breakable(title)}</h1>
 <p class="answer">{escape(answer)}</p>
 {_list(more)}
 <h2>What was measured</h2>
@@ -84,6 +85,11 @@ def _row(heads: Sequence[str], cells: Sequence[str]) -> str:
     names = (head.replace("\n", ", ") for head in heads)
     inner = "".join(f'<td data-head="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(names, cells, strict=True))
     return f"<tr>{inner}</tr>\n"
+
+
+def _breakable(name: str) -> str:
+    """A file's name that a narrow window may break after _, - and dots, and not only where it must."""
+    return re.sub(r"([_.-])", r"\1<wbr>", escape(name))
 
 
 def _list(said: Sequence[str]) -> str:
