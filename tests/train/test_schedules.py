@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcraft.errors import InputError
-from bertcraft.train import constant, warmup_cosine, warmup_inverse_sqrt, warmup_linear
+from bertcraft.train import constant, warmup_cosine, warmup_inverse_sqrt, warmup_linear, warmup_stable_decay
 
 
 def of_transformers(name, **kwargs):
@@ -55,8 +55,29 @@ def test_inverse_square_root_equals_transformers(warmup, peak):
         assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-14)
 
 
+@settings(deadline=None)
+@given(spans(), st.data(), st.floats(1e-6, 10))
+def test_warmup_stable_decay_equals_transformers(span, data, peak):
+    warmup, total = span
+    decay = data.draw(st.integers(0, total - warmup))
+    expected = of_transformers(
+        "get_wsd_schedule", num_warmup_steps=warmup, num_decay_steps=decay, num_training_steps=total, decay_type="linear"
+    )
+    schedule = warmup_stable_decay(peak, warmup, decay, total)
+    for step in range(total):
+        assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-13, abs_tol=1e-15 * peak)
+    assert schedule(total) == schedule(3 * total) == 0
+
+
+def test_until_it_falls_the_rate_does_not_depend_on_the_length():
+    short, long = warmup_stable_decay(0.3, 5, 8, 40), warmup_stable_decay(0.3, 5, 20, 100)
+    assert all(short(step) == long(step) for step in range(33)) and short(33) < long(33)
+    with pytest.raises(InputError, match="decay must be between 0 and the 35 steps"):
+        warmup_stable_decay(0.3, 5, 36, 40)
+
+
 ALL = [constant(0.3), warmup_linear(0.3, 5, 20), warmup_linear(0.3, 0, 20), warmup_cosine(0.3, 5, 20),
-       warmup_cosine(0.3, 0, 20), warmup_inverse_sqrt(0.3, 5)]  # fmt: skip
+       warmup_cosine(0.3, 0, 20), warmup_inverse_sqrt(0.3, 5), warmup_stable_decay(0.3, 5, 8, 20)]  # fmt: skip
 
 
 @pytest.mark.parametrize("schedule", ALL)

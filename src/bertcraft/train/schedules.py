@@ -52,6 +52,23 @@ def warmup_cosine(peak: float, warmup: int, total: int) -> Schedule:
     return schedule
 
 
+def warmup_stable_decay(peak: float, warmup: int, decay: int, total: int) -> Schedule:
+    """Rise linearly to ``peak`` in ``warmup`` steps, stay there, fall linearly to 0 in the last ``decay`` of ``total`` steps.
+
+    Until it falls, the rate does not depend on ``total``: one run serves many lengths (Hu et al. 2024, MiniCPM, section 4; Hägele
+    et al. 2024, arXiv:2405.18392). The same as transformers' ``get_wsd_schedule(decay_type="linear")``.
+    """
+    _check(peak, warmup, total)
+    if not 0 <= decay <= total - warmup:
+        raise InputError(f"decay must be between 0 and the {total - warmup} steps after warm-up, got {decay}")
+
+    def schedule(step):
+        falling = np.clip((total - step) / max(1, decay), 0.0, 1.0)
+        return peak * np.where(step < warmup, _rising(step, warmup), falling)
+
+    return schedule
+
+
 def warmup_inverse_sqrt(peak: float, warmup: int) -> Schedule:
     """Rise linearly to ``peak`` in ``warmup`` steps (at least 1), then ``peak * sqrt(warmup / step)``.
 
