@@ -26,6 +26,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+
 from bertcraft.lab import downstream, flops, forgeries, pretraining, replaced_tokens
 from bertcraft.lab.downstream import Finetuning
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
@@ -38,7 +40,6 @@ from bertcraft.train import adamw, chain, clip_by_global_norm, fit, warmup_stabl
 
 REPLAYED = 20  # first losses that are stored and can be replayed
 FALLING = 0.2  # share of a training's steps in which the rate falls
-LEVEL = 57.0  # the score whose price is compared, in % on TREC
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -91,9 +92,8 @@ def look(task: Task, settings: dict, seed: int, last: bool, params: dict) -> dic
     """How well masked tokens are guessed, replaced ones told, and questions sorted after fine-tuning; at last also intents."""
     guesser, kept = task.split(params)
     held_out = _held_out(replace(task.setting, rate=0.0, warmup=0))
-    on = settings.get("judged_on", "test")
-    found = {"accuracy" if on == "test" else "dev": finetuned(task, kept, settings, seed, "trec")}
-    if last and on == "test":
+    found = {"accuracy": finetuned(task, kept, settings, seed, "trec")}
+    if last and "judged_on" not in settings:
         found["intents"] = finetuned(task, kept, settings, seed, "hwu64")
     if task.guesser:
         guessed = held_out(guesser, task.guesser)
@@ -127,15 +127,16 @@ def run(arm: Arm, seed: int, context: Context) -> dict:
     task = task_of(settings, seed)
     steps, seen, first = zip(*curve(task, seed, context, settings), strict=True)
     figures = {**seen[-1], "first_losses": first[0], "steps": list(steps), "step_gflops": task.step_flops / 1e9}
-    if "dev" in figures:
-        return figures
     compute, scores = [step * task.step_flops / 1e12 for step in steps], [found["accuracy"] for found in seen]
-    at = reached(compute, scores, LEVEL)
+    figures |= {"compute": compute, "scores": scores}
+    if "judged_on" in settings:
+        return {**figures, "dev": float(np.mean(scores))}
+    figures["seen"] = [{name: found[name] for name in ("gap", "told", "fakes") if name in found} for found in seen]
+    if "level" not in settings:
+        return figures
+    at = reached(compute, scores, settings["level"])
     # A level that is never reached counts as reached at the very end: a ratio of two is then nearer to 1 than the truth.
-    return figures | {
-        "compute": compute, "scores": scores, "reached": at is not None, "to_level": compute[-1] if at is None else at,
-        "seen": [{name: found[name] for name in ("gap", "told", "fakes") if name in found} for found in seen],
-    }  # fmt: skip
+    return {**figures, "reached": at is not None, "to_level": compute[-1] if at is None else at}
 
 
 def trivial(settings: dict, seed: int) -> dict:
@@ -173,8 +174,8 @@ ELECTRA = _SHARED | {
 LAST = {"budgets": [BUDGETS[-1]]}
 
 ARMS = (
-    Arm("mlm", "masked LM", MASKED_LM),
-    Arm("electra", "ELECTRA", ELECTRA),
+    Arm("mlm", "masked LM", MASKED_LM | {"level": 57.0}),
+    Arm("electra", "ELECTRA", ELECTRA | {"level": 57.0}),
     Arm(
         "shared",
         "ELECTRA, one table for both",
@@ -199,7 +200,7 @@ ARMS = (
 )
 
 METRICS = {
-    "to_level": Metric(f"compute to {LEVEL:.0f} % on TREC", "TFLOP", 2, overlap=490 / _SHARED["labels"]),
+    "to_level": Metric("compute to 57 % on TREC", "TFLOP", 2, overlap=490 / _SHARED["labels"]),
     "accuracy": Metric("TREC, fine-tuned", "%", 1, overlap=490 / _SHARED["labels"]),
     "intents": Metric("HWU64, fine-tuned", "%", 1, overlap=1032 / _SHARED["labels"]),
     "gap": Metric("at [MASK], to word frequencies", "nats", 2),
@@ -213,7 +214,7 @@ CHECKS = (
 )
 
 COMPARISONS = (
-    Comparison(f"masked LM's compute over ELECTRA's, to {LEVEL:.0f} % on TREC", "mlm", "electra", "to_level", ratio=True),
+    Comparison("masked LM's compute over ELECTRA's, to 57 % on TREC", "mlm", "electra", "to_level", ratio=True),
     Comparison("ELECTRA against masked LM, equal compute", "electra", "mlm", "accuracy"),
     Comparison("the same on HWU64", "electra", "mlm", "intents"),
     Comparison("ELECTRA against no pretraining", "electra", "untrained", "accuracy"),
@@ -222,13 +223,12 @@ COMPARISONS = (
     Comparison("fakes by the word before against a generator's", "neighbours", "electra", "accuracy"),
 )
 
-RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 TUNING = Tuning(
-    grids={name: {"rate": RATES} for name in ("mlm", "electra", "neighbours")},
-    settings={"judged_on": "dev", "budgets": [2.0]},
-    figure="dev",
-    seeds=(1000, 1001),
-    like={"shared": "electra", "masked": "electra"},
+    grids={name: {"rate": RATES} for name in ("mlm", "electra")},
+    settings={"judged_on": "dev", "level": 0.0},
+    figure="dev",  # the mean over the budgets: the best curve, not the luckiest point
+    like={name: "electra" for name in ("shared", "masked", "neighbours")},
 )
 
 CLAIM = Claim(
@@ -243,11 +243,12 @@ CLAIM = Claim(
 NOTES = (
     "An encoder of 2 layers, 128 wide, on short requests, minutes of training. The paper's small model trained for four days.",
     "Compute: floating-point operations of all matrix products, generator and softmax included; embeddings are looked up.",
-    f"Each point is a training whose rate fell to zero, with its own compute. The level, {LEVEL:.0f} %, was fixed on development "
+    "Each point is a training whose rate fell to zero, with its own compute. The level, 57 %, was fixed on development "
     "texts beforehand. A level never reached counts as reached at the very end: that ratio is nearer to 1 than the truth.",
     f"Fine-tuned on {_SHARED['labels']:,} labelled texts of each seed's own draw, {_SHARED['tuned_steps']} steps, with a head on "
     "the mean of the last states; tested on all test texts of TREC (HWU64), so intervals are widened (Nadeau & Bengio).",
-    "Rates: the best of five for each objective on development texts, at a quarter of the compute, two seeds not reported.",
+    "Rates: the best of four for either objective, by the mean over all budgets on development texts, one seed not reported; the "
+    "other arms take ELECTRA's.",
     "ELECTRA's embeddings are disentangled (DeBERTa-V3), its generator half as wide: chosen on development texts for this size.",
     "Not tested: training for days, for which the claim is made; a two-stage start from a masked LM; deeper models.",
 )
