@@ -12,8 +12,8 @@
 #
 # A masked language model reads a whole row and is asked about one token in seven. ELECTRA asks about *every* token, and asks less
 # of each: not "which word stood here?" but "is this the word that stood here?" The fakes come from a second, smaller model, which
-# is thrown away at the end. You will write the drawing of fakes, the detector's loss and the best possible answer, count the
-# operations, and see a discriminator find fakes in requests that it has never read.
+# is thrown away at the end. You will write its parts, count the operations, and see a discriminator find fakes in requests that it
+# has never read.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for masked language models and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 195 minutes, half of them exercises.
@@ -38,8 +38,7 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# The paper trained smaller models, too, each against a BERT of its own at equal compute. Look at the right panel: in which
-# direction does the gain go?
+# The paper trained smaller models, too, each against a BERT of its own at equal compute (right panel):
 
 # %% alt="Left: GLUE score against FLOPs of pretraining on a log axis. ELECTRA-large reaches 89.0 at 7e20, where BERT has 87.2; RoBERTa reaches 88.9 at 3.2e21, an arrow marked 4.5 times. Right: ELECTRA minus BERT at equal FLOPs, 4.8 points for small, 2.9 for base, 1.8 for large models."
 # GLUE development sets (Clark et al. 2020, tables 1 and 2): FLOPs of pretraining, mean score
@@ -64,11 +63,9 @@ with style.shown(columns=2, width=8.2, height=3.3) as (left, right):
     right.set(ylabel="ELECTRA minus BERT (points)", ylim=(0, 5.6), title="at equal FLOPs")
 
 # %% [markdown]
-# The smaller the model, the larger the gain. A hasty reader continues the row and expects wonders of a model that trains in
-# minutes on a laptop. Part 5 tests that.
-#
-# Two conditions are usually left out. The claim is about *pretraining*: in use both models cost the same. And at equal compute
-# the difference is under two points; the factor is large because the curve is flat up there.
+# The smaller the model, the larger the gain. Does that go on, down to a model that trains in minutes? Part 5 tests it. Two
+# conditions are usually left out. The claim is about *pretraining*: in use both models cost the same. And at equal compute the
+# difference is under two points; the factor is large because the curve is flat up there.
 #
 # ## 2. Background and motivation (10 minutes)
 #
@@ -93,9 +90,10 @@ with drawing.schematic(columns=4, rows=3, width=9.6, row_height=0.95) as s:
     s.arrow(labels, said, "loss at every token")
 
 # %% [markdown]
-# The generator guessed *the* right, so that token is an original; *ate* fits and is a fake. Is a gradient really born at every
-# token? A model without training reads a request; we draw how strongly the loss pulls at the last hidden state $h_t$ of each
-# token, $\lVert\partial\mathcal L/\partial h_t\rVert$.
+# The generator guessed *the* right, so that token is an original; *ate* fits and is a fake. **Predict first.** Is a yes or no at
+# every token worth more than a word at every seventh? Count the *bits* of each answer. Appendix A does.
+#
+# The trainings of this lesson read short requests to assistants:
 
 # %%
 from bertcraft.bert import encoder, heads
@@ -117,44 +115,7 @@ mlm, electra = tasks["masked LM"], tasks["ELECTRA"]
 pieces = [mlm.texts.tokenizer.id_to_token(i) for i in range(mlm.texts.tokenizer.get_vocab_size())]
 print(len(mlm.texts.train), "requests;", len(pieces), "pieces in the vocabulary")
 
-# %%
-batch = electra.make_batch(0)
-generator, discriminator = electra.split(electra.start)
-replaced = electra.replaced(generator, batch)
-whole = [not any(pieces[i].startswith("##") for i in ids) and 11 <= (ids != 0).sum() <= 14 for ids in replaced.input_ids]
-row = int(np.argmax(whole))  # a request of whole words
-length = int(batch["attention_mask"][row].sum())
-shown = {"masked": batch["input_ids"][[row], :length], "replaced": replaced.input_ids[[row], :length]}
-labels = np.full((1, length), -100)  # masked language model: the loss is here and nowhere else
-counted = batch["labels"][row] >= 0
-labels[0, batch["at"][row][counted]] = batch["labels"][row][counted]
-fake = replaced.fake[[row], :length]
-
-hidden = encoder.encode(mlm.start, mlm.config, shown["masked"])
-_, pull_of_masks = bc.value_and_grad(lambda h: heads.masked_lm_loss(mlm.start, mlm.config, h, labels))(hidden)
-hidden = encoder.encode(discriminator, electra.config, shown["replaced"])
-judged = lambda h: F.binary_cross_entropy(heads.detection_logits(discriminator, electra.config, h), fake)  # noqa: E731
-_, pull_of_fakes = bc.value_and_grad(judged)(hidden)
-
-# %% alt="Two panels of bars, one bar for each token of a request. Left, guess what was masked: only the two or three masked tokens have a bar. Right, tell what was replaced: every token has a bar of about the same height."
-with style.shown(columns=2, width=9.0, height=3.2) as panels:
-    for place, (ax, pull, ids, title) in enumerate(zip(
-        panels, (pull_of_masks, pull_of_fakes), shown.values(), ("guess what was masked", "tell what was replaced"), strict=True
-    )):  # fmt: skip
-        size = np.linalg.norm(pull[0], axis=-1)
-        ax.bar(range(length), size / size.max(), color=style.COLOURS[place])
-        ax.set_xticks(range(length), [pieces[i] for i in ids[0]], rotation=90, fontsize=7)
-        for t in np.flatnonzero(labels[0] >= 0):
-            ax.get_xticklabels()[t].set_fontweight("bold")
-        ax.set(title=title, ylim=(0, 1.1))
-    panels[0].set_ylabel("pull of the loss at $h_t$\n(largest = 1)")
-
 # %% [markdown]
-# In bold: the masked places. On the left nothing but they pull; on the right every token does.
-#
-# **Predict first.** Is a yes or no at every token worth more than a word at every seventh? Count the *bits* of each answer.
-# Appendix A does.
-#
 # ## 3. Mathematical foundation (15 minutes)
 #
 # ### The game
@@ -186,9 +147,9 @@ with style.shown(columns=2, width=9.0, height=3.2) as panels:
 # draws *order*; the labels are $(0,0,1)$. The discriminator says 0.1, 0.1, 0.4:
 # $\mathcal L_D=-(\ln0.9+\ln0.9+\ln0.4)/3=0.376$, and $\mathcal L=0.69+50\cdot0.376=19.5$.
 #
-# Why is it no GAN? There the generator is rewarded for deceiving. Here it learns from (1) alone. Backpropagation could not reward
-# it anyway: $\hat x_t$ is drawn, and a drawn word does not change by a little when a weight does. The paper tried a reward by
-# reinforcement learning: the generator then guessed worse (58 % right instead of 65 %), and the discriminator learnt less from it.
+# It is no GAN: the generator is not rewarded for deceiving, it learns from (1) alone. Backpropagation could not reward it, for a
+# drawn word does not change by a little when a weight does. The paper tried reinforcement learning: the generator guessed worse
+# (58 % right instead of 65 %), and the discriminator learnt less.
 #
 # ### How many fakes are there?
 #
@@ -249,60 +210,34 @@ with style.shown(width=6.6, height=3.2) as ax:
 # %% [markdown]
 # ## 4. NumPy implementation (25 minutes)
 #
-# ### A generator's measures
-#
-# As deep as the discriminator, a part as wide, embeddings of the same size: these are shared, so a matrix leads from them into
-# the narrow model.
-
-# %%
-from dataclasses import replace
-from typing import Any, NamedTuple
-
-from bertcraft.bert import Config
-from bertcraft.errors import InputError
-
-from bertcraft.techniques.electra_pretraining import generator_config  # inline
-
-# %%
-from bertcraft.bert.layout import parameter_shapes
-
-small = Config(family="electra", head="replaced_token_detection", embedding_size=128, hidden_size=256, num_hidden_layers=12,
-               num_attention_heads=4, intermediate_size=1024)  # fmt: skip
-for name, config in (
-    ("discriminator", small),
-    ("generator, 1/4", generator_config(small)),
-    ("generator, 1", generator_config(small, 1.0)),
-):
-    count = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
-    print(f"{name:15s} {count:>10,} parameters, {config.num_attention_heads} attention heads of {config.head_size}")
-
-# %% [markdown]
-# That is the paper's ELECTRA-small. Of the quarter generator's 4.6 million parameters 3.9 million are embeddings, which it shares.
+# The generator (`generator_config`) is as deep as the discriminator, a part as wide, with embeddings of the same size. The
+# paper's ELECTRA-small has 13.5 million parameters, its quarter generator 4.6, of which 3.9 are embeddings.
 #
 # ### One table for two models
 #
-# The paper ties the embeddings: both losses train them. Its reason: the discriminator's loss touches only words that are shown,
-# the generator's softmax touches every word at each step. DeBERTa-V3 found that the two losses pull the table in different
-# directions (appendix B shows it), and cut one string: its discriminator reads $\text{sg}(E)+\Delta$, where sg (*stop gradient*)
+# The paper ties the embeddings: both losses train them, because the generator's softmax touches every word at each step.
+# DeBERTa-V3 found that the two losses pull the table in different directions (appendix B), and cut one string: its
+# discriminator reads $\text{sg}(E)+\Delta$, where sg (*stop gradient*)
 # makes a constant of the generator's table and $\Delta$ starts at zero.
 
 # %%
-from bertcraft.bert.initialise import initial_params as initial_model
-from bertcraft.tensor import stop_gradient, tree
+from typing import Any, NamedTuple
 
-from bertcraft.techniques.electra_pretraining import SHARING, DETECT, DETECTION_WEIGHT, _check, initial_params, models  # inline
+from bertcraft.tensor import stop_gradient, tree
+from bertcraft.techniques.electra_pretraining import DETECT, DETECTION_WEIGHT, SHARING, _check, electra_batch, generator_config
+
+from bertcraft.techniques.electra_pretraining import models  # inline
 
 # %% [markdown]
 # ### What is replaced: equations (1) and (2)
 #
 # To draw from a softmax, add up its probabilities and see where a uniform number falls: with $(0.5, 0.25, 0.25)$ and 0.6 the sums
-# are $0.5, 0.75, 1$; one of them lies at or below 0.6, so the word is number 1. The function counts sums. It never looks at the
-# last one, which floating point may leave at 0.9999999.
+# are $0.5, 0.75, 1$; one of them lies at or below 0.6, so the word is number 1.
 
 # %%
 from bertcraft.techniques.roberta_optimizations import predicted
 
-from bertcraft.techniques.electra_pretraining import electra_batch, sample, Replaced, replace_tokens  # inline
+from bertcraft.techniques.electra_pretraining import sample, Replaced, replace_tokens  # inline
 
 # %% [markdown]
 # **Try it.** *set an alarm for six*; *an* and *alarm* are masked (4), the draws are 11, which happens to be right, and 27.
@@ -316,8 +251,7 @@ print("drawn with 0.6:", sample(three, np.array([0.6])), " of 10,000 draws:",
       np.bincount(sample(np.repeat(three, 10_000, 0), np.random.default_rng(0).random(10_000))) / 10_000)  # fmt: skip
 
 # %% [markdown]
-# Two rows of labels that look alike; the difference is equation (2). Where the draw was right the token *was masked* (third line)
-# but *is no fake* (second line).
+# Where the draw was right the token *was masked* (third line) but *is no fake* (second line): equation (2).
 #
 # ### The losses: (1), (3), (4)
 #
@@ -327,18 +261,14 @@ print("drawn with 0.6:", sample(three, np.array([0.6])), " of 10,000 draws:",
 # %%
 from bertcraft.techniques.electra_pretraining import Losses, _share, losses, electra_loss  # inline
 
-# %%
-said = np.array([[0.1, 0.1, 0.4]])  # the worked example of part 3
-detection = F.binary_cross_entropy(np.log(said / (1 - said)), np.array([[0, 0, 1]]))
-print(f"L_D = {detection:.3f}, L = {np.log(2) + DETECTION_WEIGHT * detection:.1f}")
-
 # %% [markdown]
 # ### Proof
 #
-# Against transformers' two classes with random weights, their embeddings tied, in double precision. They read *our* replaced rows,
-# because what is drawn is up to chance. Both losses, the sum (4) and every gradient.
+# Against transformers' two classes with random weights and tied embeddings. They read *our* replaced rows, because what is drawn
+# is up to chance.
 
 # %%
+from bertcraft.bert import Config
 from bertcraft.techniques.roberta_optimizations import mask_tokens
 
 ids = np.random.default_rng(1).integers(5, 40, (5, 12))
@@ -397,25 +327,23 @@ if lesson.installed("transformers", "torch"):
 # drawing? By (4) the generator's own layers must get theirs from $\mathcal L_G$ alone.
 
 # %%
-tiny = Config(family="electra", head="replaced_token_detection", vocab_size=40, embedding_size=12, hidden_size=16,
-              num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=12,
-              hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
-pair = {"generator": generator_config(tiny, 0.5), "discriminator": tiny}
-params = initial_params(*pair.values(), seed=0, dtype=np.float64)
-query = params["generator"]["electra"]["encoder"]["layer"]["0"]["attention"]["self"]["query"]
+small = {"vocab_size": 40, "embedding_size": 12, "num_hidden_layers": 1, "max_position_embeddings": 12, "intermediate_size": 24,
+         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+judging = Config(family="electra", head="replaced_token_detection", hidden_size=16, num_attention_heads=2, **small)
+pair = {"generator": technique.generator_config(judging, 0.5), "discriminator": judging}
+params = technique.initial_params(*pair.values(), seed=0, dtype=np.float64)
 
 
-def with_query(weight, loss):
-    changed = tree.map(lambda leaf: leaf, params)  # the same arrays in new dicts
-    changed["generator"]["electra"]["encoder"]["layer"]["0"]["attention"]["self"]["query"] = {**query, "weight": weight}
-    return loss(changed)
+def total(params):
+    return electra_loss(params, rows, None, **pair)
 
 
-of_sum = bc.grad(lambda w: with_query(w, lambda p: electra_loss(p, rows, None, **pair)))(query["weight"])
-of_guessing = bc.grad(lambda w: with_query(w, lambda p: losses(p, rows, None, **pair).masked_lm))(query["weight"])
-print("the generator's layers learn from L_G alone:", np.array_equal(of_sum, of_guessing))
-bc.check_grads(lambda w: with_query(w, lambda p: electra_loss(p, rows, None, **pair)), query["weight"], order=1)
-print("analytic and numeric gradient of the sum agree: no draw lies within a small step of its limit")
+both = bc.grad(total)(params), bc.grad(lambda params: losses(params, rows, None, **pair).masked_lm)(params)
+layers = [tree.leaves(each["generator"]["electra"]["encoder"]) for each in both]
+print("the generator's layers learn from L_G alone:", all(map(np.array_equal, *layers)))
+named, query = dict(tree.items(params)), "generator.electra.encoder.layer.0.attention.self.query.weight"
+bc.check_grads(lambda weight: total(tree.nest({**named, query: weight})), named[query], order=1)
+print("analytic and numeric gradient of the sum agree")
 
 # %% [markdown]
 # ## 5. Performance analysis (25 minutes)
@@ -453,27 +381,8 @@ print(f"quotient {first / second:.2f}, of the rows read alone {500e3 * 8000 / (4
 
 # %% [markdown]
 # There is the factor of 4.5. (The paper's sums are three quarters of ours: it counts backward as dear as forward, and embedding
-# look-ups as dense products.) ELECTRA's row is even a little *dearer*; it read a fifth of the rows. The claim says that a row
-# teaches it nearly five times as much.
+# look-ups as dense products.) ELECTRA's row is even a little *dearer*, but it read a fifth of the rows.
 #
-# In small models the bill looks different: a softmax over the vocabulary and a generator weigh more beside a narrow encoder.
-
-# %% alt="Left: stacked bars of the two runs; RoBERTa 100, almost all encoder; ELECTRA about 22, mostly encoder with a thin generator and softmax. Right: operations of a step of our small models; ELECTRA's is the dearest, fakes by frequency and masked LM cost less."
-with style.shown(columns=2, width=9.0, height=2.6) as (left, right):
-    start = np.zeros(2)
-    for place, part in enumerate(("encoder", "generator", "words' softmax")):
-        size = np.array([100 * bills[name].get(part, 0) / first for name in bills])
-        left.barh([name.replace(", ", "\n", 1) for name in bills], size, left=start, color=style.COLOURS[place], label=part)
-        start += size
-    left.invert_yaxis()
-    left.set(xlabel="FLOPs (RoBERTa's run = 100)", title="the paper's runs")
-    left.legend(fontsize=8, loc="lower right")
-    gflops = [task.step_flops / 1e9 for task in tasks.values()]
-    right.barh(list(tasks), gflops, color=style.COLOURS[:3])
-    right.invert_yaxis()
-    right.set(xlabel="GFLOP a step", title="ours")
-
-# %% [markdown]
 # ### Live: the same compute, three objectives
 #
 # 1. A masked language model.
@@ -487,6 +396,7 @@ BUDGET = 0.8  # million million operations a training; take more, if you have so
 WEIGHT = 50.0  # of the discriminator's loss: try 5, or 0.5
 
 # %%
+from dataclasses import replace
 from functools import partial
 
 from bertcraft.lab import pretraining
@@ -606,7 +516,6 @@ lesson.plots(2)
 # - **Where minutes of training are all there is**: the generator is paid before its fakes are of use.
 # - **When nobody looks at chance.** A loss that falls from 0.69 to 0.37 looks like learning. It is the share of fakes.
 # - **When the model is to name words**: prompts, filling gaps, augmentation. The head tells; it cannot name.
-# - **When pretraining is not what costs.** The encoder that comes out is no faster than another.
 #
 # ## 6. In production (10 minutes)
 #
@@ -659,12 +568,10 @@ if lesson.installed("transformers", "torch"):
 # 3. `tie_word_embeddings=True` ties the *generator's* own input and output. Between the two models it does nothing; our assignment
 #    does, and it is gone after `save_pretrained` and `from_pretrained`.
 #
-# Defaults that are not the paper's: `ElectraConfig()` is the small model with dropout 0.1, discriminator and generator alike.
-# `ElectraForMaskedLM.from_pretrained` of a *discriminator* only warns that its head is new, and fills gaps with noise.
+# And `ElectraForMaskedLM.from_pretrained` of a *discriminator* only warns that its head is new, and fills gaps with noise.
 #
-# **Status today (2026).** DeBERTa-V3 (2021) is ELECTRA's objective with disentangled embeddings on another encoder, and its base
-# model is still a strong choice for classification in English. ModernBERT (2024) went back to masked words: one loss, a simpler
-# loop, and a head that can fill gaps. Released ELECTRA checkpoints are fine-tuned like BERT's.
+# **Status today (2026).** DeBERTa-V3 (2021) is ELECTRA's objective with disentangled embeddings on another encoder, and still a
+# strong choice for classification in English. ModernBERT (2024) went back to masked words: one loss and a head that fills gaps.
 #
 # ## 7. On your data (5 minutes)
 #
@@ -699,8 +606,7 @@ if lesson.installed("transformers", "torch"):
 #
 # ### 8.1 An honest label (one star, 10 minutes)
 #
-# A discriminator trained with these labels never gets below a certain loss, however good it is, and the better the generator
-# becomes the worse it looks. Find the mistake.
+# With these labels the better the generator becomes, the worse the discriminator looks. Find the mistake.
 
 
 # %% exercise="fake_labels" stars=1
@@ -723,9 +629,7 @@ check.fake_labels(fake_labels)
 # %% [markdown]
 # ### 8.2 The zero of the plot (one star, 10 minutes)
 #
-# The $\mathcal H(f)$ of (6), with $f$ from (5): what is lost at a word, in nats, by a discriminator that knows the share of fakes
-# and nothing else. `right` is $\bar p$, the mean probability that the generator gives the true word. A perfect generator makes no
-# fakes: then the loss is 0.
+# The $\mathcal H(f)$ of (6), with $f$ from (5); `right` is $\bar p$. A perfect generator makes no fakes: then the loss is 0.
 
 
 # %% exercise="chance_loss" stars=1
@@ -766,8 +670,7 @@ check.draw_words(draw_words)
 # %% [markdown]
 # ### 8.4 Judge all tokens, and no padding (two stars, 15 minutes)
 #
-# Equation (3) for a batch of rows of unequal length. Do not write $\ln\sigma(z)$ as it stands: for $z=-1000$ it is $\ln 0$. With
-# $\ln(1+e^{z})-yz$ each term is one expression; `np.logaddexp(0, z)` is $\ln(1+e^z)$ without overflow.
+# Equation (3) for rows of unequal length. Each term is $\ln(1+e^{z})-yz$; `np.logaddexp(0, z)` is $\ln(1+e^z)$ without overflow.
 
 
 # %% exercise="detection_loss" stars=2
@@ -788,8 +691,7 @@ check.detection_loss(detection_loss)
 # %% [markdown]
 # ### 8.5 The best answer (three stars, 20 minutes)
 #
-# Equation (7), for the whole vocabulary at one place: true probabilities, the generator's, and the rate. A word that can come about
-# in no way ($p=p_G=0$) gets 0.
+# Equation (7), for the whole vocabulary at one place. A word that can come about in no way ($p=p_G=0$) gets 0.
 
 
 # %% exercise="best_answer" stars=3
@@ -896,6 +798,44 @@ for name, loss, right in (("young: 5.4 nats, 0.04 right", 5.4, 0.04), ("an examp
 # story. What the paper's ablations show is that the *places* matter: with the loss on the masked 15 % alone, ELECTRA's score falls
 # from 85.0 to 82.4, and a masked language model that predicts *all* tokens comes within a point of it (84.3). A gradient at every
 # token, on a row that has no [MASK]: that is what is bought.
+#
+# Where does the loss pull at a model without training? The length of $\partial\mathcal L/\partial h_t$ at each token of a request,
+# for guessing what was masked and for telling what was replaced:
+
+# %%
+batch = electra.make_batch(0)
+generator, discriminator = electra.split(electra.start)
+replaced = electra.replaced(generator, batch)
+whole = [not any(pieces[i].startswith("##") for i in ids) and 11 <= (ids != 0).sum() <= 14 for ids in replaced.input_ids]
+row = int(np.argmax(whole))  # a request of whole words
+length = int(batch["attention_mask"][row].sum())
+shown = {"masked": batch["input_ids"][[row], :length], "replaced": replaced.input_ids[[row], :length]}
+labels = np.full((1, length), -100)  # masked language model: the loss is here and nowhere else
+counted = batch["labels"][row] >= 0
+labels[0, batch["at"][row][counted]] = batch["labels"][row][counted]
+fake = replaced.fake[[row], :length]
+
+hidden = encoder.encode(mlm.start, mlm.config, shown["masked"])
+_, pull_of_masks = bc.value_and_grad(lambda h: heads.masked_lm_loss(mlm.start, mlm.config, h, labels))(hidden)
+hidden = encoder.encode(discriminator, electra.config, shown["replaced"])
+judged = lambda h: F.binary_cross_entropy(heads.detection_logits(discriminator, electra.config, h), fake)  # noqa: E731
+_, pull_of_fakes = bc.value_and_grad(judged)(hidden)
+
+# %% alt="Two panels of bars, one bar for each token of a request. Left, guess what was masked: only the two or three masked tokens have a bar. Right, tell what was replaced: every token has a bar of about the same height."
+with style.shown(columns=2, width=9.0, height=3.2) as panels:
+    for place, (ax, pull, ids, title) in enumerate(zip(
+        panels, (pull_of_masks, pull_of_fakes), shown.values(), ("guess what was masked", "tell what was replaced"), strict=True
+    )):  # fmt: skip
+        size = np.linalg.norm(pull[0], axis=-1)
+        ax.bar(range(length), size / size.max(), color=style.COLOURS[place])
+        ax.set_xticks(range(length), [pieces[i] for i in ids[0]], rotation=90, fontsize=7)
+        for t in np.flatnonzero(labels[0] >= 0):
+            ax.get_xticklabels()[t].set_fontweight("bold")
+        ax.set(title=title, ylim=(0, 1.1))
+    panels[0].set_ylabel("pull of the loss at $h_t$\n(largest = 1)")
+
+# %% [markdown]
+# In bold: the masked places. On the left nothing but they pull; on the right every token does.
 
 # %% [markdown]
 # ## Appendix B. Tug of war (5 minutes)
