@@ -725,15 +725,15 @@ check.best_answer(best_answer)
 #   chance (6), and fine-tuning finds the difference.
 # - `c_is`: what is wrong with C? (a) nothing, its fakes are the best; (b) it stands at chance: the generator learns, the
 #   discriminator does not; (c) its generator is too weak.
-# - `unless`: what would change your mind? (a) another run's interval, on the same tickets, wholly above B's; (b) a lower loss of A's
-#   after two days; (c) an accuracy of C's generator of 60 %.
+# - `unless`: what would change your mind? (a) a lower loss of A's after two days; (b) another run's interval, on the same tickets,
+#   wholly above B's; (c) an accuracy of C's generator of 60 %.
 
 
 # %% exercise="goes_on" stars=2
 def goes_on():
     """{"run": "A", "B" or "C", "because": "a", "b" or "c", "c_is": "a", "b" or "c", "unless": "a", "b" or "c"}."""
     ### BEGIN SOLUTION
-    return {"run": "B", "because": "c", "c_is": "b", "unless": "a"}
+    return {"run": "B", "because": "c", "c_is": "b", "unless": "b"}
     ### END SOLUTION
 
 

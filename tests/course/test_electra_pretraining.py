@@ -159,6 +159,11 @@ WRONG = [
     ("best_answer", BEST, "return rate * (1 - p)", "that is (8)"),
     ("best_answer", BEST, "return p_generator / (p + p_generator)", "of a GAN"),
     ("best_answer", BEST, "return fakes / shown", "0 / 0"),
+    ("goes_on", '"run": "B"', '"run": "C"', "because fakes are rare"),
+    ("goes_on", '"run": "B"', '"run": "A"', "it stands at chance"),
+    ("goes_on", '"because": "c"', '"because": "b"', "from ln 2 to chance"),
+    ("goes_on", '"c_is": "b"', '"c_is": "c"', "the best generator of the three"),
+    ("goes_on", '"unless": "b"', '"unless": "a"', "may be rarer fakes"),
 ]  # fmt: skip
 
 
@@ -181,8 +186,10 @@ def test_what_the_lesson_says_of_the_figures():
     by_hand = -(2 * math.log(0.9) + math.log(0.4)) / 3
     assert by_hand == pytest.approx(0.376, abs=5e-4)
     assert math.log(2) + 50 * by_hand == pytest.approx(19.5, abs=0.05)
-    assert math.log(2) / (math.log(2) + 50 * by_hand) == pytest.approx(0.036, abs=5e-4)
-    assert 0.15 * 0.35 == pytest.approx(0.053, abs=6e-4)
+    assert 0.15 * 0.5 == pytest.approx(0.075)
+    chance = {run: 0.92 * entropy(f) for run, f in {"A": 0.145, "B": 0.118, "C": 0.080}.items()}  # of the decision
+    below = {run: 1 - loss / chance[run] for run, loss in {"A": 0.380, "B": 0.306, "C": 0.256}.items()}
+    assert below["B"] > 0.08 and max(abs(below["A"]), abs(below["C"])) < 0.005
     best = solution(SLUG, "best_answer")
     p = np.array([0.5, 0.01, 0.49])
     np.testing.assert_allclose(best(p, p, 0.15)[:2], [0.075, 0.149], atol=1e-3)

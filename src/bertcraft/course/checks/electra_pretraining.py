@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, same
 
 
 def _fake_labels(fake_labels) -> None:
@@ -172,7 +172,7 @@ def _best_answer(best_answer) -> None:
 
 EXERCISES = (
     Exercise(
-        "fake_labels", "The honest forger", 1, _fake_labels,
+        "fake_labels", "An honest label", 1, _fake_labels,
         (
             "What does the discriminator read at a masked place where the generator drew the true word? Can anybody tell?",
             "Equation (2) does not mention M in the definition of y.",
@@ -207,5 +207,32 @@ EXERCISES = (
             "Below: (1 - rate) p + rate g p + rate g (1 - p), and the last two are rate g.",
             "np.divide(fakes, shown, out=np.zeros_like(shown), where=shown > 0) leaves 0 where nothing is shown.",
         ),
+    ),
+    Exercise(
+        "goes_on", "Which run goes on?", 2,
+        decision({
+            "run": {
+                "B": "",
+                "A": "0.92 H(0.145) = 0.381: it stands at chance, and its generator at word frequencies",
+                "C": "0.92 H(0.080) = 0.257: its loss is low because fakes are rare, not because it finds them",
+            },
+            "because": {
+                "c": "",
+                "a": "the share of fakes decides how low chance lies; compare each loss with its own (6)",
+                "b": "every discriminator falls from ln 2 to chance within some hundred steps, and has learnt nothing by it",
+            },
+            "c_is": {
+                "b": "",
+                "a": "good fakes teach only a discriminator that finds some of them: how far is its loss below chance?",
+                "c": "2.6 nats is the best generator of the three",
+            },
+            "unless": {
+                "b": "",
+                "a": "a lower loss of detection may be rarer fakes; what is it below chance?",
+                "c": "a better generator makes rarer fakes; it says nothing of the model that is kept",
+            },
+        }),
+        ("Equation (6) for each row: w = 0.92 times H(f). Which loss lies well below its own?",
+         "What was the loss of each at the first step? ln 2. So what do those falls tell?"),
     ),
 )  # fmt: skip

@@ -247,8 +247,8 @@ NOTES = (
     "texts beforehand. A level never reached counts as reached at the very end: that ratio is nearer to 1 than the truth.",
     f"Fine-tuned on {_SHARED['labels']:,} labelled texts of each seed's own draw, {_SHARED['tuned_steps']} steps, with a head on "
     "the mean of the last states; tested on all test texts of TREC (HWU64), so intervals are widened (Nadeau & Bengio).",
-    "Rates: the best of three for either objective, by the mean over all budgets on development texts, one seed not reported; the "
-    "other arms take ELECTRA's.",
+    "Rates: the best of three for either objective, by the mean over all budgets on development texts, one seed not reported; "
+    "the other arms take ELECTRA's.",
     "ELECTRA's embeddings are disentangled (DeBERTa-V3), its generator half as wide: chosen on development texts for this size.",
     "Not tested: training for days, for which the claim is made; a two-stage start from a masked LM; deeper models.",
 )
