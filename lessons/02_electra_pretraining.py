@@ -16,7 +16,7 @@
 # has never read.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for masked language models and [its second part](00_foundations_2.ipynb) for
-# intervals. The sections take 195 minutes, half of them exercises.
+# intervals. The sections take 205 minutes, half of them exercises.
 
 # %%
 import numpy as np
@@ -223,6 +223,7 @@ with style.shown(width=6.6, height=3.2) as ax:
 # %%
 from typing import Any, NamedTuple
 
+from bertcraft.bert import Config
 from bertcraft.tensor import stop_gradient, tree
 from bertcraft.techniques.electra_pretraining import DETECT, DETECTION_WEIGHT, SHARING, _check, electra_batch, generator_config
 
@@ -259,7 +260,13 @@ print("drawn with 0.6:", sample(three, np.array([0.6])), " of 10,000 draws:",
 # over different sets, so a shard weighs its two losses differently.
 
 # %%
-from bertcraft.techniques.electra_pretraining import Losses, _share, losses, electra_loss  # inline
+from bertcraft.techniques.electra_pretraining import Losses, _share  # inline
+
+# %%
+from bertcraft.techniques.electra_pretraining import losses  # inline
+
+# %%
+from bertcraft.techniques.electra_pretraining import electra_loss  # inline
 
 # %% [markdown]
 # ### Proof
@@ -268,7 +275,6 @@ from bertcraft.techniques.electra_pretraining import Losses, _share, losses, ele
 # is up to chance.
 
 # %%
-from bertcraft.bert import Config
 from bertcraft.techniques.roberta_optimizations import mask_tokens
 
 ids = np.random.default_rng(1).integers(5, 40, (5, 12))
@@ -470,11 +476,11 @@ from matplotlib.patches import Rectangle
 with style.shown(width=8.6, height=2.9) as ax:
     seen = np.where(real[some], probability[some], np.nan)[:, :13]
     ax.imshow(seen, cmap="Oranges", vmin=0, vmax=0.8, aspect="auto")
-    for y, i in enumerate(some):
-        for x in range(int(real[i].sum())):
-            ax.text(x, y - 0.12, pieces[both.input_ids[i, x]], ha="center", va="center", fontsize=7)
-            ax.text(x, y + 0.27, f"{probability[i, x]:.2f}", ha="center", va="center", fontsize=6, color="0.25")
-            if both.fake[i, x]:
+    for y, n in enumerate(some):
+        for x in range(int(real[n].sum())):
+            ax.text(x, y - 0.12, pieces[both.input_ids[n, x]], ha="center", va="center", fontsize=7)
+            ax.text(x, y + 0.27, f"{probability[n, x]:.2f}", ha="center", va="center", fontsize=6, color="0.25")
+            if both.fake[n, x]:
                 ax.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, fill=False, lw=1.6))
     ax.set(xticks=[], yticks=[], title="probability of a fake; framed: fakes")
     ax.grid(False)

@@ -25,7 +25,6 @@ def _own(runs: list[dict], arm: str) -> list[dict]:
 
 def _show_scores(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """Fine-tuned score, and how far guesser and discriminator have come, against the compute of pretraining; thin: seeds."""
-    level = experiment.arm("mlm").settings["level"]
     with style.figure(path, columns=2, width=9.4, height=3.6) as (scores, learnt):
         for place, name in enumerate(CURVES):
             if not (own := _own(runs, name)):
@@ -42,7 +41,6 @@ def _show_scores(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             scores.axhline(
                 np.mean([each["accuracy"] for each in none]), color="0.5", lw=1, ls=":", label=experiment.arm(UNTRAINED).title
             )
-        scores.axhline(level, color="0.3", lw=1, ls=(0, (1, 3)), label=f"the level, {level:.0f} %")
         learnt.axhline(0, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
         for ax in (scores, learnt):
             ax.set(xscale="log", xlabel="compute of pretraining (TFLOP)")
