@@ -1,4 +1,4 @@
-"""Experiment 02: arms differ in what they claim to differ in, budgets are equal, a replay is the first part of its run."""
+"""Experiment 02: what is declared, equal compute, arms that differ in what they say, branches, chance, replay equals run."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,60 +7,98 @@ import numpy as np
 import pytest
 import torch
 
-from bertcraft.lab import flops
+from bertcraft.lab import flops, replaced_tokens, statistics, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import electra_pretraining as module
 from bertcraft.lab.figures import electra_pretraining as figures
 from bertcraft.lab.runner import replay_arm, run_arm
+from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.tensor import tree, value_and_grad
 
 EXPERIMENT = module.EXPERIMENT
-SMALL = {"hidden": 32, "batch": 16, "texts": 400, "held_out": 200, "sentences": 100, "budget": 0.0016, "evaluations": 2}
+TRAINED = [arm.name for arm in EXPERIMENT.arms if not arm.trivial]
+TINY = {
+    "hidden": 32, "batch": 16, "texts": 400, "held_out": 200, "warmup": 2, "rate": 2e-3, "budgets": [0.001, 0.002], "labels": 100,
+    "tuned_steps": 4,
+}  # fmt: skip
 
 
-def small(name: str, **changes):
+def tiny(name: str, **changes):
     """An arm with all that makes it differ, smaller and for fewer steps."""
     arm = EXPERIMENT.arm(name)
-    return replace(arm, settings=arm.settings | SMALL | {"warmup": 2} | changes)
+    return replace(arm, settings=arm.settings | TINY | changes)
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    return {arm.name: module.tasks_of(small(arm.name), 0) for arm in EXPERIMENT.arms}
+    return {name: replaced_tokens.task_of(tiny(name).settings, 0) for name in TRAINED}
+
+
+# ------------------------------------------------------------------------------------------------------- declaration
+
+
+def test_the_primary_comparison_is_a_ratio_of_computes_with_ten_seeds():
+    primary = EXPERIMENT.primary
+    assert (primary.treatment, primary.baseline, primary.metric, primary.ratio) == ("mlm", "electra", "to_level", True)
+    assert primary.form == statistics.SUPERIOR and EXPERIMENT.metrics["to_level"].overlap == 490 / 1920
+    assert {arm.name for arm in EXPERIMENT.arms if EXPERIMENT.seeds_of(arm) == 10} == {"mlm", "electra", "untrained"}
 
 
 @pytest.mark.parametrize("one, other, differing", [
-    ("half", "electra", {"width", "weight"}), ("warm_masked", "warm", {"detect"}),
-    ("mlm_quarter", "mlm", {"budget", "evaluations", "warmup"}), ("warm_quarter", "warm", {"budget", "evaluations", "warmup"}),
-    ("electra", "mlm", {"width", "weight", "sharing", "detect"}),
+    ("electra", "mlm", {"fakes", "width", "weight", "sharing", "detect"}), ("shared", "electra", {"sharing"}),
+    ("masked", "electra", {"detect"}), ("neighbours", "masked", {"fakes", "width", "weight", "sharing", "detect"}),
 ])  # fmt: skip
 def test_arms_differ_in_what_they_say(one, other, differing):
     a, b = (EXPERIMENT.arm(name).settings for name in (one, other))
-    assert {key for key in a | b if a.get(key) != b.get(key)} == differing
+    assert {key for key in a | b if a.get(key) != b.get(key)} - {"budgets", "level", "doubling"} == differing
+    assert a["budgets"][-1] == b["budgets"][-1] == 8.0
 
 
-def test_the_papers_constants():
-    own = EXPERIMENT.arm("electra").settings
-    assert (own["width"], own["weight"], own["sharing"], own["detect"]) == (0.25, 50, "shared", "all")
-    quarter, whole = (EXPERIMENT.arm(name).settings["budget"] for name in ("warm_quarter", "mlm"))
-    assert quarter == whole / 4
+def test_the_ratio_of_two_curves_is_how_far_they_are_apart_whatever_the_level():
+    compute, scores = [0.5, 1, 2, 4, 8], np.array([57, 58.5, 60, 61.5, 63])
+    assert module.to_level(compute, scores, 60, 1.5) == pytest.approx(2)  # a line of that slope crosses it there
+    assert module.to_level(compute, scores, 63, 1.5) == pytest.approx(8)
+    for level in (55, 60, 70):
+        ratio = module.to_level(compute, scores, level, 1.5) / module.to_level(compute, scores + 3, level, 1.5)
+        assert ratio == pytest.approx(4), "three points higher: two doublings"
+
+
+def test_a_discriminator_at_chance_or_a_generator_on_the_plateau_is_not_testable():
+    def runs(**changed):
+        good = {
+            "mlm": {"to_level": 2.0, "gap": -1.5, "accuracy": 63.0}, "untrained": {"accuracy": 53.0},
+            "electra": {"to_level": 1.0, "gap": -1.0, "told": 6.0, "accuracy": 63.0},
+        }  # fmt: skip
+        return [
+            {
+                "arm": arm,
+                "seed": seed,
+                "figures": {k: v * (1 + 0.01 * (seed % 3)) for k, v in (own | changed.get(arm, {})).items()},
+            }
+            for arm, own in good.items()
+            for seed in range(10)
+        ]
+
+    assert verdicts.primary(EXPERIMENT, runs()).verdict == statistics.REPRODUCED
+    for arm, changed in (("electra", {"told": 0.5}), ("electra", {"gap": -0.2}), ("mlm", {"accuracy": 50.0})):
+        outcome = verdicts.primary(EXPERIMENT, runs(**{arm: changed}))
+        assert outcome.verdict == statistics.NOT_TESTABLE and outcome.failed[0].arm == arm
+
+
+# ------------------------------------------------------------------------------------------------------- the trainings
 
 
 def test_every_arm_spends_the_same_compute(tasks):
-    for name in ("mlm", "electra", "half", "warm", "warm_masked"):
-        spent = sum(task.setting.steps * task.step_flops for task in tasks[name])
-        assert spent == pytest.approx(SMALL["budget"] * 1e12, rel=0.1), name
-        assert all(task.setting.steps % task.setting.evaluations == 0 for task in tasks[name])
-    assert tasks["mlm"][0].step_flops < tasks["electra"][0].step_flops < tasks["half"][0].step_flops
-    first, second = tasks["warm"]
-    assert first.setting.steps * first.step_flops == pytest.approx(second.setting.steps * second.step_flops, rel=0.2)
-    assert first.step_flops == tasks["mlm"][0].step_flops, "its masked language model is that of the baseline"
-    assert all(task.step_flops == other.step_flops for task, other in zip(tasks["warm"], tasks["warm_masked"], strict=True))
+    for name, task in tasks.items():
+        for budget, end in zip(TINY["budgets"], module.ends(tiny(name).settings, task), strict=True):
+            assert end * task.step_flops == pytest.approx(budget * 1e12, rel=0.1), name
+    assert tasks["mlm"].step_flops < tasks["electra"].step_flops == tasks["shared"].step_flops
+    assert tasks["neighbours"].step_flops < tasks["electra"].step_flops, "counts cost nothing"
 
 
 def test_a_step_costs_what_its_products_add_up_to(tasks):
     """One layer counted by hand: generator and discriminator, forward, 2 operations a multiplication."""
-    task = tasks["electra"][0]
+    task = tasks["electra"]
     batch = task.make_batch(0)
     rows, length = batch["input_ids"].shape
     positions = batch["at"].size
@@ -87,97 +125,99 @@ def _call(loss, batch, params):
 
 
 def test_all_arms_read_the_same_masks_and_start_alike(tasks):
-    masked, fakes = tasks["mlm"][0].make_batch(3), tasks["electra"][0].make_batch(3)
-    assert all(np.array_equal(masked[key], fakes[key]) for key in masked)
-    assert not np.array_equal(fakes["draw"], tasks["electra"][0].make_batch(4)["draw"][: len(fakes["draw"])])
-    kept = [dict(tree.items(tasks[name][0].split(tasks[name][0].start)[1]["electra"])) for name in ("mlm", "electra", "half")]
+    masked = tasks["mlm"].make_batch(3)
+    for name in ("electra", "neighbours"):
+        other = tasks[name].make_batch(3)
+        assert all(np.array_equal(masked[key], other[key]) for key in masked)
+        assert not np.array_equal(other["draw"], tasks[name].make_batch(4)["draw"])
+    kept = [dict(tree.items(tasks[name].split(tasks[name].start)[1]["electra"])) for name in ("mlm", "electra", "neighbours")]
     assert all(np.array_equal(kept[0][name], other[name]) for other in kept[1:] for name in kept[0])
 
 
-def test_a_warm_start_is_the_masked_language_model_twice(tasks):
-    first, second = tasks["warm"]
-    trained = tree.map(lambda leaf: leaf + 1, first.start)
-    generator, discriminator = second.split(module.warm(second.start, trained))
-    assert dict(tree.items(generator)).keys() == dict(tree.items(trained)).keys()
-    of_encoder = dict(tree.items(discriminator["electra"]))
-    assert all(np.array_equal(of_encoder[name], leaf) for name, leaf in tree.items(trained["electra"]))
+def test_fakes_from_counts_stand_where_the_text_was_masked_and_were_drawn_there(tasks):
+    task = tasks["neighbours"]
+    batch = task.make_batch(0)
+    replaced = task.replaced({}, batch)
+    counted = batch["labels"] >= 0
+    assert np.array_equal(np.take_along_axis(replaced.input_ids, batch["at"], axis=1)[counted], batch["samples"][counted])
+    assert replaced.fake.sum() > 0.5 * counted.sum() and not replaced.fake[~replaced.masked].any()
+    assert (batch["samples"] >= 5).all(), "words, no special tokens"
 
 
 def test_chance_is_the_loss_of_a_discriminator_that_knows_words_from_special_tokens_only(tasks):
-    task = tasks["half"][0]
-    held_out = module.HeldOut(task.texts.held_out, task.texts)
-    found = module.detection(task, held_out, task.start)
+    task = tasks["electra"]
+    held_out = HeldOut(task.texts.held_out, task.texts)
+    found = replaced_tokens.detection(task, held_out, task.start)
     ids = held_out.batch["input_ids"]
-    assert (held_out.batch["attention_mask"].sum(axis=1) > 2).all()
     f, tokens = found["fakes"] / 100, held_out.batch["attention_mask"].sum()
     assert 0.1 < f < 0.25, "an untrained generator is nearly always wrong on the masked 15 %"
     unmasked_special = (np.isin(ids, (1, 2, 3))).sum()  # [UNK], [CLS], [SEP]
     coin = torch.distributions.Bernoulli(torch.tensor(f, dtype=torch.float64)).entropy().item()
     assert found["chance"] == pytest.approx(coin * (1 - unmasked_special / tokens), rel=0.01)
-    blind = task.start
-    head = blind["discriminator"]["discriminator_predictions"]["dense_prediction"]
+    assert found["told"] == pytest.approx(100 * (1 - found["detection"] / found["chance"]))
+    head = task.start["discriminator"]["discriminator_predictions"]["dense_prediction"]
+    kept = {name: array.copy() for name, array in head.items()}
     share = f * (1 - unmasked_special / tokens)  # one answer for all tokens, special ones too: worse than chance
     head["weight"][:], head["bias"][:] = 0, np.log(share / (1 - share))
-    again = module.detection(task, held_out, blind)["detection"]
-    assert again == pytest.approx(torch.distributions.Bernoulli(torch.tensor(share)).entropy().item(), rel=1e-3)
-    assert again > found["chance"]
+    again = replaced_tokens.detection(task, held_out, task.start)
+    assert again["detection"] == pytest.approx(torch.distributions.Bernoulli(torch.tensor(share)).entropy().item(), rel=1e-3)
+    assert again["told"] < 0
+    head["weight"][:], head["bias"][:] = kept["weight"], kept["bias"]
 
 
-@pytest.mark.parametrize("scores, level, expected", [
-    ([50, 60, 70], 65, 15.0), ([50, 60, 55, 70], 60, 10.0), ([66, 60], 65, 0.0), ([50, 60, 64], 65, None),
-])  # fmt: skip
-def test_compute_to_reach_a_score(scores, level, expected):
-    assert module.reached([0.0, 10.0, 20.0, 30.0][: len(scores)], scores, level) == expected
+# ---------------------------------------------------------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("name", ["electra", "warm"])  # the second is a masked language model first
+@pytest.mark.parametrize("name", ["mlm", "electra", "neighbours"])
 def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning(name, tmp_path):
-    arm = small(name, budget=0.003, evaluations=1 if name == "electra" else 2)
+    arm = tiny(name)
     found = run_arm(EXPERIMENT, arm, 1, Context(folder=tmp_path))["figures"]
-    assert set(EXPERIMENT.metrics) <= set(found)
-    assert len(found["compute"]) == len(found["curves"]["loss"]) and found["compute"][0] == 0
-    assert found["compute"][-1] == pytest.approx(0.003, rel=0.1)
-    assert found["curves"]["bigram_shift"][-1] == found["bigram_shift"]
-    assert all(0 <= found[probe] <= 100 for probe in module.LEVELS)
-    assert found["loss"] < found["curves"]["loss"][0]
-    assert len(found["detected"]) == {"electra": 2, "warm": 1}[name]
-    for probe in module.LEVELS:
-        assert found[f"reached_{probe}"] or found[f"compute_{probe}"] == found["compute"][-1]
+    assert len(found["compute"]) == len(found["scores"]) == len(found["seen"]) == 2
+    assert found["compute"] == pytest.approx(TINY["budgets"], rel=0.1) and found["scores"][-1] == found["accuracy"]
+    assert ("told" in found) == (name != "mlm") and ("gap" in found) == (name != "neighbours")
+    assert ("to_level" in found) == (name != "neighbours") and 0 <= found["intents"] <= 100
     again = replay_arm(EXPERIMENT, arm, 1, Context())
-    assert again == {key: found[key] for key in again} and len(again["first_losses"]) == len(found["first_losses"])
+    assert again == {key: found[key] for key in again} and len(again["first_losses"]) > 2
     assert again["first_losses"] != replay_arm(EXPERIMENT, arm, 2, Context())["first_losses"]
+
+
+def test_a_branch_is_a_training_of_its_own_length_and_a_run_goes_on_where_it_was_stopped(tmp_path):
+    arm = tiny("mlm")
+    whole = module.run(arm, 1, Context(folder=tmp_path / "whole"))
+    alone = module.run(tiny("mlm", budgets=[0.001]), 1, Context(folder=tmp_path / "alone"))
+    assert alone["scores"] == whole["scores"][:1], "later branches change nothing of the first"
+    task = replaced_tokens.task_of(arm.settings, 1)
+    first = next(module.curve(task, 1, Context(folder=tmp_path / "stopped"), arm.settings))
+    assert module.run(arm, 1, Context(folder=tmp_path / "stopped")) == whole and first[0] == whole["steps"][0]
+
+
+def test_a_trial_is_judged_on_development_texts_alone():
+    figures_of_a_trial = module.run(tiny("mlm", judged_on="dev", level=0.0), 1000, Context())
+    assert figures_of_a_trial["dev"] == pytest.approx(np.mean(figures_of_a_trial["scores"]))
+    assert not {"to_level", "intents", "mean"} & set(figures_of_a_trial)
+
+
+def test_what_is_had_for_nothing(tasks):
+    for name in ("untrained", "tfidf", "majority"):
+        arm = tiny(name)
+        found = module.run(arm, 0, Context())
+        assert set(found) == {"accuracy", "intents"} and found == replay_arm(EXPERIMENT, arm, 0, Context())
 
 
 def made_up_runs(seeds: int) -> list[dict]:
     rng = np.random.default_rng(0)
-    runs = []
-    for arm in EXPERIMENT.arms:
-        for seed in range(seeds):
-            curve = lambda start, end: (np.linspace(start, end, 9) + rng.normal(0, 0.3, 9)).tolist()  # noqa: E731
-            curves = {
-                "bigram_shift": curve(56, 66),
-                "replaced_word": curve(50, 60),
-                "intents": curve(25, 38),
-                "loss": curve(6, 5),
-            }
-            figures = {name: values[-1] for name, values in curves.items()} | {
-                "compute": np.linspace(0, arm.settings["budget"], 9).tolist(), "curves": curves,
-                "compute_bigram_shift": 2.0 + rng.random(), "compute_replaced_word": 2.0 + rng.random(),
-                "detected": [] if "weight" not in arm.settings else [{"detection": 0.35, "chance": 0.36, "fakes": 11.0}] * 4,
-            }  # fmt: skip
-            runs.append({"arm": arm.name, "seed": seed, "figures": figures})
-    return runs
+    scores = lambda: (np.linspace(57, 63, 5) + rng.normal()).tolist()  # noqa: E731
+    return [
+        {"arm": arm.name, "seed": seed, "figures": {
+            "accuracy": 60 + rng.normal(), "compute": [0.5, 1, 2, 4, 8], "scores": scores(),
+            "seen": [{"gap": -0.3 * i, "told": float(i)} for i in range(5)],
+        }}
+        for arm in EXPERIMENT.arms for seed in range(seeds)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_plots_are_drawn_for_any_number_of_seeds(seeds, tmp_path):
-    for path in figures.show(tmp_path, made_up_runs(seeds), EXPERIMENT):
-        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_ratios_by_level_are_those_of_straight_lines():
-    line = lambda slope: {"compute": [0.0, 1.0], "curves": {"intents": [50.0, 50.0 + slope]}}  # noqa: E731
-    runs = [{"arm": arm, "seed": seed, "figures": line(slope)} for arm, slope in (("a", 20), ("b", 10)) for seed in (0, 1)]
-    levels, ratios = figures.show_ratio_by_level(runs, "a", "b", "intents")
-    assert max(levels) == 60 and all(ratio.mean == pytest.approx(2) for ratio in ratios)
-    assert figures.show_ratio_by_level(runs, "a", "c", "intents") == ([], [])
+    for experiment in (EXPERIMENT, EXPERIMENT.quick):
+        for path in figures.show(tmp_path, made_up_runs(seeds), experiment):
+            assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -12,9 +12,9 @@ What was tried before, on development texts with seed 1000 (accuracy on HWU64 / 
 where marked, 3e-3): untrained 72.6 / 52.1 (3e-3); masked LM, 4 TFLOP, 73.7 / 62.8, 8 TFLOP, 73.6 / 62.0; ELECTRA at half width
 and 8 TFLOP with one table of embeddings, weight 5, 60.2 / 44.2 (3e-3), with disentangled ones, weight 50, rate 1e-3, 72.2 /
 60.7; fakes by neighbours, 8 TFLOP, 64.4 / 50.0 (3e-3); from a masked LM of 4 TFLOP, 4 TFLOP of ELECTRA, 72.5 / 59.6; a generator
-of a quarter, 71.7 / 59.2. So the arm "electra" has disentangled embeddings. Requests are told by their keywords: HWU64 hardly sees whether a model was pretrained at all, so the
-primary task is TREC, 47 kinds of questions. A head on [CLS] in place of the mean left fakes by neighbours at 27 on HWU64, where
-no pretraining had 56.
+of a quarter, 71.7 / 59.2. So the arm "electra" has disentangled embeddings. Requests are told by their keywords: HWU64 hardly
+sees whether a model was pretrained at all, so the primary task is TREC, 47 kinds of questions. A head on [CLS] in place of the
+mean left fakes by neighbours at 27 on HWU64, where no pretraining had 56.
 
 An earlier form of this experiment compared linear probes of the last layer at a level that decided the verdict (60 %: cannot
 tell, 61 %: contradicted), with only the masked language model's rate tuned, and is withdrawn.
@@ -247,8 +247,8 @@ NOTES = (
     "An encoder of 2 layers, 128 wide, on short requests, minutes of training. The paper's small model trained for four days.",
     "Compute: floating-point operations of all matrix products, generator and softmax included; embeddings are looked up.",
     "Each point of a curve is a training whose rate fell to zero, with its own compute. Compute for one score: both curves are "
-    "taken as lines over the logarithm of the compute, on which twice as much is worth 1.5 points, as it was on development texts "
-    "beforehand. So the ratio does not depend on the level, and its being above or below 1 not on the 1.5 points.",
+    "taken as lines over the logarithm of the compute, on which twice as much is worth 1.5 points, as it was on development "
+    "texts beforehand. So the ratio does not depend on the level, and its being above or below 1 not on the 1.5 points.",
     f"Fine-tuned on {_SHARED['labels']:,} labelled texts of each seed's own draw, {_SHARED['tuned_steps']} steps, with a head on "
     "the mean of the last states; tested on all test texts of TREC (HWU64), so intervals are widened (Nadeau & Bengio).",
     "Rates: the best of four for either objective, by the mean over all budgets on development texts, one seed not reported; "
