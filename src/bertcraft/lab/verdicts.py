@@ -89,8 +89,12 @@ def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
             if not each.passed and each.arm in (comparison.treatment, comparison.baseline)
             and (not each.check.metrics or metric in each.check.metrics)
         )  # fmt: skip
+        declared = min(experiment.seeds_of(experiment.arm(name)) for name in (comparison.treatment, comparison.baseline))
+        unfinished = len(one) < declared
         verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
-        if finding.p is not None and not failed and comparison is not experiment.primary:
+        if unfinished:
+            verdict = f"{UNFINISHED} ({len(one)} of {declared} seeds)"
+        if finding.p is not None and not failed and not unfinished and comparison is not experiment.primary:
             family.append(len(found))
         found.append((Outcome(comparison, finding.interval, finding.p, verdict, failed), finding.says))
     for place, p in zip(family, statistics.holm([found[i][0].p for i in family]), strict=True):
