@@ -81,7 +81,7 @@ def planted() -> Experiment:
         arms=(Arm("many", "micro-batches"), Arm("one", "one batch")),
         metrics={"loss": Metric("loss", "nats")},
         comparisons=(Comparison("many against one", "many", "one", "loss", better=+1),),
-        run=lambda *_: {}, replay=lambda *_: {}, minutes=1, code=(),
+        run=lambda *_: {}, replay=lambda *_: {}, minutes=1, code=(), seeds=3, primary_seeds=3,
     )  # fmt: skip
 
 
@@ -103,6 +103,6 @@ def test_a_result_stands_in_every_place(claim):
     assert "3 seeds, 6 runs, 6 minutes" in page
 
 
-def test_one_seed_has_no_interval(claim):
+def test_one_seed_has_no_interval_and_no_verdict(claim):
     store(claim, [5.3], [5.2])
-    assert "many against one: +0.100 nats in loss; one seed" in rankings.text()
+    assert "many against one: +0.100 nats in loss; being measured" in rankings.text()

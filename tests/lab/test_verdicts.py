@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
         Comparison("a is faster", "a", "b", "ms", better=-1, ratio=True),
         Comparison("d costs twice a", "d", "a", "ms", EXACT, ratio=True, expected=2.0, margin=1e-9),
     ),
-    run=lambda *_: {}, replay=lambda *_: {}, minutes=1,
+    run=lambda *_: {}, replay=lambda *_: {}, minutes=1, seeds=5, primary_seeds=5,
 )  # fmt: skip
 
 
@@ -111,6 +111,13 @@ def test_what_cannot_be_tested_takes_no_share_of_the_level():
     family = tuple(Comparison(f"c{i}", "c", "b", "loss", better=-1) for i in range(20))
     comparisons = (*EXPERIMENT.comparisons[1:2], Comparison("0", "a", "b", "loss", better=-1), *family)
     assert verdict_of("0", close, replace(EXPERIMENT, comparisons=comparisons)) == REPRODUCED
+
+
+def test_nothing_has_a_verdict_before_all_declared_seeds_are_there():
+    stored = [run for run in runs(**LEARNT) if (run["arm"], run["seed"]) != ("b", 3)]
+    assert verdict_of("a against b", stored) == verdict_of("c as good as b", stored) == "being measured"
+    assert verdict_of("d costs twice a", stored) == HOLDS
+    assert words.headline(EXPERIMENT, stored).endswith("being measured")
 
 
 def test_pairs_are_the_seeds_that_both_arms_have():

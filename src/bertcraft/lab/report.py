@@ -14,6 +14,7 @@ from bertcraft.lab.experiment import Arm, Experiment
 _COLOUR = {
     statistics.REPRODUCED: "green", statistics.HOLDS: "green", statistics.CONTRADICTED: "red", statistics.FAILS: "red",
     statistics.CANNOT_TELL: "yellow", statistics.NOT_TESTABLE: "magenta", statistics.ONE_SEED: "default",
+    statistics.UNFINISHED: "default",
 }  # fmt: skip
 
 CORRECTED = (

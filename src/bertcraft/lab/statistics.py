@@ -21,6 +21,7 @@ SUPERIOR, NOT_WORSE, EQUAL, EXACT = FORMS = ("superior", "not worse", "equal", "
 REPRODUCED, CONTRADICTED, CANNOT_TELL = "reproduced", "contradicted", "cannot tell"
 HOLDS, FAILS = "holds", "does not hold"  # of exact claims
 ONE_SEED = "one seed"  # no interval
+UNFINISHED = "being measured"  # seeds that were declared are still to come
 NOT_TESTABLE = "not testable here"  # a check failed: see bertcraft.lab.verdicts
 
 

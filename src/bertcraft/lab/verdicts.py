@@ -71,7 +71,8 @@ def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
     """The outcome of every comparison that has runs, in their order.
 
     The primary comparison stands by itself. The p-values of the others that have one are corrected together (Holm), those that
-    are not testable left out. A comparison is not testable where a check of one of its arms failed.
+    are not testable left out. A comparison is not testable where a check of one of its arms failed. None has a verdict before all
+    its declared seeds are there: who looks after each and stops when it suits finds what is not there.
     """
     held = checked(experiment, runs)
     found, family = [], []
@@ -93,7 +94,7 @@ def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
         unfinished = len(one) < declared
         verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
         if unfinished:
-            verdict = f"{UNFINISHED} ({len(one)} of {declared} seeds)"
+            verdict = statistics.UNFINISHED
         if finding.p is not None and not failed and not unfinished and comparison is not experiment.primary:
             family.append(len(found))
         found.append((Outcome(comparison, finding.interval, finding.p, verdict, failed), finding.says))
