@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bertcraft.tensor.tensor import COMPOSED, SIGNATURES, Signature, apply, concatenate, stack
+from bertcraft.tensor.arguments import SIGNATURES, Signature
+from bertcraft.tensor.tensor import COMPOSED, apply, concatenate, stack
 
 
 def composed(function: Callable) -> Callable:

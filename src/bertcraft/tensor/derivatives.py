@@ -11,12 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bertcraft.tensor.arguments import SIGNATURES, Signature
 from bertcraft.tensor.gradient import narrow, unbroadcast, wide
 from bertcraft.tensor.tensor import (
     CONSTANT,
     DERIVATIVES,
-    SIGNATURES,
-    Signature,
     astype,
     concatenate,
     getitem,

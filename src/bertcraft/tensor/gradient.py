@@ -13,21 +13,9 @@ from typing import Any
 import numpy as np
 
 from bertcraft.tensor import tree
+from bertcraft.tensor.arguments import check_plain, is_float, is_jax, name_of
 from bertcraft.tensor.scattered import Scattered
-from bertcraft.tensor.tensor import (
-    DERIVATIVES,
-    Node,
-    Tensor,
-    check_plain,
-    computation,
-    identity,
-    is_float,
-    is_jax,
-    name_of,
-    nested,
-    on_jax,
-    released,
-)
+from bertcraft.tensor.tensor import DERIVATIVES, Node, Tensor, computation, identity, nested, on_jax, released
 
 
 def unbroadcast(g, shape: tuple[int, ...]):

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from bertcraft.tensor.arguments import is_foreign, is_jax
 from bertcraft.tensor.plain import plain_of
-from bertcraft.tensor.tensor import Node, Tensor, depth, is_foreign, is_jax
+from bertcraft.tensor.tensor import Node, Tensor, depth
 
 _enabled = True
 

@@ -9,9 +9,10 @@ import string
 
 import numpy as np
 
+from bertcraft.tensor.arguments import is_jax
 from bertcraft.tensor.derivatives import general, spread, variadic
 from bertcraft.tensor.gradient import unbroadcast
-from bertcraft.tensor.tensor import Tensor, is_jax
+from bertcraft.tensor.tensor import Tensor
 
 # --------------------------------------------------------------------------------------------------- products
 

@@ -9,11 +9,7 @@ itself be differentiated.
 The value of a Tensor may also be a JAX array: the same code is then traced by ``jax.jit``.
 """
 
-import functools
-import inspect
 import itertools
-import numbers
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +18,16 @@ from typing import Any
 import numpy as np
 
 from bertcraft.tensor import tree
+from bertcraft.tensor.arguments import KNOWN, SIGNATURES, by_position, check_call, is_float, is_foreign, is_jax, name_of
 from bertcraft.tensor.plain import plain_of
 
 DERIVATIVES: dict[Callable, "tuple | Callable"] = {}  # function -> its derivatives, filled by derivatives.py
 CONSTANT: set[Callable] = set()  # functions whose derivative is zero wherever it exists (argmax, comparisons ...)
 COMPOSED: dict[Callable, Callable] = {}  # function -> the same, written with functions of the table
-SIGNATURES: dict[Callable, "Signature"] = {}  # function -> the arguments that its derivative knows
 XLA: dict[Callable, Callable] = {}  # our own operations -> their equivalent on JAX arrays, filled by xla.py
 
 _numbers = itertools.count()  # nodes are numbered in order of creation, which is a topological order
 _thread = threading.local()
-_KNOWN = {np.ndarray, float, int, bool, str, slice, type(None), type(Ellipsis), np.float32, np.float64, np.int64}
 
 
 def depth() -> int:
@@ -55,12 +50,6 @@ def nested() -> Iterator[int]:
         yield level
     finally:
         _thread.depth = level - 1
-
-
-def is_jax(value: Any) -> bool:
-    """Whether a value is a JAX array or tracer (false when JAX was never imported)."""
-    jax = sys.modules.get("jax")
-    return jax is not None and hasattr(jax, "Array") and isinstance(value, jax.Array)
 
 
 class Node:
@@ -212,6 +201,8 @@ class Tensor:
         return apply(np.transpose, self, *(axes if len(axes) == 1 else (axes,) if axes else ()))
 
 
+KNOWN.add(Tensor)
+
 _REDUCTIONS = {np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min}
 _OPERATORS = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide, "pow": np.power,
@@ -296,23 +287,23 @@ def apply(function: Callable, *args, **kwargs) -> Any:
             )
         signature = SIGNATURES.get(function)
         if Tensor in map(type, kwargs.values()) or (signature is not None and not kwargs.keys() <= signature.names):
-            args, kwargs = _by_position(function, args, kwargs)
+            args, kwargs = by_position(function, args, kwargs)
     if function in COMPOSED:
-        _check_call(function, args, kwargs)
+        check_call(function, args, kwargs, function in DERIVATIVES)
         return COMPOSED[function](*args, **kwargs)
     parents = tuple([arg.node if type(arg) is Tensor else None for arg in args])
     values = [arg.value if type(arg) is Tensor else arg for arg in args]
     tracked = any(parents) and function not in CONSTANT
     if tracked:
-        _check_call(function, args, kwargs)
+        check_call(function, args, kwargs, function in DERIVATIVES)
     for name, option in kwargs.items():
         if type(option) is Tensor:
             if option.node is not None and function not in CONSTANT:
-                _check_call(function, args, kwargs)
+                check_call(function, args, kwargs, function in DERIVATIVES)
                 raise TypeError(f"{name_of(function)} has no derivative with respect to {name}: pass its .value as a constant")
             kwargs[name] = option.value
     everything = values + [*kwargs.values()] if kwargs else values
-    foreign = any(type(v) not in _KNOWN and is_foreign(v) for v in everything)
+    foreign = any(type(v) not in KNOWN and is_foreign(v) for v in everything)
     value = (on_jax(function) if foreign else function)(*values, **kwargs)
     if not tracked:
         return tree.map(lambda v: Tensor(v) if is_jax(v) else v, value) if foreign else value
@@ -320,96 +311,6 @@ def apply(function: Callable, *args, **kwargs) -> Any:
         raise TypeError(f"{name_of(function)} gave {value.dtype}, which has no derivative here: convert its operands to floats")
     plain = None if function in UNREAD else plain_of(values, parents)
     return Tensor(value, Node(function, args, kwargs, parents, value, plain))
-
-
-def is_float(dtype) -> bool:
-    return dtype.kind == "f" or str(dtype) == "bfloat16"
-
-
-@functools.cache
-def _names(function: Callable) -> tuple[str, ...]:
-    """NumPy's names of the arguments that it takes by position too ("" where it takes them by position only)."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    ordered = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return tuple("" if p.kind is p.POSITIONAL_ONLY else p.name for p in ordered)
-
-
-def _by_position(function: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """The same call with what it names as NumPy does by position, so that it is differentiated; as it is, if that is no help."""
-    moved, rest = list(args), dict(kwargs)
-    if function is np.clip and len(args) < 2:  # min and max are a_min and a_max by their newer names
-        rest = {{"min": "a_min", "max": "a_max"}.get(name, name): value for name, value in rest.items()}
-        rest = {"a_min": None, "a_max": None} | rest
-    for name in _names(function)[len(args) :]:
-        if name not in rest:
-            break
-        moved.append(rest.pop(name))
-    signature = SIGNATURES.get(function)
-    return (tuple(moved), rest) if signature is None or signature.fits(moved, rest) else (args, kwargs)
-
-
-class Signature:
-    """The arguments that a derivative knows: those of a Python function after ``skip`` others."""
-
-    def __init__(self, definition: Callable, skip: int):
-        parameters = list(inspect.signature(definition).parameters.values())[skip:]
-        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        self.text = str(inspect.Signature(parameters))
-        self.names = {p.name for p in parameters}
-        self.least = sum(p.default is p.empty for p in positional)
-        self.most = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
-
-    def fits(self, args, kwargs) -> bool:
-        given = len(args) + len(kwargs)
-        return len(args) <= self.most and self.least <= given and kwargs.keys() <= self.names
-
-
-def _check_call(function, args, kwargs) -> None:
-    """Raise TypeError unless the function has a derivative and that derivative knows these arguments."""
-    signature = SIGNATURES.get(function)
-    if signature is None and function not in DERIVATIVES:
-        raise TypeError(
-            f"{name_of(function)} has no derivative. Write it with functions that have one, or add its "
-            "derivative to bertcraft/tensor/derivatives.py; bertcraft.stop_gradient(x) treats x as a constant"
-        )
-    if signature is not None and not signature.fits(args, kwargs):
-        options = "".join(f", {name}=" for name in kwargs)
-        raise TypeError(
-            f"{name_of(function)} on a Tensor takes {signature.text}, but got {len(args)} arguments by position{options}"
-        )
-
-
-def is_foreign(value) -> bool:
-    """Whether a value, or one in a list, is JAX's. Raises TypeError for arrays and numbers that are not NumPy's own."""
-    if type(value) in (tuple, list):
-        return any(type(v) not in _KNOWN and is_foreign(v) for v in value)
-    if is_jax(value):
-        return True
-    check_plain(value)
-    if isinstance(value, (Tensor, np.ndarray, np.generic, type, int, float, complex)):
-        return False
-    got = f"{type(value).__module__}.{type(value).__qualname__}"
-    if hasattr(value, "__array__"):
-        raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it to a plain array with np.asarray")
-    if isinstance(value, numbers.Number):
-        raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it with float()")
-    return False
-
-
-def check_plain(array) -> None:
-    """Raise TypeError for an array of a subclass: np.ma and np.matrix compute by rules that no derivative here knows.
-
-    A subclass with the attribute ``computes_as_ndarray`` says that it does not, such as :class:`bertcraft.lab.flops.Counted`.
-    """
-    if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap):
-        if getattr(type(array), "computes_as_ndarray", False):
-            return
-        remedy = ".filled(...), and np.where for the mask" if isinstance(array, np.ma.MaskedArray) else "np.asarray"
-        got = f"{type(array).__module__}.{type(array).__qualname__}"
-        raise TypeError(f"gradients are of plain arrays, got {got}, which computes by rules of its own: use {remedy}")
 
 
 def on_jax(function: Callable) -> Callable:
@@ -423,13 +324,6 @@ def on_jax(function: Callable) -> Callable:
         return getattr(module, function.__name__)
     except AttributeError:
         raise TypeError(f"{name_of(function)} has no equivalent in jax.numpy") from None
-
-
-def name_of(function: Callable) -> str:
-    name = getattr(function, "__name__", str(function))
-    if getattr(np.linalg, name, None) is function:
-        return f"np.linalg.{name}"
-    return f"np.{name}" if getattr(np, name, None) is function else name
 
 
 def _unwrap_index(index):
