@@ -398,7 +398,7 @@ print(f"quotient {first / second:.2f}, of the rows read alone {500e3 * 8000 / (4
 # All read the same masks in the same order. **Predict first**: which discriminator is further below chance (6) at the end?
 
 # %% quick="BUDGET = 0.02"
-BUDGET = 0.8  # million million operations a training; take more, if you have some minutes
+BUDGET = 0.5  # million million operations a training; take more, if you have some minutes
 WEIGHT = 50.0  # of the discriminator's loss: try 5, or 0.5
 
 # %%
