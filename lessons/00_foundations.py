@@ -429,7 +429,14 @@ from dataclasses import dataclass
 
 from bertcraft.bert import Config
 
-from bertcraft.bert.encoder import dense, self_attention, feed_forward, norm  # inline
+from bertcraft.bert.encoder import dense, projected  # inline
+
+# %% [markdown]
+# (`projected` makes queries, keys and values. It asks for a DeBERTa, the subject of technique 03, whose attention looks at
+# distances as well.)
+
+# %%
+from bertcraft.bert.encoder import self_attention, feed_forward, norm  # inline
 
 # %% [markdown]
 # The fourth socket, `wiring`, is the order in which the three are put together:

@@ -66,6 +66,13 @@ def _default_config(family: str):
     return transformers.CONFIG_MAPPING[family]()
 
 
+# What a setting is where transformers' configuration of the family has no such key.
+_MISSING = {
+    "cls_dropout": None, "position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none", "conv_kernel_size": 0,
+    "conv_groups": 1, "conv_act": "tanh",
+}  # fmt: skip
+
+
 def _verify_config(raw: dict, config: Config, stored: dict) -> None:
     family = raw["model_type"]
     default = _default_config(family)
@@ -80,7 +87,7 @@ def _verify_config(raw: dict, config: Config, stored: dict) -> None:
         ]
         given = [left.pop(key) for key in dict.fromkeys(keys) if key in left]
         got = getattr(config, name)
-        expected = given or [getattr(default, keys[0], "absolute")]
+        expected = given or [getattr(default, keys[0], _MISSING.get(keys[0], "absolute"))]
         assert all(got == value and isinstance(got, bool) == isinstance(value, bool) for value in expected), name
     labels, count, ids = left.pop("id2label", None), left.pop("num_labels", None), left.pop("label2id", None)
     if labels is None:

@@ -91,7 +91,7 @@ def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
             and (not each.check.metrics or metric in each.check.metrics)
         )  # fmt: skip
         declared = min(experiment.seeds_of(experiment.arm(name)) for name in (comparison.treatment, comparison.baseline))
-        unfinished = len(one) < declared
+        unfinished = comparison.form != statistics.EXACT and len(one) < declared  # a count needs no seeds
         verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
         if unfinished:
             verdict = statistics.UNFINISHED
