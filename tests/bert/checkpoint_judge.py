@@ -54,7 +54,9 @@ def verify(folder: Path, config: Config, params: dict) -> None:
     for name in left:
         rest = name.removeprefix(f"{family}.")
         buffer = rest in ("embeddings.position_ids", "embeddings.token_type_ids")
-        assert buffer or rest.startswith(_KEPT), f"{name} is in the file and was ignored"
+        # DeBERTa's enhanced mask decoder has positions where its encoder reads none; transformers leaves them, too
+        positions = rest == "embeddings.position_embeddings.weight" and config.position_biased_input is False
+        assert buffer or positions or rest.startswith(_KEPT), f"{name} is in the file and was ignored"
     for name, expected in values.items():
         got = flat[name]
         assert isinstance(got, np.ndarray) and got.dtype == (np.float64 if wide else np.float32), name
@@ -87,6 +89,9 @@ def _verify_config(raw: dict, config: Config, stored: dict) -> None:
         ]
         given = [left.pop(key) for key in dict.fromkeys(keys) if key in left]
         got = getattr(config, name)
+        if name == "pos_att_type":  # a list, or in old files words with | between them
+            parts = [value.split("|") if isinstance(value, str) else value for value in given]
+            given = [None if value is None else tuple(value) for value in parts]
         expected = given or [getattr(default, keys[0], _MISSING.get(keys[0], "absolute"))]
         assert all(got == value and isinstance(got, bool) == isinstance(value, bool) for value in expected), name
     labels, count, ids = left.pop("id2label", None), left.pop("num_labels", None), left.pop("label2id", None)
@@ -156,7 +161,13 @@ def _tied(config: Config) -> dict[str, tuple[str, ...]]:
     if config.head not in ("masked_lm", "pretraining") or not config.tie_word_embeddings:
         return {}
     words = f"{config.family}.embeddings.word_embeddings.weight"
+    if config.legacy is False:  # DeBERTa's second masked-LM head has no decoder of its own
+        return {}
     return {
+        "deberta": {
+            words: ("cls.predictions.decoder.weight",),
+            "cls.predictions.bias": ("cls.predictions.decoder.bias",),
+        },
         "bert": {
             words: ("cls.predictions.decoder.weight",),
             "cls.predictions.bias": ("cls.predictions.decoder.bias",),
