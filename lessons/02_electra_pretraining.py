@@ -503,7 +503,7 @@ with style.shown(width=8.6, height=3.2) as ax:
 #
 # ### The stored experiment
 #
-# The same model, twice as wide, up to ten times the compute, ten seeds. The rate stays at its height; at a sixteenth, an eighth
+# The same model, twice as wide, up to twenty times the compute, ten seeds. The rate stays at its height; at a sixteenth, an eighth
 # ... all of the compute a branch lets it fall to zero and is fine-tuned on 1,920 questions of TREC (47 kinds). So each point is a
 # finished training with its own compute, and the ratio of two computes is how far the two curves are apart.
 #
