@@ -12,13 +12,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_a_technique_is_said_to_work_only_when_its_module_and_its_tests_are_there():
+def test_a_technique_is_said_to_work_exactly_when_its_module_its_tests_and_its_lesson_are_there():
     rows = re.findall(r"^\| (\d\d) \| (?:\[.+?\]\(notebooks/\d\d_(\w+)\.ipynb\)|.+?) \| (yes|not yet) \| .*\|$", README, re.M)
     assert [number for number, _, _ in rows] == [f"{n:02}" for n in range(1, 26)]
     working = {slug for _, slug, state in rows if state == "yes"}
     modules = {path.stem for path in (ROOT / "src/bertcraft/techniques").glob("[a-z]*.py")}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/techniques").glob("test_*.py")}
-    assert working <= modules == tests  # a lesson may come after them
+    lessons = {path.stem.split("_", 1)[1] for path in (ROOT / "lessons").glob("[0-9][0-9]_*.py")}
+    assert modules == tests and working == modules & lessons
+    for slug in modules - lessons:
+        assert f"`bertcraft.techniques.{slug}`" in README, "said to be there, without its lesson"
 
 
 def test_its_table_of_techniques_says_what_the_results_say():
