@@ -11,7 +11,7 @@ import transformers
 import bertcraft as bc
 
 sys.path.insert(0, str(Path(__file__).parent))
-from transformers_models import make
+from transformers_models import equal_masked_lm, make
 
 transformers.logging.set_verbosity_error()
 TEXTS = ["le chat est là", "Чёрный кот  сидит", "the cat, <mask> sat", "", "   ", "\U0001f642 猫が座る", "chat " * 60]
@@ -42,16 +42,7 @@ def folder(request, tmp_path_factory):
 
 
 def test_hidden_states_and_logits_of_texts_equal_transformers(folder):
-    network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = bc.load(folder)
-    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        expected = network(**batch, output_hidden_states=True)
-    out = model(batch["input_ids"].numpy(), batch["attention_mask"].numpy())
-    real = batch["attention_mask"].numpy() == 1
-    np.testing.assert_allclose(out.last_hidden_state[real], expected.hidden_states[-1].numpy()[real], atol=1e-5)
-    np.testing.assert_allclose(out.logits[real], expected.logits.numpy()[real], atol=2e-5)
+    model, tokenizer = equal_masked_lm(folder, TEXTS)
     for text in TEXTS[:-1]:
         assert model.tokenizer.encode(text).ids == tokenizer(text)["input_ids"]
     assert len(model.fill("the cat <mask> sat")[0]) == 5

@@ -8,6 +8,7 @@ import transformers
 from transformers.models.deberta import modeling_deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
+import bertcraft as bc
 from bertcraft.bert.config import Config
 from bertcraft.bert.config_tables import DEFAULTS
 from bertcraft.bert.layout import parameter_shapes
@@ -137,3 +138,18 @@ def inputs(model, seed: int, batch: int = 3, length: int = 11, padded: bool = Tr
     if getattr(model.config, "type_vocab_size", 0) == 2:
         result["token_type_ids"] = rng.integers(0, 2, (batch, length))
     return result
+
+
+def equal_masked_lm(folder, texts: list[str]):
+    """Hold hidden states and logits of texts to those of transformers' masked LM in a folder; our model, and its tokenizer."""
+    network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = bc.load(folder)
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network(**batch, output_hidden_states=True)
+    out = model(batch["input_ids"].numpy(), batch["attention_mask"].numpy())
+    real = batch["attention_mask"].numpy() == 1
+    np.testing.assert_allclose(out.last_hidden_state[real], expected.hidden_states[-1].numpy()[real], atol=1e-5)
+    np.testing.assert_allclose(out.logits[real], expected.logits.numpy()[real], atol=2e-5)
+    return model, tokenizer
