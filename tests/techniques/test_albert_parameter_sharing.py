@@ -158,7 +158,7 @@ def test_a_model_that_shares_is_saved_for_transformers(sharing, tmp_path):
         expected = network(**{name: torch.tensor(array) for name, array in arguments.items()}).logits.numpy()
     got = Model(config, technique.complete(params, config))(**arguments).logits
     real = batch["attention_mask"] == 1
-    np.testing.assert_allclose(got[real], expected[real], atol=1e-5)
+    np.testing.assert_allclose(got[real], expected[real], atol=2e-5, rtol=1e-4)
     if sharing == "all":  # it is the checkpoint of a model of one group as it stands
         alone = Model(replace(config, num_hidden_groups=1), params)(**arguments).logits
         np.testing.assert_array_equal(alone, got)
@@ -334,16 +334,17 @@ def test_half_of_the_pairs_are_exchanged_and_none_is_across_documents():
     assert 0.4 < np.mean(again.labels != pairs.labels) < 0.6, "drawn anew"
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 40))
-def test_the_longer_segment_is_cut_token_by_token_until_both_fit(a, b, room):
-    x, y = a, b
-    while x + y > room:
-        x, y = (x - 1, y) if x > y else (x, y - 1)
-    assert technique.fitting(a, b, room) == (x, y)
+def test_the_longer_segment_is_cut_and_no_length_tells_the_order(a, b, room):
+    kept = technique.fitting(a, b, room)
+    assert kept == technique.fitting(b, a, room)[::-1]
+    if a + b <= room:
+        assert kept == (a, b)
+    else:
+        assert room - 1 <= sum(kept) <= room and min(kept) == min(a, b, room // 2)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(5, 16), st.integers(0, 99))
 def test_pairs_fit_and_an_exchanged_one_has_the_same_words(length, seed):
     documents = documents_of(np.random.default_rng(seed), 5, longest=12) + [[np.array([5]), np.array([6])]]

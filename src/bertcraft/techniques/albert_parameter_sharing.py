@@ -165,9 +165,12 @@ def order_pairs(
 
 
 def fitting(a: int, b: int, room: int) -> tuple[int, int]:
-    """How many tokens two segments keep when the longer is cut, token by token, until both have room."""
-    shorter = min(a, b, room // 2)
-    return (min(a, room - shorter), shorter) if a > b else (shorter, min(b, room - shorter))
+    """How many tokens two segments keep when the longer is cut until both have room, each to half of it if need be.
+
+    The two are treated alike: lengths that told the first from the second would tell their order.
+    """
+    half = room // 2
+    return min(a, max(room - b, half)), min(b, max(room - a, half))
 
 
 def albert_loss(params: dict, batch: dict, rng, config: Config):
