@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,9 @@ def on_xla(goal, dtype, steps=STEPS, **options):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_both_backends_have_one_loss_curve(name, dtype):
-    goal = goal_of(name)
+@pytest.mark.parametrize(("name", "architecture"), [(name, each) for name in OBJECTIVES for each in OBJECTIVES[name][0]])
+def test_both_backends_have_one_loss_curve(name, architecture, dtype):
+    goal = objective(name, SMALL, VOCABULARY, 16, architecture=architecture)
     with jax.enable_x64(dtype is np.float64):
         ours, theirs = on_numpy(goal, dtype), on_xla(goal, dtype)
     assert np.abs(theirs.losses / ours.losses - 1).max() < (1e-9 if dtype is np.float64 else 1e-4)
@@ -243,3 +244,20 @@ def test_sizes_have_the_parameters_that_are_published():
 def test_an_objective_that_is_not_known_is_told():
     with pytest.raises(InputError, match="expected one of masked_lm, electra"):
         objective("gpt", "tiny", VOCABULARY, 16)
+    for name, expected in {"masked_lm": "bert or deberta or albert", "electra": "electra"}.items():
+        with pytest.raises(InputError, match=f"architecture: got 'mpnet', expected {expected} with the objective {name}"):
+            objective(name, "tiny", VOCABULARY, 16, architecture="mpnet")
+
+
+def test_an_architecture_is_the_published_one_in_the_sizes_that_are_asked_for():
+    """A DeBERTa by the settings of microsoft/deberta-base, an ALBERT by those of albert-base-v2, sizes aside."""
+    for size in ("tiny", SMALL):
+        goal = partial(objective, "masked_lm", size, VOCABULARY, 16)
+        (bert, deberta, albert) = (goal(architecture=name).models({})["model"][0] for name in ("bert", "deberta", "albert"))
+        assert goal().models({})["model"][0] == bert
+        assert (bert.family, deberta.family, albert.family) == ("bert", "deberta", "albert")
+        assert {config.hidden_size for config in (bert, deberta, albert)} == {bert.hidden_size}
+        assert deberta.relative_attention and deberta.pos_att_type == ("c2p", "p2c")
+        assert not deberta.position_biased_input and deberta.type_vocab_size == 0
+        assert deberta.relative_reach == (512 if size == "tiny" else 32)
+        assert (albert.embedding_size, albert.num_hidden_groups) == (128, 1)

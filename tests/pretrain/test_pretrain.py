@@ -91,6 +91,34 @@ def test_the_model_opens_in_transformers_and_the_run_is_told(place, tmp_path, ob
         transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "generator")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "backend", "name"),
+    [("deberta", "numpy", "Deberta"), ("deberta", "jax", "Deberta"), ("albert", "numpy", "Albert"), ("albert", "jax", "Albert")],
+)
+def test_another_architecture_goes_on_where_it_was_stopped_and_opens_as_what_it_is(place, tmp_path, architecture, backend, name):
+    import torch
+    import transformers
+
+    import bertcraft as bc
+
+    options = ["masked_lm", 12, "--architecture", architecture, "--backend", backend]
+    process = start(place, tmp_path / "out", *options, "--save-every", 0)
+    wait_for(lambda: taken(tmp_path / "out") >= 3)
+    process.kill()
+    finish(process)
+    status, output, errors = finish(start(place, tmp_path / "out", *options))
+    assert status == 0, errors
+    assert [line["step"] for line in steps_of(tmp_path / "out")] == list(range(1, 13))
+    folder = output.strip()
+    model, found = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert type(model).__name__ == f"{name}ForMaskedLM"
+    assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"]
+    ids = np.random.default_rng(0).integers(5, model.config.vocab_size, (2, 16))
+    with torch.no_grad():
+        theirs = model.eval()(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(bc.load(folder)(ids).logits, theirs, atol=1e-4)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_a_run_that_was_killed_ends_with_the_same_bits(place, tmp_path, backend):
     options = ["masked_lm", 300, "--backend", backend, "--save-every", 0]
@@ -196,6 +224,7 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
         (["--backend", "jax", "--processes", 2, "--coordinator", "here"], "expected HOST:PORT of rank 0"),
         (["--backend", "torch"], "expected one of numpy, jax"),
         (["--size", "huge"], "size: got 'huge', expected one of tiny"),
+        (["--architecture", "mpnet"], "architecture: got 'mpnet', expected bert or deberta or albert"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_a_line(place, tmp_path, more, said):

@@ -309,6 +309,7 @@ def test_a_tokenizer_that_does_not_frame_a_text_is_refused():
         (["--train", "top:4"], "train: got 'top:4', but the model has 3 layers"),
         (["--train", "layers"], "train: got 'layers', expected all, head, or top:N"),
         (["--size", "tiny"], "--size and --from contradict each other"),
+        (["--architecture", "bert"], "--architecture and --from contradict each other: the checkpoint brings"),
         (["--vocabulary", 400], "--vocabulary and --from contradict each other"),
         (["--length", 41], "length: got 41 tokens in a row, this model takes at most 40; give a smaller --length"),
         (["--from", "nowhere/at/all"], "no such folder"),

@@ -34,6 +34,9 @@ def pretrain(
         str | None,
         typer.Option(metavar="SIZE", help="tiny, mini, small, base, large, or a config.json (its sizes).", show_default="small"),
     ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For masked_lm: bert, deberta or albert.", show_default="bert")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a step, of all processes together.")] = 128,
     length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
     rate: Annotated[float, typer.Option(metavar="X", help="Highest learning rate.")] = 5e-4,
@@ -71,6 +74,10 @@ def pretrain(
     learns the language of your texts. Where it has no masked-LM head it gets
     one. --train head or top:2 leaves the rest of it as it is, and is faster.
 
+    --architecture deberta looks at distances in place of positions, albert has
+    one layer that is applied again and again. Of the size they are as wide and
+    deep as a BERT; transformers opens them as what they are.
+
     On several machines give the same command to each, with --coordinator,
     --processes and its own --rank.
 
@@ -78,6 +85,8 @@ def pretrain(
 
       bertcraft pretrain masked_lm --corpus utterances --steps 2000 --out run
       bertcraft pretrain masked_lm --from minilm --corpus faq --steps 900 --out m
+      bertcraft pretrain masked_lm --architecture deberta --corpus texts/ \
+        --steps 90000 --out run
       bertcraft pretrain electra --corpus texts/ --steps 90000 --out run
     """
     from bertcraft.pretrain import cluster
@@ -88,10 +97,11 @@ def pretrain(
         raise InputError("several processes train together with --backend jax only")
     if (processes > 1) != (coordinator is not None):
         raise InputError("give --coordinator HOST:PORT and --processes together, or neither")
-    if start is not None and (size or vocabulary):
-        given = "--size" if size else "--vocabulary"
+    options = {"--size": size, "--architecture": architecture, "--vocabulary": vocabulary}
+    if start is not None and (given := [name for name, value in options.items() if value]):
         raise InputError(
-            f"{given} and --from contradict each other: the checkpoint brings its sizes and its tokenizer; leave one out"
+            f"{given[0]} and --from contradict each other: the checkpoint brings its architecture, its sizes and its tokenizer; "
+            "leave one out"
         )
     own = {} if start is None else {"start": start, "train": train or "all"}
     if start is None and train is not None:
@@ -99,7 +109,7 @@ def pretrain(
     plan = Plan(
         objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup,
         dropout=dropout if start or dropout is not None else 0.1, vocab_size=vocabulary or 8192, seed=seed, backend=backend,
-        precision=precision, accumulate=accumulate, sharded=sharded, **own,
+        precision=precision, accumulate=accumulate, sharded=sharded, architecture=architecture, **own,
     )  # fmt: skip
     plan.check()
     if start:

@@ -10,7 +10,7 @@ import numpy as np
 from bertcraft.bert.config import Config
 from bertcraft.bert.initialise import initial_params
 from bertcraft.errors import InputError
-from bertcraft.pretrain.sizes import SIZES, config_of
+from bertcraft.pretrain.sizes import OWN, SIZES, config_of
 from bertcraft.techniques import electra_pretraining as electra
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import functions as F
@@ -46,24 +46,34 @@ class Objective:
 
 
 def objective(
-    name: str, size: str | dict, vocabulary: dict, length: int, *, mask_rate: float = 0.15, dropout: float = 0.1
-) -> Objective:
+    name: str, size: str | dict, vocabulary: dict, length: int, *, architecture: str | None = None, mask_rate: float = 0.15,
+    dropout: float = 0.1,
+) -> Objective:  # fmt: skip
     """An objective by name: one of :data:`OBJECTIVES`.
 
-    ``size`` is a name of :data:`~bertcraft.pretrain.sizes.SIZES` or the fields of a ``Config``; ``vocabulary`` the keyword
-    arguments mask_id and vocab_size. Raises InputError for names that are not known.
+    ``architecture``: the family of the model, of those that the objective trains; None for the first of them. ``size`` is a
+    name of :data:`~bertcraft.pretrain.sizes.SIZES` or the fields of a ``Config``; ``vocabulary`` the keyword arguments mask_id
+    and vocab_size. Raises InputError for names that are not known.
     """
-    if name not in OBJECTIVES:
-        raise InputError(f"objective: got {name!r}, expected one of {', '.join(OBJECTIVES)}")
-    family, head, make = OBJECTIVES[name]
+    family, head, make = family_of(name, architecture), *OBJECTIVES[name][1:]
     if isinstance(size, str):
         config = config_of(family, head, size, vocabulary["vocab_size"], length, dropout)
         width = SIZES[size].generator
     else:
-        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        config = Config(**{**rates, **size, "family": family, "head": head, "vocab_size": vocabulary["vocab_size"]})
+        own = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, **OWN.get(family, {})}
+        config = Config(**{**own, **size, "family": family, "head": head, "vocab_size": vocabulary["vocab_size"]})
         width = 0.25
     return make(name, config, width, {**vocabulary, "first_word_id": FIRST_WORD}, mask_rate)
+
+
+def family_of(name: str, architecture: str | None) -> str:
+    """The family of the model that an objective trains. Raises InputError for an unknown objective, or a family not of its."""
+    if name not in OBJECTIVES:
+        raise InputError(f"objective: got {name!r}, expected one of {', '.join(OBJECTIVES)}")
+    families = OBJECTIVES[name][0]
+    if architecture not in (None, *families):
+        raise InputError(f"architecture: got {architecture!r}, expected {' or '.join(families)} with the objective {name}")
+    return architecture or families[0]
 
 
 def continued(
@@ -134,6 +144,6 @@ def _electra(name: str, config: Config, width: float, vocabulary: dict, rate: fl
 
 
 OBJECTIVES = {
-    "masked_lm": ("bert", "masked_lm", _masked_lm),
-    "electra": ("electra", "replaced_token_detection", _electra),
+    "masked_lm": (("bert", "deberta", "albert"), "masked_lm", _masked_lm),
+    "electra": (("electra",), "replaced_token_detection", _electra),
 }

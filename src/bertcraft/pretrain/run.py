@@ -16,7 +16,7 @@ from bertcraft.errors import BertcraftError, InputError
 from bertcraft.pretrain import cluster, texts
 from bertcraft.pretrain.held_out import HeldOut, Words, log_frequency
 from bertcraft.pretrain.log import Log
-from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, merged, objective, with_blank_rows
+from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, family_of, merged, objective, with_blank_rows
 from bertcraft.pretrain.start import Start, check_train, open_start, trained_names, with_masked_lm_head
 from bertcraft.tensor import tree
 from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
@@ -52,6 +52,7 @@ class Plan:
     sharded: bool = False
     start: str | None = None  # the folder of a checkpoint to go on from, with its tokenizer
     train: str = "all"  # of the checkpoint: all, head or top:N
+    architecture: str | None = None  # the family of a model that starts from random numbers; None: the objective's first
 
     def check(self) -> None:
         """Raise InputError for numbers that no run can have."""
@@ -64,12 +65,15 @@ class Plan:
             raise InputError("bfloat16 and cut parameters are XLA's: give --backend jax")
         if self.batch % self.accumulate:
             raise InputError(f"a batch of {self.batch} rows has no {self.accumulate} equal parts")
+        family_of(self.objective, self.architecture)
         check_train(self.train)
         if self.start is None:
             if self.train != "all":
                 raise InputError(f"train: got {self.train!r} for a model that starts from random numbers: give --from as well")
         elif self.objective != "masked_lm":
             raise InputError(f"objective: got {self.objective!r}, expected masked_lm, which alone goes on from a checkpoint")
+        elif self.architecture:
+            raise InputError(f"architecture: got {self.architecture!r} and a checkpoint to go on from, which has its own")
 
 
 class Pretrained(NamedTuple):
@@ -179,7 +183,10 @@ def _shown(found: dict) -> str:
 def _goal(plan: Plan, start: Start | None, tokenizer, frequency: np.ndarray) -> Objective:
     if start is None:
         vocabulary = {"mask_id": tokenizer.token_to_id("[MASK]"), "vocab_size": tokenizer.get_vocab_size()}
-        return objective(plan.objective, plan.size, vocabulary, plan.length, mask_rate=plan.mask_rate, dropout=plan.dropout)
+        return objective(
+            plan.objective, plan.size, vocabulary, plan.length, architecture=plan.architecture, mask_rate=plan.mask_rate,
+            dropout=plan.dropout,
+        )  # fmt: skip
     config, params = with_masked_lm_head(start.model.config, start.model.params, frequency)
     trained = trained_names(config, params, plan.train)
     return continued(config, params, trained, start.vocabulary, mask_rate=plan.mask_rate, dropout=plan.dropout)

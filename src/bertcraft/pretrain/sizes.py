@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from bertcraft.bert.config import Config
 from bertcraft.errors import InputError
@@ -29,9 +30,20 @@ SIZES = {
     "large": Size(24, 1024, 16, 4096, 1024, 0.25),
 }
 
+# What a family has besides sizes, where transformers' defaults are not the published models': distances in place of places
+# (He et al. 2021; as in microsoft/deberta-base).
+OWN: dict[str, dict[str, Any]] = {
+    "deberta": {
+        "relative_attention": True, "pos_att_type": ("c2p", "p2c"), "position_biased_input": False, "type_vocab_size": 0,
+    }
+}  # fmt: skip
+
 
 def config_of(family: str, head: str, size: str, vocab_size: int, length: int, dropout: float = 0.1) -> Config:
-    """The configuration of a named size. Raises InputError for a name that is not in :data:`SIZES`."""
+    """The configuration of a named size; an ALBERT's words are 128 wide whatever the size (Lan et al. 2020, table 1).
+
+    Raises InputError for a name that is not in :data:`SIZES`.
+    """
     if size not in SIZES:
         raise InputError(f"size: got {size!r}, expected one of {', '.join(SIZES)}")
     s = SIZES[size]
@@ -40,5 +52,5 @@ def config_of(family: str, head: str, size: str, vocab_size: int, length: int, d
         family=family, head=head, vocab_size=vocab_size, hidden_size=s.hidden, num_hidden_layers=s.layers,
         num_attention_heads=s.heads, intermediate_size=s.intermediate,
         max_position_embeddings=max(512, 2 ** math.ceil(math.log2(length))), hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout, **narrow,
+        attention_probs_dropout_prob=dropout, **narrow, **OWN.get(family, {}),
     )  # fmt: skip
