@@ -85,8 +85,6 @@ def pretrain(
 
       bertcraft pretrain masked_lm --corpus utterances --steps 2000 --out run
       bertcraft pretrain masked_lm --from minilm --corpus faq --steps 900 --out m
-      bertcraft pretrain masked_lm --architecture deberta --corpus texts/ \
-        --steps 90000 --out run
       bertcraft pretrain electra --corpus texts/ --steps 90000 --out run
     """
     from bertcraft.pretrain import cluster
