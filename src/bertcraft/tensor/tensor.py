@@ -52,6 +52,34 @@ def nested() -> Iterator[int]:
         _thread.depth = level - 1
 
 
+@contextmanager
+def replaced(functions: dict[Callable, Callable]) -> Iterator[None]:
+    """Let other functions stand in for some within a ``with`` block, on this thread.
+
+    For NumPy's wherever a Tensor takes part, for :func:`~bertcraft.tensor.kernels.fusable` ones always. A stand-in itself calls
+    the originals, and so do derivatives.
+    """
+    before = getattr(_thread, "stand_ins", None)
+    _thread.stand_ins = functions
+    try:
+        yield
+    finally:
+        _thread.stand_ins = before
+
+
+def stand_in(function: Callable) -> Callable | None:
+    """What stands in for a function (see :func:`replaced`), or None."""
+    functions = getattr(_thread, "stand_ins", None)
+    if not functions or function not in functions:
+        return None
+
+    def instead(*args, **kwargs):
+        with replaced({}):
+            return functions[function](*args, **kwargs)
+
+    return instead
+
+
 class Node:
     """One remembered computation: ``value = function(*args, **kwargs)``.
 
@@ -278,6 +306,8 @@ def apply(function: Callable, *args, **kwargs) -> Any:
     ``out=``, for a Tensor as an option, for arrays with rules of their own (np.ma, np.matrix, torch), and for results
     that are no floats.
     """
+    if instead := stand_in(function):
+        return instead(*args, **kwargs)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in ("out", "dtype")}
         if "out" in kwargs:

@@ -37,10 +37,13 @@ class Progress(NamedTuple):
     gradient_norm: float  # before clipping
     tokens_per_second: float | None  # smoothed, without padding; None when batches have no "input_ids"
     seconds_left: float
+    loss_scale: float | None = None  # of the next step; None where the loss is not scaled
+    skipped: bool = False  # whether the step changed nothing, since a scaled gradient overflowed
 
 
 class FitResult(NamedTuple):
-    """A finished run. ``losses`` and ``gradient_norms`` are float64 (steps,), from the first step on."""
+    """A finished run. ``losses`` and ``gradient_norms`` are float64 (steps,), from the first step on; of a step that loss scaling
+    skipped, they are not finite."""
 
     params: Any
     step: int
@@ -68,9 +71,10 @@ class Engine:
     """Where the steps are computed: this one takes trees of NumPy arrays as they are, in one process.
 
     - ``advance(params, rule_state, batch, step) -> (params, rule_state, loss, gradient_norm)``; where loss or norm is not
-      finite, parameters and state come back as they were.
+      finite, parameters and state come back as they were (with loss scaling, the state says so).
     - ``place(tree)`` puts NumPy arrays where ``advance`` wants them, ``host(tree)`` makes NumPy arrays of its.
     - ``agree(wish)``: 0 to go on, 1 to save, 2 to stop; several processes take the highest wish of any.
+    - ``loss_scale(rule_state)``: that of the rule, None where the loss is not scaled.
     - ``share(tree)``: the tree of the first process, in all of them. ``rank``: which process this is; 0 keeps the state.
     """
 
@@ -80,6 +84,7 @@ class Engine:
     agree: Callable[[int], int] = lambda wish: wish
     share: Callable = lambda tree: tree
     rank: int = 0
+    loss_scale: Callable | None = None
 
 
 @dataclass
@@ -154,7 +159,8 @@ def fit(
 
     - ``step_function(params, batch, step) -> (loss, gradients)``: a scalar and a tree like ``params``. It
       must not keep or change ``params``: the loop overwrites them in place. Those passed to ``fit`` are
-      copied.
+      copied. For a rule with a loss scale it takes that as a fourth argument: the gradients are those of the loss times it,
+      the loss is not scaled.
     - ``make_batch(step) -> batch``, for steps from 0. Like the step function it depends on nothing but its
       arguments.
     - ``seed`` is part of what identifies the run; give it to :func:`generator` for whatever the functions
@@ -167,8 +173,9 @@ def fit(
     - ``report`` is called after each step. ``pool``, a ThreadPoolExecutor, shares the update out; results are
       the same.
 
-    Raises TrainingError when a loss or gradient is not finite (before anything is updated), when the state
-    cannot be saved or belongs to another run; :class:`Interrupted` on Ctrl-C, once the step at hand is done
+    Raises TrainingError when a loss or gradient is not finite (before anything is updated; with loss scaling such a step is
+    skipped, until the scale is below 1 and no gradient can be too large for its sake), when the state cannot be saved or
+    belongs to another run; :class:`Interrupted` on Ctrl-C, once the step at hand is done
     and saved. A second Ctrl-C is an ordinary KeyboardInterrupt.
     """
     engine = numpy_engine(step_function, rule, pool)
@@ -183,14 +190,15 @@ def numpy_engine(step_function: Callable, rule: Rule, pool: Executor | None = No
     """Gradients of a ``step_function`` as :func:`fit` takes it, an update in place."""
 
     def advance(params, rule_state, batch, step):
-        loss, gradients = step_function(params, batch, step)
+        scale = float(rule.loss_scale(rule_state)) if rule.loss_scale else 1.0
+        loss, gradients = step_function(params, batch, step, *([scale] if rule.loss_scale else []))
         gradients = tree.map(np.asarray, gradients)  # those of a jitted step are JAX arrays
-        loss, norm = float(loss), global_norm(gradients, pool)
-        if math.isfinite(loss) and math.isfinite(norm):
+        loss, norm = float(loss), global_norm(gradients, pool) / scale
+        if rule.loss_scale or (math.isfinite(loss) and math.isfinite(norm)):
             rule_state = apply(rule, gradients, rule_state, params, pool)
         return params, rule_state, loss, norm
 
-    return Engine(advance)
+    return Engine(advance, loss_scale=rule.loss_scale)
 
 
 def fit_on(
@@ -233,7 +241,9 @@ def fit_on(
         while run.step < steps and wish != _STOP:
             batch = make_batch(run.step)
             run.params, run.rule_state, loss, norm = engine.advance(run.params, run.rule_state, batch, run.step)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            scale = float(engine.loss_scale(run.rule_state)) if engine.loss_scale else None
+            sound = math.isfinite(loss) and math.isfinite(norm)
+            if not sound and not (scale and scale >= 1):
                 raise TrainingError(_not_finite(run, loss, norm, folder, signature, engine))
             run.step += 1
             run.losses.append(loss)
@@ -248,7 +258,8 @@ def fit_on(
             last = now
             if report:
                 rate = tokens_a_step and tokens_a_step / max(seconds_a_step, 1e-9)
-                report(Progress(run.step, steps, loss, norm, rate, (steps - run.step) * seconds_a_step))
+                left = (steps - run.step) * seconds_a_step
+                report(Progress(run.step, steps, loss, norm, rate, left, scale, not sound))
             due = folder is not None and now - saved >= save_every_seconds
             wish = engine.agree(_STOP if interrupted() else _SAVE if due else _GO)
             if wish == _SAVE:

@@ -24,7 +24,7 @@ Decay = Callable[[str, Any], bool]
 
 
 class Rule(NamedTuple):
-    """How parameters change. The last two fields are the fast path for NumPy arrays; a rule may do without.
+    """How parameters change. ``scale`` and ``inplace`` are the fast path for NumPy arrays; a rule may do without.
 
     - ``init(params) -> state``
     - ``update(gradients, state, params) -> (updates, state)``
@@ -32,18 +32,23 @@ class Rule(NamedTuple):
       by one number says by which, given that of the rules before it, and touches nothing.
     - ``inplace(gradients, factor, state, params, pool) -> state``: update for ``factor * gradients`` and add
       the updates to the parameters, reusing the memory of state and parameters. Gradients are only read.
+    - ``loss_scale(state) -> number``: a rule that has it takes gradients of the loss times that number, and where one is not
+      finite it skips the step (technique 07).
     """
 
     init: Callable
     update: Callable
     scale: Callable | None = None
     inplace: Callable | None = None
+    loss_scale: Callable | None = None
 
 
 def chain(*rules: Rule) -> Rule:
     """Apply rules in order, each to the updates of the one before. The state is a tuple, one entry a rule."""
     if not rules:
         raise InputError("chain needs at least one rule")
+    if any(rule.loss_scale for rule in rules):
+        raise InputError("a rule that scales the loss goes around a chain, not into it: the others take true gradients")
 
     def init(params):
         return tuple(rule.init(params) for rule in rules)
