@@ -25,7 +25,8 @@ every_call = pytest.mark.parametrize(
 
 def test_every_function_with_a_derivative_has_a_case():
     known = ELEMENTWISE.keys() | OTHERS.keys()
-    assert {name(f) for f in DERIVATIVES.keys() | COMPOSED.keys()} == {name(f) for f in known}
+    here = [f for f in DERIVATIVES.keys() | COMPOSED.keys() if "techniques" not in getattr(f, "__module__", "")]
+    assert {name(f) for f in here} == {name(f) for f in known}, "those of a technique have theirs in its tests"
 
 
 @elementwise

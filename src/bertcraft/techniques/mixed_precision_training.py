@@ -55,17 +55,16 @@ FORMATS = {
 HALF = ("float16", "bfloat16")  # what models are trained in here
 
 
-def exponent_of(x):
-    """The largest power of two not above |x|, in the dtype of x; 0 below its normal numbers, infinity for infinity and nan."""
-    return apply(_exponent_of, x)
+def _power(x):
+    """The largest power of two not above |x|; 0 below the normal numbers of its dtype, infinity for infinity and nan.
 
-
-def _exponent_of(x):  # without the bits of sign and digits; those of the exponent are the bits of infinity
+    That is x without the bits of its sign and digits: those of the exponent are the bits of infinity.
+    """
     whole = np.dtype(f"u{x.itemsize}")
     return (x.view(whole) & np.array(np.inf, x.dtype).view(whole)).view(x.dtype)
 
 
-def _exponent_of_jax(x):
+def _power_on_jax(x):
     import jax
     import jax.numpy as jnp
 
@@ -77,9 +76,9 @@ def _exponent_of_jax(x):
 def _neighbour(x, form: str, noise=None):
     """The neighbour of x in a format that had no largest number: counted in units of the last digit it is a whole number."""
     f = FORMATS[form]
-    unit = np.clip(exponent_of(x), 2.0**f.lowest, 2.0**f.highest)  # numbers below the normal ones have the units of the lowest
+    unit = np.clip(apply(_power, x), 2.0**f.lowest, 2.0**f.highest)  # numbers below the normal ones have the units of the lowest
     count = x / unit * 2.0**f.digits  # exact, as the products below are: by powers of two
-    count = np.rint(count) if noise is None else np.floor(count + noise)
+    count = np.rint(count) if noise is None else np.floor(count) + (noise < count - np.floor(count))
     return count * 2.0**-f.digits * unit
 
 
@@ -114,11 +113,14 @@ def _rounded(x, form, noise=None):
     return out
 
 
-_cast = partial(_rounded)  # the same with another derivative
+def _cast(x, form):
+    return _rounded(x, form)
+
+
 _BLOCK = 1 << 15  # numbers at a time: they stay in a core's cache
 elementwise(_rounded, lambda g, z, x, form, noise=None: g)
 elementwise(_cast, lambda g, z, x, form: cast(g, form))
-XLA[_exponent_of] = _exponent_of_jax
+XLA[_power] = _power_on_jax
 XLA[_rounded] = XLA[_cast] = lambda x, form, noise=None: unwrap(_beyond(_neighbour(Tensor(x), form, noise), form))
 
 
@@ -223,7 +225,7 @@ def loss_scaling(rule: Rule, scale: float = 2.0**16, growth: float = 2.0, backof
 
 
 def static_loss_scaling(rule: Rule, scale: float) -> Rule:
-    """A scale that stays: the paper's (section 3.2, between 8 and 32,768). Steps with an overflow are skipped."""
+    """A scale that stays, as the paper's (section 3.2); steps with an overflow are skipped."""
     return loss_scaling(rule, scale, growth=1.0, backoff=1.0)
 
 

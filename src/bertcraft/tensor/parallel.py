@@ -60,14 +60,14 @@ def sharded_value_and_grad(
     threads: int | None = None,
     seed: int | None = None,
 ) -> Callable[[Any, Any, int], tuple[float, Any]]:
-    """A function ``(params, batch, step, scale=1.0) -> (value, gradients)`` of a whole batch, computed in shards.
+    """A function ``(params, batch, step, scale=None) -> (value, gradients)`` of a whole batch, computed in shards.
 
     loss: ``loss(params, batch, rng) -> scalar``. batch: a tree of arrays with one first axis, which is cut every
     ``shard_size`` rows. weight: what a shard counts for, for instance its number of predicted tokens where the loss is
     their mean, so that the weighted sum is the mean over the whole batch; without it the losses of the shards are summed.
     prepare: applied to each shard before its loss, for instance to cut padding. threads: by default one a CPU.
     seed: of the generators given to the loss; None gives it ``rng=None`` (no dropout). scale: the gradients are those of the
-    loss times it, as loss scaling needs them; the value is not.
+    loss times it, as loss scaling needs them, and overflow without a warning; the value is not scaled.
 
     Raises ValueError for an empty batch or rows that differ between its arrays.
     """
@@ -75,15 +75,16 @@ def sharded_value_and_grad(
         raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     threads = threads or cpu_count()
 
-    def shard_value_and_grad(params, shard, share, rng):
+    def shard_value_and_grad(params, shard, share, rng, quiet):
         def part(params, shard, rng):
             value = loss(params, shard, rng)
             check_loss(value)  # before a share makes a float of a count
             return value * share
 
-        return value_and_grad(part)(params, prepare(shard) if prepare else shard, rng)
+        with np.errstate(**({"over": "ignore", "invalid": "ignore"} if quiet else {})):  # of this thread
+            return value_and_grad(part)(params, prepare(shard) if prepare else shard, rng)
 
-    def whole(params, batch, step: int = 0, scale: float = 1.0):
+    def whole(params, batch, step: int = 0, scale: float | None = None):
         rows = {len(leaf) for leaf in tree.leaves(batch)}
         if len(rows) != 1 or not (count := rows.pop()):
             raise ValueError(f"a batch needs at least one row, the same number in each array; got {sorted(rows) or 0}")
@@ -93,7 +94,7 @@ def sharded_value_and_grad(
         for i, shard in enumerate(shards):
             share = float(weight(shard)) / max(float(total_weight), 1e-30) if weight else 1.0
             rng = None if seed is None else shard_rng(seed, step, i)
-            jobs.append((params, shard, share * scale, rng))
+            jobs.append((params, shard, share * (scale or 1.0), rng, scale is not None))
         with one_blas_thread():
             if threads == 1 or len(jobs) == 1:
                 results = (shard_value_and_grad(*job) for job in jobs)
@@ -107,7 +108,7 @@ def sharded_value_and_grad(
                 _add(gradients, [part], 1)
             rest = list(results)  # no more work to overlap with: the last sums are shared out
             _add(gradients, [part for _, part in rest], threads)
-        return _sum([*values, *(float(value) for value, _ in rest)]) / scale, gradients
+        return _sum([*values, *(float(value) for value, _ in rest)]) / (scale or 1.0), gradients
 
     return whole
 

@@ -190,10 +190,10 @@ def numpy_engine(step_function: Callable, rule: Rule, pool: Executor | None = No
     """Gradients of a ``step_function`` as :func:`fit` takes it, an update in place."""
 
     def advance(params, rule_state, batch, step):
-        scale = float(rule.loss_scale(rule_state)) if rule.loss_scale else 1.0
-        loss, gradients = step_function(params, batch, step, *([scale] if rule.loss_scale else []))
+        scale = float(rule.loss_scale(rule_state)) if rule.loss_scale else None
+        loss, gradients = step_function(params, batch, step, *(() if scale is None else (scale,)))
         gradients = tree.map(np.asarray, gradients)  # those of a jitted step are JAX arrays
-        loss, norm = float(loss), global_norm(gradients, pool) / scale
+        loss, norm = float(loss), global_norm(gradients, pool) / (scale or 1.0)
         if rule.loss_scale or (math.isfinite(loss) and math.isfinite(norm)):
             rule_state = apply(rule, gradients, rule_state, params, pool)
         return params, rule_state, loss, norm
