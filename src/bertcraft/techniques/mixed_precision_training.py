@@ -65,12 +65,10 @@ def _power(x):
 
 
 def _power_on_jax(x):
-    import jax
-    import jax.numpy as jnp
+    from jax.lax import bitcast_convert_type
 
-    bits = jnp.dtype(f"u{x.dtype.itemsize}")
-    kept = jax.lax.bitcast_convert_type(x, bits) & jax.lax.bitcast_convert_type(jnp.array(np.inf, x.dtype), bits)
-    return jax.lax.bitcast_convert_type(kept, x.dtype)
+    whole = np.dtype(f"u{x.dtype.itemsize}")
+    return bitcast_convert_type(bitcast_convert_type(x, whole) & np.array(np.inf, x.dtype).view(whole), x.dtype)
 
 
 def _neighbour(x, form: str, noise=None):
