@@ -22,6 +22,8 @@ def main(model_folder: str, out: str) -> None:
     if trainer.is_world_process_zero():
         told = {"processes": torch.distributed.get_world_size(), "steps": result.global_step, "loss": result.training_loss}
         Path(out, "told.json").write_text(json.dumps(told))
+    torch.distributed.barrier()  # a process that leaves while the other still writes, its group open, is at times aborted
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
