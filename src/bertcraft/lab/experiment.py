@@ -75,6 +75,10 @@ class Check:
         if (self.least is None) == (self.most is None):
             raise InputError(f"check {self.name!r}: give least or most, one of them")
 
+    def holds(self, value: float) -> bool:
+        """Whether a mean lies within the bound."""
+        return value >= self.least if self.least is not None else value <= self.most
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -115,7 +119,7 @@ class Tuning:
 
     ``grids``: for an arm, the values of each setting to try, rising, at least three; all combinations are run. A trial is
     ``run`` of the arm with those values and ``settings``, which say that development texts are to judge. The arm takes the
-    values whose mean ``figure`` is best, which may not lie at an end of its grid. ``like``: arms that take another's choice.
+    values whose mean ``figure`` is best among those that pass its checks; it may not lie at an end of its grid. ``like``: arms that take another's choice.
     """
 
     grids: Mapping[str, Mapping[str, tuple]]

@@ -45,16 +45,14 @@ def with_settings(arm: Arm, settings: dict) -> Arm:
 
 def tried(experiment: Experiment, arm: str, stored: Sequence[dict]) -> list[tuple[dict[str, float], float]]:
     """The values tried of an arm, with the mean figure over the seeds of tuning; only those that all seeds have."""
-    found = []
-    for values in combinations(experiment, arm):
-        own = [each["figures"][experiment.tuning.figure] for each in stored if (each["arm"], each["values"]) == (arm, values)]
-        if len(own) == len(experiment.tuning.seeds):
-            found.append((values, statistics.mean(own).mean))
-    return found
+    return [(values, _mean(own, experiment.tuning.figure)) for values, own in _whole(experiment, arm, stored)]
 
 
 def chosen(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str, float] | None:
     """The settings that an arm takes; {} where it is not tuned, None where trials are missing.
+
+    Values with which the arm fails a check of its own are not taken while others pass: a model that has not learnt what the
+    question is about would only be told so afterwards. Checks against another arm cannot be held by trials.
 
     Raises InputError where the best value lies at an end of its grid: the true best may lie beyond.
     """
@@ -62,15 +60,36 @@ def chosen(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str
     if not tuning or arm not in {*tuning.grids, *tuning.like}:
         return {}
     arm = tuning.like.get(arm, arm)
-    found = tried(experiment, arm, stored)
-    if len(found) < len(combinations(experiment, arm)):
+    whole = _whole(experiment, arm, stored)
+    if len(whole) < len(combinations(experiment, arm)):
         return None
-    best, _ = max(found, key=lambda each: tuning.better * each[1])
+    learnt = [each for each in whole if _passes(experiment, arm, each[1])]
+    best, _ = max(learnt or whole, key=lambda each: tuning.better * _mean(each[1], tuning.figure))
     for setting, values in tuning.grids[arm].items():
         if best[setting] in (values[0], values[-1]):
-            shown = ", ".join(f"{each[setting]:g}: {figure:.4g}" for each, figure in found)
+            shown = ", ".join(f"{each[setting]:g}: {figure:.4g}" for each, figure in tried(experiment, arm, stored))
             raise InputError(
                 f"the best {setting} of {arm} is {best[setting]:g}, an end of its grid ({tuning.figure} by {setting}: {shown}); "
                 f"widen it in the declaration of {experiment.slug} and run it again, what is stored stays"
             )
     return best
+
+
+def _whole(experiment: Experiment, arm: str, stored: Sequence[dict]) -> list[tuple[dict[str, float], list[dict]]]:
+    """The values tried of an arm that all seeds of tuning have, with the figures of each seed."""
+    found = []
+    for values in combinations(experiment, arm):
+        own = [each["figures"] for each in stored if (each["arm"], each["values"]) == (arm, values)]
+        if len(own) == len(experiment.tuning.seeds):
+            found.append((values, own))
+    return found
+
+
+def _passes(experiment: Experiment, arm: str, figures: list[dict]) -> bool:
+    """Whether an arm's trials pass those of its checks that they can be held to."""
+    own = (check for check in experiment.checks if arm in check.arms and check.against is None)
+    return all(check.holds(_mean(figures, check.figure)) for check in own if all(check.figure in each for each in figures))
+
+
+def _mean(figures: list[dict], name: str) -> float:
+    return statistics.mean([each[name] for each in figures]).mean

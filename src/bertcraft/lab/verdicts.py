@@ -62,8 +62,7 @@ def checked(experiment: Experiment, runs: Sequence[dict]) -> list[Checked]:
                 values = [a - b for a, b in zip(one, other, strict=True)]
             if values:
                 value = statistics.mean(values).mean
-                passed = value >= check.least if check.least is not None else value <= check.most
-                found.append(Checked(check, arm, value, passed))
+                found.append(Checked(check, arm, value, check.holds(value)))
     return found
 
 
