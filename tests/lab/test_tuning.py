@@ -9,7 +9,7 @@ import pytest
 
 from bertcraft.errors import InputError
 from bertcraft.lab import tuning
-from bertcraft.lab.experiment import Tuning
+from bertcraft.lab.experiment import Check, Tuning
 from bertcraft.lab.results import Results, environment
 from bertcraft.lab.runner import run_all, run_arm
 
@@ -80,6 +80,24 @@ def test_the_mean_over_seeds_of_tuning_chooses(tmp_path):
         loss = first if trial.seed == 1000 else second
         results.add(trial.arm, trial.seed, {"figures": {"loss": loss}, "seconds": 1, "peak_mb": 1}, {}, trial.values)
     assert results.settled("plain").settings["rate"] == 0.01  # 0.1 was best at the first seed
+
+
+@pytest.mark.parametrize(
+    ("bound", "taken"),
+    [({"most": 0.5}, 0.001), ({"least": 0.9}, 0.1), ({"most": 0.0}, 0.01), ({"most": 0.0, "against": "untrained"}, 0.01)],
+)
+def test_values_that_fail_the_arms_own_check_are_not_taken_while_others_pass(tmp_path, bound, taken):
+    """By loss 0.01 is best; a bound on what was learnt leaves another, or none, and a bound against an arm is not held here."""
+    rates = {"rate": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    tuned = replace(TOY.tuning, grids={"plain": rates, "better": rates})
+    experiment = replace(TOY, tuning=tuned, checks=(Check("has learnt", ("plain",), "learnt", **bound),))
+    results = Results(experiment, tmp_path)
+    for trial in tuning.trials(experiment):
+        loss, learnt = {1e-4: (5, 0.1), 1e-3: (3, 0.2), 1e-2: (1, 0.7), 1e-1: (2, 0.9), 1.0: (4, 1.1)}[trial.values["rate"]]
+        figures = {"loss": loss, "learnt": learnt}
+        results.add(trial.arm, trial.seed, {"figures": figures, "seconds": 1, "peak_mb": 1}, {}, trial.values)
+    assert results.settled("plain").settings["rate"] == taken
+    assert results.settled("better").settings["rate"] == 0.01  # the check is not its own
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ class Tuning:
 
     ``grids``: for an arm, the values of each setting to try, rising, at least three; all combinations are run. A trial is
     ``run`` of the arm with those values and ``settings``, which say that development texts are to judge. The arm takes the
-    values whose mean ``figure`` is best among those that pass its checks; it may not lie at an end of its grid. ``like``: arms that take another's choice.
+    values whose mean ``figure`` is best among those that pass its checks; it may not lie at an end of its grid. ``like``: arms
+    that take another's choice.
     """
 
     grids: Mapping[str, Mapping[str, tuple]]
