@@ -104,6 +104,19 @@ def test_killed_at_ten_moments_no_finished_run_is_lost_or_run_twice(tmp_path):
     assert without_time(tmp_path) == without_time(left_alone)
 
 
+def test_a_second_process_that_runs_the_same_is_refused_and_the_first_goes_on(tmp_path):
+    first = start(tmp_path, seconds=1.0)
+    deadline = time.monotonic() + 60
+    while not log(tmp_path) and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = start(tmp_path)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode != 0
+    assert "is being run by another process, which keeps its states in" in errors.splitlines()[-1]
+    finish(first, EVERYTHING)
+    assert set(stored(tmp_path)) == ALL and len(log(tmp_path)) == EVERYTHING
+
+
 def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path):
     process = start(tmp_path, seconds=60)
     deadline = time.monotonic() + 30

@@ -87,10 +87,11 @@ def no_room(path: Path, size: int, reason: str) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it even when the process is killed.
 
-    Raises DataError when the file cannot be written.
+    Where another process holds it, waits, or with ``busy`` raises DataError with that text. Raises DataError when the file
+    cannot be written.
     """
     try:
         file = open(path, "ab")
@@ -106,9 +107,14 @@ def lock(path: Path) -> Iterator[None]:
                     msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
                     break
                 except OSError:
+                    if busy:
+                        raise DataError(busy) from None
                     time.sleep(0.2)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise DataError(busy) from None
         yield

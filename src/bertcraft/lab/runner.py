@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from bertcraft.data import cache
 from bertcraft.errors import InputError
 from bertcraft.lab import fingerprint
 from bertcraft.lab.experiment import Arm, Context, Experiment
@@ -66,6 +67,7 @@ def run_all(
     grid. ``jobs`` processes at a time on this machine, or on the workers of a Dask ``scheduler`` ("tcp://host:port"). States to
     resume from are kept in ``scratch``. ``told`` is called about once a second while runs are under way; ``stored`` after
     each. Killed at any moment, the same call goes on: no run that was stored is run again. Results do not depend on jobs.
+    DataError where another process is running the same experiment with the same ``scratch``: they would share their states.
     """
     here = environment(command)
     folder = Path(scratch).absolute() / "full" / results.experiment.name
@@ -73,9 +75,12 @@ def run_all(
     def do(work: list[tuple[Arm, int, dict | None]]) -> int:
         return _run_each(results, work, here, folder, jobs, scheduler, told, stored)
 
-    done = do([(trial.arm, trial.seed, trial.values) for trial in results.missing_trials()])
-    done += do([(arm, seed, None) for arm, seed in results.missing(seeds)])
-    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{results.experiment.name} is being run by another process, which keeps its states in {folder}: wait, or stop it"
+    with cache.lock(folder.with_suffix(".lock"), busy):
+        done = do([(trial.arm, trial.seed, trial.values) for trial in results.missing_trials()])
+        done += do([(arm, seed, None) for arm, seed in results.missing(seeds)])
+        shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
