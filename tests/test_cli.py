@@ -23,7 +23,7 @@ WORDS = "the a cat dog sat ran on mat to home big small red blue house bank mone
 COMMANDS = [
     (), ("run",), ("results",), ("compare",), ("predict",), ("encode",), ("fill",), ("data",), ("data", "list"),
     ("data", "fetch"), ("data", "verify"), ("bench",), ("bench", "train"), ("bench", "encode"), ("bench", "scaling"),
-    ("pretrain",), ("learn",), ("progress",), ("list",), ("lessons",), ("lessons", "build"),
+    ("pretrain",), ("distill",), ("learn",), ("progress",), ("list",), ("lessons",), ("lessons", "build"),
 ]  # fmt: skip
 
 

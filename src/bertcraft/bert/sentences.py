@@ -157,6 +157,28 @@ def _prompt_tokens(tokenizer: "Tokenizer", prompt: str) -> int:
     return len(ids) - (ids[-1] in special)
 
 
+def _reading(
+    model: "Model", pipeline: Pipeline, max_length: int | None, prompt: str | None, prompt_name: str | None
+) -> tuple["Tokenizer", str, int]:
+    """How a pipeline has texts read: the tokenizer that cuts them, the prompt, and how many of its tokens no pooling counts."""
+    before = pipeline.prompt(prompt, prompt_name)
+    longest = pipeline.max_length if max_length is None else max_length
+    tokenizer = _cutting(model, longest, pipeline.truncation_side, pipeline.lower_case)
+    skip = _prompt_tokens(tokenizer, before) if before and not pipeline.pooling.include_prompt else 0
+    return tokenizer, before, skip
+
+
+def as_read(model: "Model", texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
+    """The token ids of each text as ``model.pipeline`` has it read, with the default prompt, and how many of the prompt's tokens
+    no pooling counts.
+
+    Raises InputError as :func:`tokenize` does.
+    """
+    _check(texts)
+    tokenizer, before, skip = _reading(model, model.pipeline, max_length, None, None)
+    return _token_ids(model, tokenizer, [before + text for text in texts]), skip
+
+
 def encode_sentences(
     model: "Model", sentences: str | Iterable[str], batch_tokens: int, max_length: int | None, batch_size: int | None,
     normalize: bool | None, prompt: str | None, prompt_name: str | None, progress: bool | None,
@@ -167,10 +189,7 @@ def encode_sentences(
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     pipeline = model.pipeline or Pipeline()
     _check(texts, empty=model.pipeline is not None)
-    before = pipeline.prompt(prompt, prompt_name)
-    longest = pipeline.max_length if max_length is None else max_length
-    tokenizer = _cutting(model, longest, pipeline.truncation_side, pipeline.lower_case)
-    skip = _prompt_tokens(tokenizer, before) if before and not pipeline.pooling.include_prompt else 0
+    tokenizer, before, skip = _reading(model, pipeline, max_length, prompt, prompt_name)
     unit = normalize or (normalize is None and model.pipeline is None)
     vectors = np.empty((len(texts), pipeline.width(model.config.hidden_size)), np.float32)
     threads = cpu_count()

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import bertcraft
-from bertcraft.cli import bench, compare, data, lab, learn, lessons, models, pretrain
+from bertcraft.cli import bench, compare, data, distill, lab, learn, lessons, models, pretrain
 from bertcraft.errors import BertcraftError
 
 
@@ -79,6 +79,7 @@ app.command()(lab.results)
 app.command()(compare.compare)
 app.command()(compare.predict)
 app.command()(pretrain.pretrain)
+app.command()(distill.distill)
 app.command()(models.encode)
 app.command()(models.fill)
 app.add_typer(data.app, name="data", help="List, fetch and verify texts, tasks and model weights.")

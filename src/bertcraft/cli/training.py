@@ -14,6 +14,11 @@ class Shown:
         columns = BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console, disable=quiet or not self.console.is_terminal)
         self._task = self.bar.add_task("", total=steps)
+        self.expect(steps)
+
+    def expect(self, steps: int) -> None:
+        """So many steps there will be."""
+        self.bar.update(self._task, total=steps)
         self._every = max(1, steps // 20)
 
     def say(self, text: str) -> None:
