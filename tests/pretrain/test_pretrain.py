@@ -207,6 +207,36 @@ def test_processes_whose_texts_differ_are_refused_with_both_values(place, tmp_pa
         assert "the processes were not started alike: corpus and vocabulary: '" in errors and "' on rank 1" in errors, errors
 
 
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+def test_in_float16_the_scale_goes_on_where_it_was_and_skipped_steps_are_told(place, tmp_path, backend):
+    """The first scales are too large for a batch of eight words."""
+    options = ["masked_lm", 14, "--precision", "float16", "--backend", backend, "--dropout", 0, "--batch", 2]
+    status, _, errors = finish(start(place, tmp_path / "whole", *options))
+    assert status == 0, errors
+    lines = steps_of(tmp_path / "whole")
+    skipped = [line["step"] for line in lines if line["skipped"]]
+    assert [f"step {step} skipped: a gradient overflowed; the loss scale is now {2.0**16 / 2 ** (i + 1):g}" in errors
+            for i, step in enumerate(skipped)] == [True] * len(skipped)  # fmt: skip
+    assert [line["loss_scale"] for line in lines] == [
+        2.0 ** (16 - sum(step <= line["step"] for step in skipped)) for line in lines
+    ]
+    assert all((line["gradient_norm"] is None) == line["skipped"] for line in lines)
+    assert 0 < len(skipped) < 10
+
+    process = start(place, tmp_path / "killed", *options, "--save-every", 0)
+    wait_for(lambda: taken(tmp_path / "killed") >= skipped[-1])
+    process.kill()
+    finish(process)
+    saved = load_state(tmp_path / "killed" / "state")
+    state = saved[2]["rule"]
+    assert int(state["skipped"]) == sum(step <= saved[0] for step in skipped)
+    assert float(state["scale"]) == 2.0 ** (16 - int(state["skipped"])) and state["good_steps"].dtype == np.int64
+    assert finish(start(place, tmp_path / "killed", *options))[0] == 0
+    assert parameters(tmp_path / "killed") == parameters(tmp_path / "whole")
+    state = load_state(tmp_path / "killed" / "state")[2]["rule"]
+    assert int(state["good_steps"]) == 14 - skipped[-1] and int(state["skipped"]) == len(skipped)
+
+
 def test_a_folder_of_another_run_is_refused(place, tmp_path):
     assert finish(start(place, tmp_path / "out"))[0] == 0
     status, _, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, "--rate", 0.1))
@@ -217,7 +247,8 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
     ("more", "said"),
     [
         (["--corpus", "nowhere"], "corpus: got 'nowhere', expected a folder that is there, or one of "),
-        (["--precision", "bfloat16"], "give --backend jax"),
+        (["--sharded"], "give --backend jax"),
+        (["--precision", "half"], "precision: got 'half', expected one of float32, float16, bfloat16"),
         (["--accumulate", 4], "a batch of 10 rows has no 4 equal parts"),
         (["--processes", 2], "several processes train together with --backend jax only"),
         (["--backend", "jax", "--processes", 2], "give --coordinator HOST:PORT and --processes together"),

@@ -50,7 +50,7 @@ def pretrain(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random numbers.")] = 0,
     backend: Annotated[str, typer.Option(metavar="NAME", help="numpy, or jax: accelerators and several machines.")] = "numpy",
-    precision: Annotated[str, typer.Option(metavar="NAME", help="Of matrix products: float32, or bfloat16 (jax).")] = "float32",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="Of products: float32, float16, bfloat16.")] = "float32",
     accumulate: Annotated[int, typer.Option(min=1, metavar="N", help="Parts of a batch, computed in turn: saves memory.")] = 1,
     sharded: Annotated[bool, typer.Option("--sharded", help="Cut the parameters over the devices (jax).")] = False,
     save_every: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="How often the state is saved.")] = 10.0,
@@ -77,6 +77,11 @@ def pretrain(
     --architecture deberta looks at distances in place of positions, albert has
     one layer that is applied again and again. Of the size they are as wide and
     deep as a BERT; transformers opens them as what they are.
+
+    --precision float16 or bfloat16 rounds what goes into matrix products and
+    comes out, and keeps weights and sums in float32; in float16 the loss is
+    scaled, and a step whose gradient overflows is skipped and told. It shows
+    what precision does to a model; on a CPU it is slower than float32.
 
     On several machines give the same command to each, with --coordinator,
     --processes and its own --rank.

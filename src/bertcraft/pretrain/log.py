@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import time
 from pathlib import Path
 
@@ -27,12 +28,15 @@ class Log:
 
     def write(self, progress: Progress, held_out: dict | None = None) -> None:
         """One line: step, loss (nats, at all chosen positions of the batch), gradient norm, tokens a second; and where held-out
-        text was looked at, held_out_loss (nats) and held_out_accuracy, both at [MASK].
+        text was looked at, held_out_loss (nats) and held_out_accuracy, both at [MASK]; and where the loss is scaled, loss_scale
+        (of the next step) and whether the step was skipped. None for what is not finite then.
         """
         line = {
-            "step": progress.step, "loss": progress.loss, "gradient_norm": progress.gradient_norm,
+            "step": progress.step, "loss": _finite(progress.loss), "gradient_norm": _finite(progress.gradient_norm),
             "tokens_per_second": progress.tokens_per_second,
         }  # fmt: skip
+        if progress.loss_scale is not None:
+            line |= {"loss_scale": progress.loss_scale, "skipped": progress.skipped}
         if held_out:
             line |= {"held_out_loss": held_out["loss"], "held_out_accuracy": held_out["accuracy"]}
         self._file.write(json.dumps(line) + "\n")
@@ -46,6 +50,10 @@ class Log:
         self._file.close()
         if self._board:
             self._board.close()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _board(folder: Path, step: int):

@@ -18,11 +18,13 @@ from bertcraft.pretrain.held_out import HeldOut, Words, log_frequency
 from bertcraft.pretrain.log import Log
 from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, family_of, merged, objective, with_blank_rows
 from bertcraft.pretrain.start import Start, check_train, open_start, trained_names, with_masked_lm_head
+from bertcraft.techniques.mixed_precision_training import HALF, loss_scaling, mixed_precision
 from bertcraft.tensor import tree
-from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train import Rule, adamw, chain, clip_by_global_norm, warmup_linear
 from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engine
 
 BACKENDS = ("numpy", "jax")
+PRECISIONS = ("float32", *HALF)
 SHARD = 4096  # tokens that a core works on at a time in NumPy: what fits its cache
 MEASURED = 5  # times that held-out text is looked at in a run
 _TOKENIZER_SAMPLE = 64  # blocks from which a tokenizer is learnt
@@ -61,8 +63,10 @@ class Plan:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 1 or more")
         if self.backend not in BACKENDS:
             raise InputError(f"backend: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
-        if self.backend == "numpy" and (self.precision != "float32" or self.sharded):
-            raise InputError("bfloat16 and cut parameters are XLA's: give --backend jax")
+        if self.backend == "numpy" and self.sharded:
+            raise InputError("cut parameters are XLA's: give --backend jax")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if self.batch % self.accumulate:
             raise InputError(f"a batch of {self.batch} rows has no {self.accumulate} equal parts")
         family_of(self.objective, self.architecture)
@@ -108,12 +112,7 @@ def pretrain(
     vocab_size = start.model.config.vocab_size if start else tokenizer.get_vocab_size()
     frequency = _frequency(blocks, tokenizer, plan.length, start, vocab_size)
     goal = _goal(plan, start, tokenizer, frequency)
-    rule = chain(
-        clip_by_global_norm(1.0),
-        adamw(
-            warmup_linear(plan.rate, min(plan.warmup, plan.steps), plan.steps), b2=0.98, eps=1e-6, weight_decay=plan.weight_decay
-        ),
-    )  # b2 and eps as RoBERTa has them (Liu et al. 2019, section 3.1)
+    rule = _rule(plan)
     engine = _engine(plan, goal, rule)
     params = goal.initial(plan.seed, np.float32)
     held_out = _held_out(kept_back, tokenizer, plan, Words(goal.vocabulary, frequency)) if engine.rank == 0 else None
@@ -140,6 +139,8 @@ def pretrain(
             if engine.rank == 0:
                 log = log or Log(folder, progress.step - 1)
                 log.write(progress, found)
+            if progress.skipped:
+                told(f"step {progress.step:,} skipped: a gradient overflowed; the loss scale is now {progress.loss_scale:g}")
             if found:
                 told(f"step {progress.step:,}: {_shown(found)}")
                 found = None
@@ -208,6 +209,13 @@ def _held_out(kept_back: list[str], tokenizer, plan: Plan, words: Words) -> Held
     return found if found.masked else None
 
 
+def _rule(plan: Plan) -> Rule:
+    """AdamW with RoBERTa's b2 and eps (Liu et al. 2019, section 3.1); of float16 the loss is scaled."""
+    rate = warmup_linear(plan.rate, min(plan.warmup, plan.steps), plan.steps)
+    rule = chain(clip_by_global_norm(1.0), adamw(rate, b2=0.98, eps=1e-6, weight_decay=plan.weight_decay))
+    return loss_scaling(rule) if plan.precision == "float16" else rule
+
+
 def _engine(plan: Plan, goal: Objective, rule) -> Engine:
     if plan.backend == "jax":
         from bertcraft.pretrain.xla import xla_engine
@@ -220,8 +228,9 @@ def _engine(plan: Plan, goal: Objective, rule) -> Engine:
 
     rows = max(1, min(SHARD // plan.length, -(-plan.batch // (2 * plan.accumulate))))  # a small batch still keeps two cores busy
     drops = goal.describe["hidden_dropout_prob"] or goal.describe["attention_probs_dropout_prob"]
+    loss = mixed_precision(goal.loss, plan.precision)
     step = sharded_value_and_grad(
-        lambda params, batch, rng: goal.loss(merged(params, goal.fixed), batch, rng),
+        lambda params, batch, rng: loss(merged(params, goal.fixed), batch, rng),
         shard_size=rows, weight=goal.weight, seed=plan.seed if drops else None,
     )  # fmt: skip
     return numpy_engine(step, rule, pool(cpu_count()))

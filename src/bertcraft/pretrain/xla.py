@@ -11,12 +11,11 @@ import numpy as np
 
 from bertcraft.errors import InputError
 from bertcraft.pretrain.objectives import merged
+from bertcraft.techniques.mixed_precision_training import mixed_precision
 from bertcraft.tensor import tree, value_and_grad
 from bertcraft.tensor.gradient import unwrap, wrap_jax
 from bertcraft.train.loop import Engine
 from bertcraft.train.rules import Rule, global_norm
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 def xla_engine(
@@ -36,9 +35,9 @@ def xla_engine(
     ``loss(params, batch, rng)`` and ``weight`` are those of :func:`bertcraft.tensor.parallel.sharded_value_and_grad`; every
     process is given the whole batch and takes its rows of it. ``accumulate``: in how many parts, one after another, a batch
     goes through the model; the gradient is that of the whole. ``blank(batch, n)`` adds n rows that count for nothing: where a
-    part does not divide evenly, they fill the last device's share. ``precision``: "bfloat16" multiplies matrices in it and adds
-    up in float32; all else stays float32. ``sharded``: parameters and the rule's state are cut over the devices. ``fixed``: a
-    tree of parameters that the loss reads beside those that are trained (:func:`bertcraft.pretrain.objectives.merged`).
+    part does not divide evenly, they fill the last device's share. ``precision``: see
+    :func:`bertcraft.techniques.mixed_precision_training.mixed_precision`. ``sharded``: parameters and the rule's state are cut over
+    the devices. ``fixed``: a tree of parameters that the loss reads beside those that are trained (:func:`bertcraft.pretrain.objectives.merged`).
 
     Raises InputError, from ``advance``, for a batch that does not divide evenly: into parts, or, without ``blank``, over devices.
     """
@@ -46,8 +45,6 @@ def xla_engine(
     from jax.experimental import multihost_utils
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
     devices = np.array(jax.devices())
     mesh = Mesh(devices, ("data",))
     whole = NamedSharding(mesh, PartitionSpec())
@@ -87,7 +84,7 @@ def xla_engine(
             raise InputError(f"{len(tree.leaves(part)[0])} rows do not divide over {len(devices)} devices: expected a multiple")
         return blank(part, missing) if missing else part
 
-    step = _step(loss, rule)
+    step = _step(mixed_precision(loss, precision), rule)
     unchanged = place(fixed or {})
     compiled: dict[str, Callable] = {}
 
@@ -99,7 +96,7 @@ def xla_engine(
         if "step" not in compiled:
             kept = tree.map(lambda leaf: leaf.sharding, (params, rule_state))
             compiled["step"] = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*kept, whole, whole))
-        with jax.default_matmul_precision("BF16_BF16_F32" if precision == "bfloat16" else "float32"):
+        with jax.default_matmul_precision(_products_of(precision)):
             params, rule_state, value, norm = compiled["step"](
                 params,
                 rule_state,
@@ -110,7 +107,16 @@ def xla_engine(
             )
         return params, rule_state, float(value), float(norm)
 
-    return Engine(advance, place, host, agree, share, jax.process_index())
+    return Engine(advance, place, host, agree, share, jax.process_index(), rule.loss_scale)
+
+
+def _products_of(precision: str) -> str:
+    """How XLA multiplies: numbers that were rounded to 16 bits lose nothing where it takes them as such, on tensor cores."""
+    import jax
+
+    if precision == "bfloat16":
+        return "BF16_BF16_F32"
+    return "F16_F16_F32" if precision == "float16" and jax.default_backend() == "gpu" else "float32"
 
 
 def _as_numpy(leaf) -> np.ndarray:
@@ -128,7 +134,7 @@ def _parts(batch, accumulate: int) -> list:
 
 
 def _step(loss: Callable, rule: Rule) -> Callable:
-    """One training step of JAX arrays; where loss or gradient is not finite it changes nothing."""
+    """One training step of JAX arrays; where loss or gradient is not finite it changes nothing, but for a loss scale."""
     import jax
     import jax.numpy as jnp
 
@@ -141,6 +147,8 @@ def _step(loss: Callable, rule: Rule) -> Callable:
 
     def step(params, rule_state, fixed, parts, shares, key):
         count = len(shares)
+        scale = unwrap(rule.loss_scale(wrap_jax(rule_state))) if rule.loss_scale else 1.0
+        shares = shares * scale
         keys = jax.random.split(key, count)
         first = tree.map(lambda leaf: leaf[0], parts)
         value, gradients = part(params, fixed, first, shares[0], keys[0])
@@ -151,8 +159,10 @@ def _step(loss: Callable, rule: Rule) -> Callable:
 
             rest = jax.tree.map(lambda leaf: leaf[1:], (parts, shares, keys))
             (value, gradients), _ = jax.lax.scan(add, (value, gradients), rest)
-        norm = unwrap(global_norm(wrap_jax(gradients)))
+        value, norm = value / scale, unwrap(global_norm(wrap_jax(gradients))) / scale
         updates, after = unwrap(rule.update(wrap_jax(gradients), wrap_jax(rule_state), wrap_jax(params)))
+        if rule.loss_scale:  # the rule sees to it
+            return jax.tree.map(jnp.add, params, updates), after, value, norm
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(sound, new, old))
         return keep(jax.tree.map(jnp.add, params, updates), params), keep(after, rule_state), value, norm
