@@ -35,9 +35,10 @@ def xla_engine(
     ``loss(params, batch, rng)`` and ``weight`` are those of :func:`bertcraft.tensor.parallel.sharded_value_and_grad`; every
     process is given the whole batch and takes its rows of it. ``accumulate``: in how many parts, one after another, a batch
     goes through the model; the gradient is that of the whole. ``blank(batch, n)`` adds n rows that count for nothing: where a
-    part does not divide evenly, they fill the last device's share. ``precision``: see
-    :func:`bertcraft.techniques.mixed_precision_training.mixed_precision`. ``sharded``: parameters and the rule's state are cut over
-    the devices. ``fixed``: a tree of parameters that the loss reads beside those that are trained (:func:`bertcraft.pretrain.objectives.merged`).
+    part does not divide evenly, they fill the last device's share. ``precision``: a form that
+    :func:`bertcraft.techniques.mixed_precision_training.mixed_precision` takes. ``sharded``: parameters and the rule's state
+    are cut over the devices. ``fixed``: a tree of parameters that the loss reads beside those that are trained
+    (:func:`bertcraft.pretrain.objectives.merged`).
 
     Raises InputError, from ``advance``, for a batch that does not divide evenly: into parts, or, without ``blank``, over devices.
     """
@@ -114,9 +115,8 @@ def _products_of(precision: str) -> str:
     """How XLA multiplies: numbers that were rounded to 16 bits lose nothing where it takes them as such, on tensor cores."""
     import jax
 
-    if precision == "bfloat16":
-        return "BF16_BF16_F32"
-    return "F16_F16_F32" if precision == "float16" and jax.default_backend() == "gpu" else "float32"
+    accelerated = {("gpu", "bfloat16"): "BF16_BF16_F32", ("tpu", "bfloat16"): "BF16_BF16_F32", ("gpu", "float16"): "F16_F16_F32"}
+    return accelerated.get((jax.default_backend(), precision), "float32")
 
 
 def _as_numpy(leaf) -> np.ndarray:
