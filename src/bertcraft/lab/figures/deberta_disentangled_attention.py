@@ -9,6 +9,7 @@ from bertcraft.lab.experiment import Experiment
 
 BASE = "absolute"
 KINDS = {"absolute": style.BASELINE, "disentangled": style.TECHNIQUE, "t5": 2, "none": 3}  # of positions, and their looks
+PACKED = "_packed"  # how the names of arms end that read packed rows
 LENGTHS = (32, 64)  # learnt from, and read
 
 
@@ -25,21 +26,24 @@ def _own(runs: list[dict], arm: str) -> list[dict]:
 
 
 def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] on unread rows against the operations spent; thin lines are seeds."""
-    with style.figure(path, width=6.4, height=3.6) as ax:
-        for name, place in KINDS.items():
-            if not (own := _own(runs, name)):
-                continue
-            look = style.line(place)
-            spent = [np.array(each["steps"]) * each["step_gflops"] / 1000 for each in own]
-            for each, compute in zip(own, spent, strict=True) if len(own) > 1 else ():
-                ax.plot(compute, each["curve"], color=look["color"], lw=0.5, alpha=0.4)
-            mean = np.mean([each["curve"] for each in own], axis=0)
-            ax.plot(spent[0], mean, **look, label=experiment.arm(name).title)
-            ax.axhline(own[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)))
-        ax.plot([], [], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-        ax.set(xlabel="compute of training (TFLOP)", ylabel="loss at [MASK] of unread rows (nats)", xlim=(0, None))
-        ax.legend(fontsize=8)
+    """Loss at [MASK] on unread rows against the operations spent, a panel for each kind of rows; thin lines are seeds."""
+    kinds = {"": "a request a row", PACKED: "packed rows"}
+    kinds = {ending: title for ending, title in kinds.items() if _own(runs, BASE + ending)}
+    with style.figure(path, columns=len(kinds), width=1.4 + 4.0 * len(kinds), height=3.6) as axes:
+        for ax, (ending, title) in zip(np.atleast_1d(axes), kinds.items(), strict=True):
+            for name, place in KINDS.items():
+                if not (own := _own(runs, name + ending)):
+                    continue
+                look = style.line(place)
+                spent = [np.array(each["steps"]) * each["step_gflops"] / 1000 for each in own]
+                for each, compute in zip(own, spent, strict=True) if len(own) > 1 else ():
+                    ax.plot(compute, each["curve"], color=look["color"], lw=0.5, alpha=0.4)
+                ax.plot(spent[0], np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(name).title)
+            ax.axhline(_own(runs, BASE + ending)[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+            ax.set(
+                xlabel="compute of training (TFLOP)", ylabel="loss at [MASK] of unread rows (nats)", xlim=(0, None), title=title
+            )
+            ax.legend(fontsize=8)
     return path
 
 
@@ -47,6 +51,7 @@ def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """Each arm's loss less that of absolute positions, with 95 % intervals; hollow where a check failed."""
     failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
     arms = [arm for arm in experiment.arms if not arm.trivial and arm.name != BASE and _own(runs, arm.name)]
+    arms = [arm for arm in arms if not arm.name.endswith(PACKED)]  # of other text
     with style.figure(path, width=7.2, height=0.9 + 0.34 * len(arms)) as ax:
         for y, arm in enumerate(arms):
             found = verdicts.difference(experiment, runs, arm.name, BASE, "loss")
@@ -62,12 +67,12 @@ def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def _show_longer(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """How far below word frequencies a model is on rows as long as those it learnt from, and on twice as long ones."""
+    """How far from word frequencies a model is on packed rows as long as those it learnt from, and on twice as long ones."""
     with style.figure(path, width=5.4, height=3.4) as ax:
-        for name in (*KINDS, "emd"):
-            if not (own := _own(runs, name)):
+        for name, place in KINDS.items():
+            if not (own := _own(runs, name + PACKED)):
                 continue
-            look = style.line(KINDS.get(name, 4))
+            look = style.line(place)
             gaps = np.array([[each["gap"], each[f"gap_{LENGTHS[1]}"]] for each in own])
             ax.plot(LENGTHS, gaps.T, color=look["color"], lw=0.5, alpha=0.4)
             ax.plot(LENGTHS, gaps.mean(axis=0), **look, label=experiment.arm(name).title)
