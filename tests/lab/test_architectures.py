@@ -107,7 +107,9 @@ def test_parameters_that_are_used_twice_are_counted_and_changed_once(task):
 
 
 def test_a_run_gives_sane_figures_goes_on_where_it_was_stopped_and_its_replay_is_its_beginning(task, tmp_path):
-    found = architectures.run(task, SETTINGS, 0, Context(folder=tmp_path / "whole"), others=(32,))
+    look = lambda params: {"words": float(params["bert"]["embeddings"]["word_embeddings"]["weight"].sum())}  # noqa: E731
+    found = architectures.run(task, SETTINGS, 0, Context(folder=tmp_path / "whole"), others=(32,), look=look)
+    assert found.pop("words") != look(task.architecture.start)["words"], "of the trained ones"
     assert found["steps"] == [2, 4, 6] and found["curve"][-1] == found["loss"] and len(found["first_losses"]) == 6
     assert found["gap"] == pytest.approx(found["loss"] - found["unigram"]) and found["tflop"] == 6 * task.step_flops / 1e12
     assert found["loss_32"] - found["gap_32"] == architectures.judge(SETTING, "held_out", 32).unigram

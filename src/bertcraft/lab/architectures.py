@@ -179,12 +179,15 @@ def fitted(task: Task, settings: dict, seed: int, context: Context, *, steps: in
     )  # fmt: skip
 
 
-def run(task: Task, settings: dict, seed: int, context: Context, part: str = "held_out", others: tuple[int, ...] = ()) -> dict:
+def run(
+    task: Task, settings: dict, seed: int, context: Context, part: str = "held_out", others: tuple[int, ...] = (),
+    look: Callable[[dict], dict] = lambda params: {},
+) -> dict:  # fmt: skip
     """Train and judge: what was learnt, and what it cost.
 
     "loss", "accuracy", and "gap", the loss less that of word frequencies, of ``part``; "loss_64" and "gap_64" where 64 is among
     the ``others``, lengths of rows to read besides; "curve": losses on the way, after "steps"; "tflop", "parameters" and "time"
-    (ms of a step).
+    (ms of a step). ``look``: what else is to be told of the trained parameters.
     """
     judges = {length: judge(setting_of(settings), part, length) for length in (task.setting.length, *others)}
     own = judges.pop(task.setting.length)
@@ -198,7 +201,7 @@ def run(task: Task, settings: dict, seed: int, context: Context, part: str = "he
         "curve": [each["loss"] for each in seen], "steps": list(steps), "step_gflops": task.step_flops / 1e9,
         "tflop": steps[-1] * task.step_flops / 1e12, "parameters": task.architecture.parameters,
         "time": step_milliseconds(task.architecture, task.setting, task.make_batch),
-        "first_losses": result.losses[:REPLAYED].tolist(),
+        "first_losses": result.losses[:REPLAYED].tolist(), **look(result.params),
     }  # fmt: skip
 
 
