@@ -16,6 +16,7 @@ from bertcraft.tensor import tree
 EXPERIMENT = module.EXPERIMENT
 TINY = {"texts": 96, "steps": 4}
 LEARNERS = [arm.name for arm in EXPERIMENT.arms if not arm.trivial]
+ALL = module.requests
 FEW = ("few-teacher", "few-labels", "judged")
 
 
@@ -27,6 +28,18 @@ def tiny(name, **changes):
     if not arm.trivial:
         own |= TINY | {"labelled": 70 if name in FEW else 96, "rate": module.TEACHER_RATE}
     return replace(arm, settings={**arm.settings, **own, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer():
+    """Of development and test part a tenth: what is measured here is no accuracy."""
+    data, parts = ALL()
+    own = parts._replace(dev=parts.dev[::10], test=parts.test[::10])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "requests", lambda: (data, own))
+        patch.setattr(module, "ROUNDS", 1)
+        patch.setattr(module, "TIMED", 32)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +82,8 @@ def test_arms_differ_as_they_say_and_every_one_has_as_many_rates():
     assert labels == {"texts": 2560, "labelled": 2560, "steps": 480, "layers": 3}
     assert distilled == labels | {"taught": True, "temperature": 2.0, "soft": 5 / 7}
     for name, change in (
-        ("cool", {"temperature": 1.0}), ("hot", {"temperature": 8.0}), ("states", {"cosine": 1 / 7}), ("random", {"random": True}),
-        ("judged", {"labelled": 320, "soft": 1.0}),
+        ("cool", {"temperature": 1.0}), ("hot", {"temperature": 8.0}), ("states", {"cosine": 1 / 7}),
+        ("random", {"random": True}), ("judged", {"labelled": 320, "soft": 1.0}),
     ):  # fmt: skip
         assert settings[name] == distilled | change
     assert settings["smoothing"] == labels | {"smoothing": 0.1} and settings["few-labels"] == labels | {"labelled": 320}
@@ -82,8 +95,9 @@ def test_arms_differ_as_they_say_and_every_one_has_as_many_rates():
     assert module.TEACHER_RATE in EXPERIMENT.tuning.grids["teacher"]["rate"][1:-1]
 
 
-def test_texts_keep_their_parts_and_beginnings_hold_every_class():
-    data, parts = module.requests()
+def test_texts_keep_their_parts_and_beginnings_hold_every_class(monkeypatch):
+    monkeypatch.setattr(module, "requests", ALL)
+    data, parts = ALL()
     assert [len(part) for part in parts] == [7706, 933, module.TESTED]
     hwu, texts = module.task("hwu64"), np.array(data.texts)
     for name, rows in zip(("train", "dev", "test"), parts, strict=True):
@@ -115,7 +129,7 @@ def test_a_run_reports_what_is_declared_and_is_replayed(measured, name):
     assert again and again == {key: found[key] for key in again}
     if "millions" in found and "accuracy" not in found:
         return
-    assert found["accuracy"] == pytest.approx(100 * (1 - len(found["wrong"]) / module.TESTED))
+    assert found["accuracy"] == pytest.approx(100 * (1 - len(found["wrong"]) / 104))
     if name in LEARNERS:
         assert found["ms"] > 0 and len(found["losses"]) == 1
         by_teacher = EXPERIMENT.arm(name).settings.keys() & {"taught", "teacher"}
@@ -142,15 +156,12 @@ def test_a_trial_is_judged_on_development_texts_alone(monkeypatch, name):
 
 
 def test_a_judged_student_reads_no_label_of_the_texts_without_one(monkeypatch):
-    def forgotten(rows, texts=96):
-        numbers = data.numbers.copy()
-        numbers[module.split(texts, 0).train[70:]] = 0
-        return numbers
-
-    data, parts = module.requests()
+    (data, parts), rows = module.requests(), module.split(96, 0)
+    forgotten = data.numbers.copy()
+    forgotten[rows.train[70:]] = 0
     expected = run_arm(EXPERIMENT, tiny("judged"), 0, Context())["figures"]
-    monkeypatch.setattr(module, "requests", lambda: (replace(data, numbers=forgotten(None)), parts))
-    monkeypatch.setattr(module, "split", lambda texts, seed, rows=module.split(96, 0): rows)
+    monkeypatch.setattr(module, "requests", lambda: (replace(data, numbers=forgotten), parts))
+    monkeypatch.setattr(module, "split", lambda texts, seed: rows)
     module.teacher.cache_clear()
     found = run_arm(EXPERIMENT, tiny("judged"), 0, Context())["figures"]
     module.teacher.cache_clear()
