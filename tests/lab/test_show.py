@@ -118,9 +118,10 @@ def test_a_best_setting_at_an_end_of_its_grid_is_said(tmp_path, printed):
     assert "the best rate of plain is 0.01, an end of its grid" in printed()
 
 
-def test_nothing_stored_is_said_with_the_command_that_measures_it(tmp_path):
-    with pytest.raises(InputError, match="bertcraft run 01 --full measures it"):
-        show.results_of(TOY, None, tmp_path)
+def test_nothing_stored_is_said_with_the_command_that_measures_it(tmp_path, printed):
+    show.results_of(TOY, tmp_path / "plots", tmp_path)
+    text = printed()
+    assert "not measured yet" in text and TOY.claim.paper in text and "bertcraft run 01 --full measures it" in text
 
 
 def test_one_seed_is_called_one_seed_and_leaves_its_figures(tmp_path, printed):

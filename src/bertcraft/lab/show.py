@@ -92,12 +92,14 @@ def run_full(
 
 
 def results_of(experiment: Experiment, plots: Path | None, folder: Path | None = None) -> None:
-    """Print all that is stored of an experiment; draw its plots into a folder."""
+    """Print all that is stored of an experiment, or its entry in the ledger where nothing is; draw its plots into a folder."""
     console = Console()
     results = Results(experiment, folder or default_folder())
     runs = results.runs()
     if not runs:
-        raise InputError(f"nothing is stored of {experiment.slug}: bertcraft run {experiment.number:02d} --full measures it")
+        ledger([experiment], folder)
+        console.print(f"bertcraft run {experiment.number:02d} --full measures it", highlight=False)
+        return
     report.print_experiment(console, experiment, runs)
     if stale := results.stale():
         console.print(f"[yellow]stale[/]: the code of {len(stale)} of {len(runs)} runs has changed since", highlight=False)
