@@ -527,10 +527,8 @@ lesson.plots(1)
 lesson.plots(2)
 
 # %% [markdown]
-# The first row is the claim, for a model of this size: *contradicted*, since the whole interval of the ratio lies below 1. ELECTRA
-# needed about twice the masked LM's compute here, where the paper needed a quarter. Two lines beside it keep the answer in scale.
-# At half the rate, which suits ELECTRA's score a little better, the ratio is much the same, but the interval holds 1, and the
-# generator has hardly learnt. And all of pretraining is worth four points here: ELECTRA is 1.8 behind the masked LM, at most.
+# The first row is the claim at this size: *contradicted*, the whole interval lies below 1. At half the rate, which suits ELECTRA's
+# score better, the interval holds 1, but the generator has hardly learnt. And all that pretraining is worth here is four points.
 #
 # ### When does it not help?
 #
