@@ -42,8 +42,11 @@ def _show_scores(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                 np.mean([each["accuracy"] for each in none]), color="0.5", lw=1, ls=":", label=experiment.arm(UNTRAINED).title
             )
         learnt.axhline(0, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+        budgets = experiment.arm(CURVES[0]).settings["budgets"]
         for ax in (scores, learnt):
             ax.set(xscale="log", xlabel="compute of pretraining (TFLOP)")
+            ax.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+            ax.set_xticks([], minor=True)
             ax.legend(fontsize=8)
         scores.set(ylabel="TREC after fine-tuning (% right)")
         learnt.set(ylabel="loss above word frequencies' (nats)")
@@ -51,8 +54,8 @@ def _show_scores(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """What every arm's encoder is worth at the end; small marks are seeds."""
-    arms = [arm for arm in experiment.arms if _own(runs, arm.name)]
+    """What every arm's encoder is worth at the end; small marks are seeds. The majority, far below, stands in the table."""
+    arms = [arm for arm in experiment.arms if _own(runs, arm.name) and arm.settings.get("method") != "majority"]
     with style.figure(path, width=7.2, height=0.7 + 0.33 * len(arms)) as ax:
         for y, arm in enumerate(arms):
             values = [each["accuracy"] for each in _own(runs, arm.name)]
