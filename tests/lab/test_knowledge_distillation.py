@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertcraft.errors import InputError
 from bertcraft.lab import statistics, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import knowledge_distillation as module
 from bertcraft.lab.figures import knowledge_distillation as figures
+from bertcraft.lab.results import Results
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.tensor import tree
 
@@ -80,7 +80,7 @@ def test_arms_differ_as_they_say_and_every_one_has_as_many_rates():
     settings = {arm.name: arm.settings for arm in EXPERIMENT.arms}
     distilled, labels = settings["distilled"], settings["labels"]
     assert labels == {"texts": 2560, "labelled": 2560, "steps": 480, "layers": 3}
-    assert distilled == labels | {"taught": True, "temperature": 2.0, "soft": 5 / 7}
+    assert distilled == labels | {"taught": True, "teacher_rate": 2e-4, "temperature": 2.0, "soft": 5 / 7}
     for name, change in (
         ("cool", {"temperature": 1.0}), ("hot", {"temperature": 8.0}), ("states", {"cosine": 1 / 7}),
         ("random", {"random": True}), ("judged", {"labelled": 320, "soft": 1.0}),
@@ -169,9 +169,25 @@ def test_a_judged_student_reads_no_label_of_the_texts_without_one(monkeypatch):
     assert found["losses"] == expected["losses"] and found["wrong"] == expected["wrong"]
 
 
-def test_a_teacher_whose_trials_choose_another_rate_than_its_students_teachers_is_refused():
-    with pytest.raises(InputError, match="set TEACHER_RATE"):
-        run_arm(EXPERIMENT, tiny("teacher", rate=4e-4), 0, Context())
+def test_students_of_reported_runs_learn_from_the_teacher_whose_rate_its_trials_choose(tmp_path):
+    results = Results(EXPERIMENT, tmp_path)
+    for trial in results.missing_trials():
+        assert trial.arm.settings.get("teacher_rate") == (module.TEACHER_RATE if trial.arm.settings.get("taught") else None)
+        best = 4e-4 if trial.arm.name == "teacher" else EXPERIMENT.tuning.grids[trial.arm.name]["rate"][1]
+        dev = -abs(np.log(trial.values["rate"] / best))
+        results.add(trial.arm, trial.seed, {"figures": {"dev": dev}, "seconds": 1, "peak_mb": 1}, {}, trial.values)
+    settled = {name: results.settled(name).settings for name in LEARNERS}
+    assert settled["teacher"]["rate"] == settled["few-teacher"]["rate"] == 4e-4
+    for name, own in settled.items():
+        assert own.get("teacher_rate") == (4e-4 if own.get("taught") else None), name
+    assert settled["hot"]["rate"] == settled["distilled"]["rate"]
+
+
+def test_a_students_teacher_has_the_rate_that_it_says(measured, monkeypatch):
+    asked, teacher = [], module.teacher
+    monkeypatch.setattr(module, "teacher", lambda *given: asked.append(given) or teacher(*given))
+    run_arm(EXPERIMENT, tiny("judged", rate=3e-4, teacher_rate=module.TEACHER_RATE), 0, Context())
+    assert asked == [(96, 70, 4, module.TEACHER_RATE, 0, "test")]
 
 
 def test_sizes_are_counted_by_hand(measured):

@@ -66,6 +66,23 @@ def test_an_arm_may_take_anothers_choice_and_has_no_trials_then(tmp_path):
     assert results.settled("better").settings == {"effect": -0.25, "rate": 0.01}
 
 
+def test_a_run_uses_anothers_choice_and_its_trials_what_it_declares(tmp_path):
+    """A student's teacher has the rate that the teacher's trials choose; the student is tried beside one of a fixed rate."""
+    plain, better, *others = TOY.arms
+    assert (plain.name, better.name) == ("plain", "better")
+    declared = replace(better, settings=better.settings | {"beside": 0.5})
+    uses = {"better": {"beside": ("plain", "rate")}, "untrained": {"beside": ("plain", "rate")}}
+    experiment = replace(TOY, arms=(plain, declared, *others), tuning=replace(TOY.tuning, uses=uses))
+    assert {trial.arm.settings.get("beside") for trial in tuning.trials(experiment)} == {None, 0.5}
+    results = Results(experiment, tmp_path)
+    for trial in results.missing_trials():
+        loss = abs(trial.values["rate"] - (0.01 if trial.arm.name == "plain" else 0.012))
+        assert results.settled("better") is None
+        results.add(trial.arm, trial.seed, {"figures": {"loss": loss}, "seconds": 1, "peak_mb": 1}, {}, trial.values)
+    assert results.settled("better").settings == {"effect": -0.25, "rate": 0.01, "beside": 0.01}
+    assert results.settled("untrained").settings["beside"] == 0.01 and "beside" not in results.settled("plain").settings
+
+
 def test_trials_run_with_the_settings_of_tuning_which_runs_do_not_have(tmp_path):
     experiment = replace(TOY, tuning=replace(TOY.tuning, settings={"judged_on": "dev"}))
     assert {trial.arm.settings["judged_on"] for trial in tuning.trials(experiment)} == {"dev"}
@@ -107,6 +124,7 @@ def test_values_that_fail_the_arms_own_check_are_not_taken_while_others_pass(tmp
         ({"grids": {"plain": {"rate": (1e-3, 1e-2)}}}, "three values or more, rising"),
         ({"grids": {"plain": {"rate": (1e-1, 1e-2, 1e-3)}}}, "three values or more, rising"),
         ({"like": {"untrained": "nobody"}}, "nobody is tuned by no grid"),
+        ({"uses": {"better": {"beside": ("nobody", "rate")}}}, "nobody is tuned by no grid"),
     ],
 )
 def test_unfair_tuning_is_refused(changes, said):

@@ -120,7 +120,8 @@ class Tuning:
     ``grids``: for an arm, the values of each setting to try, rising, at least three; all combinations are run. A trial is
     ``run`` of the arm with those values and ``settings``, which say that development texts are to judge. The arm takes the
     values whose mean ``figure`` is best among those that pass its checks; it may not lie at an end of its grid. ``like``: arms
-    that take another's choice.
+    that take another's choice. ``uses``: arm -> a setting of its -> (another arm, the setting of that one's choice): what a
+    reported run takes from others, a student the rate of its teacher. Its trials keep the value that the arm declares.
     """
 
     grids: Mapping[str, Mapping[str, tuple]]
@@ -129,6 +130,7 @@ class Tuning:
     better: int = 1
     seeds: tuple[int, ...] = (1000,)
     like: Mapping[str, str] = field(default_factory=dict)
+    uses: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self):
         counts = {arm: math.prod(len(values) for values in grid.values()) for arm, grid in self.grids.items()}
@@ -138,7 +140,8 @@ class Tuning:
             for setting, values in grid.items():
                 if len(values) < 3 or sorted(set(values)) != list(values):
                     raise InputError(f"tuning {arm}: {setting} needs three values or more, rising, got {values}")
-        if unknown := set(self.like.values()) - set(self.grids):
+        used = {other for each in self.uses.values() for other, _ in each.values()}
+        if unknown := {*self.like.values(), *used} - set(self.grids):
             raise InputError(f"tuning: {', '.join(sorted(unknown))} is tuned by no grid")
 
 
@@ -202,7 +205,7 @@ class Experiment:
             if unknown := {*check.arms, check.against or names[0]} - set(names) | set(check.metrics) - set(self.metrics):
                 raise InputError(f"experiment {self.slug}: the check {check.name!r} names {', '.join(sorted(unknown))}: unknown")
         if self.tuning:
-            tuned = {*self.tuning.grids, *self.tuning.like}
+            tuned = {*self.tuning.grids, *self.tuning.like, *self.tuning.uses}
             if unknown := tuned - set(names):
                 raise InputError(f"experiment {self.slug}: it tunes {', '.join(sorted(unknown))}: no arm of its")
             if set(self.tuning.seeds) & set(range(max(self.seeds, self.primary_seeds))):

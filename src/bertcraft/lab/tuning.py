@@ -49,7 +49,7 @@ def tried(experiment: Experiment, arm: str, stored: Sequence[dict]) -> list[tupl
 
 
 def chosen(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str, float] | None:
-    """The settings that an arm takes; {} where it is not tuned, None where trials are missing.
+    """The settings that an arm takes, by its trials and by others' that it uses; {} where none, None where trials are missing.
 
     Values with which the arm fails a check of its own are not taken while others pass: a model that has not learnt what the
     question is about would only be told so afterwards. Checks against another arm cannot be held by trials.
@@ -57,9 +57,19 @@ def chosen(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str
     Raises InputError where the best value lies at an end of its grid: the true best may lie beyond.
     """
     tuning = experiment.tuning
-    if not tuning or arm not in {*tuning.grids, *tuning.like}:
+    if not tuning:
         return {}
-    arm = tuning.like.get(arm, arm)
+    own = _best(experiment, tuning.like.get(arm, arm), stored)
+    for setting, (other, its) in tuning.uses.get(arm, {}).items():
+        others = _best(experiment, other, stored)
+        own = None if own is None or others is None else own | {setting: others[its]}
+    return own
+
+
+def _best(experiment: Experiment, arm: str, stored: Sequence[dict]) -> dict[str, float] | None:
+    tuning = experiment.tuning
+    if arm not in tuning.grids:
+        return {}
     whole = _whole(experiment, arm, stored)
     if len(whole) < len(combinations(experiment, arm)):
         return None

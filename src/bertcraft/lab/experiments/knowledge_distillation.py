@@ -17,8 +17,8 @@ teacher that learnt from these judges all 2,560, and the student reads no label.
 
 **Rates.** One rule for all: four rates, each twice the one before, tried with one seed that is not reported; the best on the
 development part is taken, and may not lie at an end. Other temperatures take the distilled student's, as T^2 keeps the gradients'
-size, and the teacher of few labels the teacher's. A student's trial needs a teacher before the teacher's trials are judged: its
-rate is TEACHER_RATE, known from other texts, and a run stops where the trials choose another.
+size, and the teacher of few labels the teacher's. In reported runs all students learn from the teacher whose rate its trials
+chose. A student's trial needs a teacher before those are judged: its rate is TEACHER_RATE, known from other texts.
 """
 
 import functools
@@ -35,7 +35,6 @@ from bertcraft.bert.initialise import initial_params
 from bertcraft.bert.model import Model, load
 from bertcraft.data import task, weights
 from bertcraft.data.labelled import Labelled, Split
-from bertcraft.errors import InputError
 from bertcraft.lab import baselines, frozen, statistics, taught
 from bertcraft.lab import finetune as tuning
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
@@ -46,7 +45,7 @@ LONGEST = 24  # tokens a text is cut to
 TEXTS, BATCH, STEPS = 2560, 16, 480  # three readings
 FEW, TESTED = 320, 1032
 LAYERS = 3  # of a student
-TEACHER_RATE = tuning.RATES["full"]
+TEACHER_RATE = tuning.RATES["full"]  # in the trials of students
 WINDOW = 20  # steps whose losses are stored as one mean
 ROUNDS, TIMED = 3, 256  # of the clock, and the texts of each
 SOFT = 5 / 7  # DistilBERT's weights of soft targets, labels and states are 5, 2 and 1
@@ -184,9 +183,7 @@ def run(arm: Arm, seed: int, context: Context) -> dict:
     parts, part = split(settings["texts"], seed), "dev" if settings.get("judged_on") == "dev" else "test"
     rows, figures, by = getattr(parts, part), {}, None
     if settings.get("teacher") or settings.get("taught"):
-        rate = settings["rate"] if settings.get("teacher") else TEACHER_RATE
-        if rate != TEACHER_RATE and part == "test":
-            raise InputError(f"the teacher's best rate is {rate:g}, not {TEACHER_RATE:g}: set TEACHER_RATE and measure anew")
+        rate = settings["rate" if settings.get("teacher") else "teacher_rate"]
         by = teacher(settings["texts"], settings["labelled"], settings["steps"], rate, seed, part)
     if arm.trivial:
         found = TRIVIAL[arm.name](parts, seed)(rows)
@@ -215,7 +212,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 # ------------------------------------------------------------------------------------------------------------ declaration
 
 _FULL = {"texts": TEXTS, "steps": STEPS}
-_TAUGHT = {"taught": True, "temperature": technique.TEMPERATURE, "soft": SOFT}
+_TAUGHT = {"taught": True, "teacher_rate": TEACHER_RATE, "temperature": technique.TEMPERATURE, "soft": SOFT}
 
 
 def _arms(shared: dict, few: int, rate: float | None = None) -> tuple[Arm, ...]:
@@ -293,11 +290,13 @@ COMPARISONS = (
 
 _RATES = {"rate": (1e-4, 2e-4, 4e-4, 8e-4)}
 _TUNED = ("teacher", "distilled", "labels", "smoothing", "states", "few-labels", "judged")
+_OF_TEACHER = {"teacher_rate": ("teacher", "rate")}
 TUNING = Tuning(
     grids={name: _RATES for name in _TUNED} | {"random": {"rate": (2.5e-4, 5e-4, 1e-3, 2e-3)}},
     settings={"judged_on": "dev"},
     figure="dev",
     like={"cool": "distilled", "hot": "distilled", "few-teacher": "teacher"},
+    uses={arm.name: _OF_TEACHER for arm in ARMS if arm.settings.get("taught")},
 )
 
 CLAIM = Claim(
