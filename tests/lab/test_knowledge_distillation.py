@@ -91,7 +91,7 @@ def test_arms_differ_as_they_say_and_every_one_has_as_many_rates():
     assert settings["few-teacher"] == settings["teacher"] | {"labelled": 320}
     assert {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like} == set(LEARNERS)
     for grid in EXPERIMENT.tuning.grids.values():
-        assert set(grid) == {"rate"} and np.divide(grid["rate"][1:], grid["rate"][:-1]) == pytest.approx([2, 2, 2])
+        assert set(grid) == {"rate"} and np.divide(grid["rate"][1:], grid["rate"][:-1]) == pytest.approx([2, 2, 2, 2])
     assert module.TEACHER_RATE in EXPERIMENT.tuning.grids["teacher"]["rate"][1:-1]
 
 
