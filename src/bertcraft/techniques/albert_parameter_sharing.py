@@ -121,11 +121,13 @@ def parameter_counts(config: Config, sharing: str = "all") -> dict[str, int]:
 def flops_per_token(config: Config, length: int) -> int:
     """Operations of the encoder's products a token, forward: 2 (E H + layers (4 H^2 + 2 H F + 2 L H)), L tokens to a text.
 
-    Two for a number times a number; looking up embeddings costs none. No term asks whether parameters are shared.
+    Two for a number times a number; looking up embeddings costs none, and a BERT has no E H. No term asks whether parameters are
+    shared.
     """
-    h, layers = config.hidden_size, config.num_hidden_layers * config.inner_group_num
-    layer = 4 * h * h + 2 * h * config.intermediate_size + 2 * length * h
-    return 2 * (config.embedding_size * h + layers * layer)
+    h, layers, projection = config.hidden_size, config.num_hidden_layers, 0
+    if config.family == "albert":
+        layers, projection = layers * config.inner_group_num, config.embedding_size * h
+    return 2 * (projection + layers * (4 * h * h + 2 * h * config.intermediate_size + 2 * length * h))
 
 
 # ------------------------------------------------------------------------------------------------ sentence-order prediction

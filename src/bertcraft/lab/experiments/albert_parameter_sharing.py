@@ -1,0 +1,349 @@
+"""04: what do layers lose that share their parameters, and what does a model of as many parameters, or as many operations, win?
+
+A small masked language model reads short requests. Primary: four layers of their own against one layer used four times, at equal
+width and steps. ALBERT's own ablation found that sharing costs quality, nearly all of it by sharing the feed-forward part; so the
+claim is that the unshared is better. What its title says, fewer parameters, is a count. Sharing frees parameters, not operations:
+so a shared model twice as wide, which has the parameters of the unshared one, is trained for as many steps, and for as many
+operations. And one layer used once says whether using it four times buys anything.
+
+Sentence order is judged on other texts, sentences of encyclopedia articles, since a request is one sentence. Three shared models
+read the same pairs: one is asked their order, one whether the second follows the first, one nothing; then all are fine-tuned
+alike on either question, which is the paper's table 5.
+
+Each seed learns from a draw of its own of the requests and is judged on a draw of its own of held-out ones; intervals are widened
+for what the draws share.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
+
+import numpy as np
+
+from bertcraft.bert import Config
+from bertcraft.bert.layout import parameter_shapes
+from bertcraft.lab import flops, pretraining, segment_pairs
+from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
+from bertcraft.lab.pretraining import Setting, Texts
+from bertcraft.lab.statistics import EXACT
+from bertcraft.pretrain import held_out as held_out_loss
+from bertcraft.pretrain.held_out import HeldOut
+from bertcraft.techniques import albert_parameter_sharing as technique
+from bertcraft.techniques import roberta_optimizations as masking
+from bertcraft.tensor import tree, value_and_grad
+
+TRAINED, TESTED = 20_000, 1000  # requests that a seed draws to learn from, and to be judged on
+POOL = 3000  # held-out requests that the test is drawn from; as many others are for development
+REPLAYED = 20  # first losses that are stored and can be replayed
+COUNTED = 4  # batches whose operations are counted; their mean is the price of a step
+WATCHED = 200  # texts whose states are followed through the layers
+
+# ------------------------------------------------------------------------------------------------------------ sharing
+
+
+@lru_cache(maxsize=2)
+def texts_of(setting: Setting, seed: int) -> Texts:
+    """The draws of a seed, as rows."""
+    texts, draw = pretraining.prepare(replace(setting, texts=None, held_out=POOL)), np.random.default_rng((seed, 31))
+    train = texts.train[draw.permutation(len(texts.train))[: setting.texts]]
+    tested = texts.held_out[draw.permutation(len(texts.held_out))[: setting.held_out]]
+    return replace(texts, train=train, dev=texts.dev[: setting.held_out], held_out=tested)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what."""
+
+    setting: Setting
+    texts: Texts
+    config: Config
+    start: dict
+
+    def loss(self, params: dict, batch: dict, rng):
+        return masking.masked_lm_loss(technique.complete(params, self.config), batch, rng, self.config)
+
+    def evaluate(self, held_out: HeldOut, params: dict) -> dict:
+        return held_out(technique.complete(params, self.config), self.config)
+
+
+def setting_of(settings: dict) -> Setting:
+    """The part of an arm's settings that says what is trained and for how long."""
+    own = {field.name for field in fields(Setting)}
+    return Setting(**{name: value for name, value in settings.items() if name in own})
+
+
+def task_of(settings: dict, seed: int) -> Task:
+    """An arm's training. All start alike where they have the same parameters."""
+    setting = setting_of(settings)
+    texts = texts_of(setting, seed)
+    config = pretraining.config_of(
+        setting, len(texts.log_frequency), family="albert", embedding_size=settings["embedding"], num_hidden_groups=setting.layers
+    )
+    start = technique.initial_params(config, seed, settings["sharing"])
+    start["predictions"]["bias"][:] = texts.log_frequency
+    return Task(setting, texts, config, start)
+
+
+def price(task: Task) -> dict:
+    """Parameters, head counted in, and the operations of a training step, of a whole training: exact counts."""
+    make_batch = pretraining.batch_maker(task.setting, task.texts, 0)
+    counts = [
+        flops.count(value_and_grad(partial(_loss, task, masking.trimmed(make_batch(step)))), task.start)
+        for step in range(COUNTED)
+    ]
+    kept = sum(leaf.size for leaf in tree.leaves(task.start))
+    return {"parameters": kept / 1e6, "compute": float(np.mean(counts)) * task.setting.steps / 1e12}
+
+
+def _loss(task: Task, batch: dict, params: dict):
+    return task.loss(params, batch, None)
+
+
+def share(settings: dict, seed: int, context: Context) -> dict:
+    """Train an arm and judge it. A trial is judged on development texts alone."""
+    task = task_of(settings, seed)
+    trial = "judged_on" in settings
+    held_out = HeldOut(task.texts.dev if trial else task.texts.held_out, task.texts)
+    result = _fitted(task, settings, seed, context, evaluate=partial(task.evaluate, held_out))
+    curve = [found["loss"] for _, found in result.evaluations]
+    first = {"first_losses": result.losses[:REPLAYED].tolist()}
+    if trial:
+        return {"dev": curve[-1], "curve": curve, **first}
+    whole, rows = technique.complete(result.params, task.config), task.texts.held_out[:WATCHED]
+    changes = technique.layer_changes(whole, task.config, rows, (rows != 0).astype(np.int32))
+    last = result.evaluations[-1][1]
+    return {
+        "loss": last["loss"], "accuracy": 100 * last["accuracy"], "gap": last["loss"] - held_out.unigram, **price(task),
+        "steps": [step for step, _ in result.evaluations], "curve": curve, "unigram": held_out.unigram,
+        "distance": changes.distance.tolist(), "angle": changes.angle.tolist(), **first,
+    }  # fmt: skip
+
+
+def _fitted(task: Task, settings: dict, seed: int, context: Context, **more):
+    make_batch = pretraining.batch_maker(task.setting, task.texts, seed)
+    return pretraining.train(
+        task.setting, task.start, task.loss, make_batch, seed=seed, context=context, signature=settings, **more
+    )
+
+
+def trivial(settings: dict, seed: int) -> dict:
+    """What is had for nothing, and published models, which are only counted."""
+    if settings["method"] == "count":
+        config = Config(family=settings["family"], **technique.SIZES["large"])
+        kept = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
+        return {"parameters": kept / 1e6, "operations": technique.flops_per_token(config, config.max_position_embeddings) / 1e9}
+    task = task_of(settings, seed)
+    held_out = HeldOut(task.texts.held_out, task.texts)
+    if settings["method"] == "unigram":
+        return {"loss": held_out.unigram}
+    found = task.evaluate(held_out, task.start)
+    return {"loss": found["loss"], "accuracy": 100 * found["accuracy"], **price(task)}
+
+
+# ------------------------------------------------------------------------------------------------------ sentence order
+
+
+def pair(settings: dict, seed: int, context: Context) -> dict:
+    """Train on pairs, then judge the words, the question that was asked, and either question after fine-tuning."""
+    asked, part = settings["asked"], settings.get("judged_on", "held_out")
+    task = segment_pairs.task_of(setting_of(settings), asked, seed)
+    result = segment_pairs.train(task, seed, context, settings)
+    held_out = segment_pairs.held_out(task, part)
+    loss = held_out(technique.complete(result.params, task.config), task.config)["loss"]
+    found = {"first_losses": result.losses[:REPLAYED].tolist()}
+    own = segment_pairs.judged(task, result.params, asked, part) if asked else None
+    if "judged_on" in settings:
+        return {"dev": loss + (own[1] if own else 0.0), **found}
+    found |= {"pair_loss": loss, "pair_gap": loss - held_out.unigram}
+    how = {"steps": settings["tuned_steps"], "rate": settings["tuned_rate"], "part": part}
+    found |= {kind: segment_pairs.finetuned(task, result.params, kind, seed, **how) for kind in segment_pairs.ASKED}
+    return found | ({"asked": own[0]} if own else {})
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
+def run(arm: Arm, seed: int, context: Context) -> dict:
+    """One arm of either kind."""
+    if arm.trivial:
+        return trivial(arm.settings, seed)
+    return (pair if "asked" in arm.settings else share)(arm.settings, seed, context)
+
+
+def replay(arm: Arm, seed: int, context: Context) -> dict:
+    """The training losses of an arm's first steps, and its exact counts; a trivial row is computed again."""
+    settings = arm.settings
+    if arm.trivial:
+        return trivial(settings, seed)
+    steps = min(REPLAYED, settings["steps"])
+    if "asked" in settings:
+        task = segment_pairs.task_of(setting_of(settings), settings["asked"], seed)
+        return {"first_losses": segment_pairs.train(task, seed, context, settings, steps).losses.tolist()}
+    task = task_of(settings, seed)
+    return {**price(task), "first_losses": _fitted(task, settings, seed, context, steps=steps).losses.tolist()}
+
+
+# ---------------------------------------------------------------------------------------------------------- declaration
+
+_LEARNT = {
+    "corpus": "utterances", "length": 24, "vocab_size": 4096, "texts": TRAINED, "held_out": TESTED, "batch": 64, "shard": 64,
+    "warmup": 60, "evaluations": 5, "layers": 4, "hidden": 128, "embedding": 128, "steps": 1000,
+}  # fmt: skip
+SHARED, WIDE = {**_LEARNT, "sharing": "all"}, {**_LEARNT, "sharing": "all", "hidden": 256}
+WIDE_STEPS = 300  # as many operations as 1,000 steps of the others
+_PAIRS = {
+    "corpus": "wikipedia", "length": 40, "vocab_size": 4096, "batch": 64, "shard": 64, "warmup": 60, "layers": 2, "hidden": 128,
+    "steps": 500, "tuned_steps": 150, "tuned_rate": 5e-4,
+}  # fmt: skip
+
+ARMS = (
+    Arm("own", "four layers of their own", {**_LEARNT, "sharing": "none"}),
+    Arm("shared", "one layer, four times", SHARED),
+    Arm("attention", "attention shared", {**_LEARNT, "sharing": "attention"}),
+    Arm("feed_forward", "feed-forward shared", {**_LEARNT, "sharing": "feed_forward"}),
+    Arm(
+        "once", "one layer, once", {**SHARED, "layers": 1},
+        control="As many parameters as shared layers have, a quarter of the operations: does it pay to use a layer four times?",
+    ),
+    Arm(
+        "wide", "shared, twice as wide", WIDE,
+        control="What sharing frees can be spent: as many parameters as layers of their own have, and as many steps.",
+    ),
+    Arm(
+        "wide_flops", "twice as wide, equal operations", {**WIDE, "steps": WIDE_STEPS},
+        control="Parameters are not what a training costs: as many of them as layers of their own have, and as many operations.",
+    ),
+    *(
+        Arm(
+            f"embedding{size}", f"shared, embeddings of {size}", {**SHARED, "embedding": size},
+            control="The other saving of ALBERT's: a thin table of words, widened by one map.",
+        )
+        for size in (32, 64)
+    ),
+    Arm("order", "asked for the order", {**_PAIRS, "asked": "order"}),
+    Arm("next", "asked whether it follows", {**_PAIRS, "asked": "next"}, control="BERT's question, which the topic answers."),
+    Arm("words", "asked nothing", {**_PAIRS, "asked": None}, control="Does a question about pairs do anything at all?"),
+    Arm("untrained", "untrained", {**SHARED, "method": "untrained"}, trivial=True),
+    Arm("unigram", "word frequencies", {**SHARED, "method": "unigram"}, trivial=True),
+    Arm("bert_large", "BERT-large, counted", {"method": "count", "family": "bert"}, trivial=True),
+    Arm("albert_large", "ALBERT-large, counted", {"method": "count", "family": "albert"}, trivial=True),
+)  # fmt: skip
+SHARES = tuple(arm.name for arm in ARMS if not arm.trivial and "asked" not in arm.settings)
+PAIRED = tuple(arm.name for arm in ARMS if "asked" in arm.settings)
+
+_DRAWN, _ASIDE = TESTED / TRAINED, 3281 / 19774  # pairs that are judged over pairs that are read
+METRICS = {
+    "loss": Metric("loss at [MASK]", "nats", overlap=_DRAWN),
+    "accuracy": Metric("words guessed at [MASK]", "%", 1, overlap=_DRAWN),
+    "parameters": Metric("parameters", "millions", 2),
+    "compute": Metric("operations of the training", "TFLOP", 2),
+    "operations": Metric("operations a token", "GFLOP", 2),
+    "order": Metric("order told, fine-tuned", "%", 1, overlap=_ASIDE),
+    "next": Metric("whether it follows, fine-tuned", "%", 1, overlap=_ASIDE),
+    "pair_loss": Metric("loss at [MASK], pairs", "nats", overlap=_ASIDE),
+}
+
+LEARNT = 60.0  # % of pairs: below it a question was not learnt
+CHECKS = (
+    Check("off the plateau at [MASK]", SHARES, "gap", most=-0.5, unit="nats", metrics=("loss", "accuracy")),
+    Check("order learnt", ("order",), "order", least=LEARNT, unit="%", digits=1, metrics=("order", "next", "pair_loss")),
+    Check("learnt what follows", ("next",), "next", least=LEARNT, unit="%", digits=1, metrics=("order", "next", "pair_loss")),
+)
+
+COMPARISONS = (
+    Comparison("four layers of their own against one shared", "own", "shared", "loss", better=-1),
+    Comparison("BERT-large's parameters over ALBERT-large's", "bert_large", "albert_large", "parameters", EXACT, ratio=True,
+               margin=5e-3, expected=18.952),
+    Comparison("BERT-large's operations over ALBERT-large's", "bert_large", "albert_large", "operations", EXACT, ratio=True,
+               margin=1e-3, expected=1.0),
+    Comparison("attention of their own against all shared", "feed_forward", "shared", "loss", better=-1),
+    Comparison("feed-forward of their own against all shared", "attention", "shared", "loss", better=-1),
+    Comparison("nothing shared against attention shared", "own", "attention", "loss", better=-1),
+    Comparison("one layer four times against once", "shared", "once", "loss", better=-1),
+    Comparison("shared, wide, against layers of their own, equal parameters and steps", "wide", "own", "loss", better=-1),
+    Comparison("the same at equal operations", "wide_flops", "own", "loss", better=-1),
+    Comparison("embeddings of 128 against 64", "shared", "embedding64", "loss", better=-1),
+    Comparison("embeddings of 128 against 32", "shared", "embedding32", "loss", better=-1),
+    Comparison("order told: asked for it before against nothing", "order", "words", "order"),
+    Comparison("order told: asked what follows against nothing", "next", "words", "order"),
+    Comparison("what follows: asked for the order against nothing", "order", "words", "next"),
+    Comparison("what follows: asked for it before against nothing", "next", "words", "next"),
+    Comparison("loss at [MASK]: asked for the order against nothing", "order", "words", "pair_loss", better=-1),
+)  # fmt: skip
+
+_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+_TUNED = ("own", "shared", "attention", "feed_forward", "once", "wide_flops", *PAIRED)
+TUNING = Tuning(
+    grids={name: {"rate": _RATES} for name in _TUNED},
+    settings={"judged_on": "dev"},
+    figure="dev",
+    better=-1,
+    like={"wide": "wide_flops", "embedding32": "shared", "embedding64": "shared"},
+)
+
+CLAIM = Claim(
+    collection="18x fewer params",
+    paper=(
+        "ALBERT-large has 18 million parameters, BERT-large 334 (18.6 times as many), and is worse: 82.4 against 85.2 on "
+        "average. The one that wins, xxlarge, has 235 million and trains at a third of BERT-large's speed. By itself (base, "
+        "embeddings of 128): nothing shared 81.6 with 89 million, attention shared 81.7 with 64, feed-forward shared 80.2 with 38, "
+        "all shared 80.1 with 12. Sentence order 80.1, next sentences 79.2, neither 79.0 (reported)"
+    ),
+    source="Lan et al. 2020, tables 1, 2, 4 and 5, arXiv:1909.11942",
+)
+
+NOTES = (
+    f"Models of 4 layers, 128 wide, that learn from {TRAINED:,} short requests in 1,000 steps; ALBERT's base has 12, 768 wide.",
+    "Losses are those of texts not read, at positions that show [MASK], 15 % of the words, under masks that all arms share.",
+    "Each seed draws its texts from one pool, so intervals are widened (Nadeau & Bengio).",
+    "Rates: the best of four for each way of sharing and each question, on development texts, one seed not reported; the wider "
+    "model takes at 1,000 steps the rate that is best at 300, other embeddings that of 128.",
+    "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
+    "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike.",
+    "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
+)  # fmt: skip
+
+WHOLE = Experiment(
+    number=4,
+    slug="albert_parameter_sharing",
+    title="ALBERT's parameter sharing",
+    scale=f"models of 4 layers, 128 wide, {TRAINED:,} short requests, 1,000 steps",
+    question="What do layers lose that share their parameters, and what is sharing worth at equal parameters or operations?",
+    claim=CLAIM,
+    arms=ARMS,
+    metrics=METRICS,
+    comparisons=COMPARISONS,
+    checks=CHECKS,
+    tuning=TUNING,
+    run=run,
+    replay=replay,
+    minutes=60,
+    code=(pretraining, segment_pairs, flops, held_out_loss, masking),
+    notes=NOTES,
+)
+
+
+def _short(changes: dict, pairs: dict, names: tuple[str, ...], quick: Experiment | None) -> Experiment:
+    arms = tuple(
+        replace(
+            arm,
+            control="",
+            settings=arm.settings | ({} if "family" in arm.settings else pairs if arm.name in PAIRED else changes),
+        )
+        for arm in ARMS
+        if arm.name in names
+    )
+    notes = ("Short: enough to see that all works, too little to learn much.",)
+    return shorter(WHOLE, WHOLE.question, arms, notes, quick)
+
+
+_FIRST = ("own", "shared", "once", "unigram", "bert_large", "albert_large")
+EXPERIMENT = replace(
+    WHOLE,
+    quick=_short(
+        {"steps": 300, "rate": 2e-3, "evaluations": 3}, {}, _FIRST,
+        _short(
+            {"steps": 30, "rate": 2e-3, "evaluations": 2, "warmup": 5, "texts": 2000, "held_out": 200}, {"steps": 4, "rate": 1e-3,
+            "tuned_steps": 4}, _FIRST, None,
+        ),
+    ),
+)  # fmt: skip
