@@ -8,7 +8,8 @@ from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
 
 PLACES = {  # of an arm in the palette
-    "own": 0, "shared": 1, "attention": 2, "feed_forward": 3, "once": 4, "wide": 5, "wide_flops": 6, "embedding64": 7, "embedding32": 7,
+    "own": 0, "shared": 1, "attention": 2, "feed_forward": 3, "once": 4, "wide": 5, "wide_flops": 6, "embedding64": 7,
+    "embedding32": 7,
 }  # fmt: skip
 LAYERS, PAIRS = ("own", "shared"), ("words", "next", "order")
 ASKED = {"order": "their order", "next": "whether the second follows"}
@@ -16,7 +17,7 @@ CHANCE = 50.0
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
-    """Loss against parameters and operations; what each layer does to the states; what pairs teach. What has no runs is left out."""
+    """Loss against parameters and operations; what each layer does to the states; what pairs teach; all that has runs."""
     paths = [_show_costs(folder / "parameters_and_operations.png", runs, experiment)]
     if any("angle" in run["figures"] for run in runs):
         paths.append(_show_layers(folder / "layers.png", runs, experiment))
