@@ -30,22 +30,27 @@ def _own(runs: list[dict], arm: str, figure: str) -> list:
     return [run["figures"][figure] for run in runs if run["arm"] == arm and figure in run["figures"]]
 
 
+def _mean(runs: list[dict], arm: str, figure: str) -> float:
+    """Of an arm's runs; parameters in millions."""
+    return float(np.mean(_own(runs, arm, figure))) / (1e6 if figure == "parameters" else 1)
+
+
 def _show_costs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """Each arm a point, small marks its seeds: on the left by parameters, on the right by the operations of its training."""
     with style.figure(path, columns=2, width=9.6, height=4.0) as axes:
         for ax, figure, label in zip(
-            axes, ("parameters", "compute"), ("parameters (millions)", "operations of the training (TFLOP)"), strict=True
+            axes, ("parameters", "tflop"), ("parameters (millions)", "operations of the training (TFLOP)"), strict=True
         ):
             for name, place in PLACES.items():
                 if not (losses := _own(runs, name, "loss")):
                     continue
-                look, x = {**style.line(place), "linestyle": "none"}, np.mean(_own(runs, name, figure))
+                look, x = {**style.line(place), "linestyle": "none"}, _mean(runs, name, figure)
                 ax.plot(np.full(len(losses), x), losses, "_", color=look["color"], ms=7, alpha=0.5)
                 look |= {"markersize": 7} | ({"mfc": "white"} if name == "embedding32" else {})
                 ax.plot(x, np.mean(losses), **look, label=experiment.arm(name).title)
             ax.set(xscale="log", xlabel=label, ylabel="loss at [MASK] of unread text (nats)")
             ax.minorticks_off()
-            ticks = sorted({round(float(np.mean(found)), 1) for name in PLACES if (found := _own(runs, name, figure))})
+            ticks = sorted({round(_mean(runs, name, figure), 1) for name in PLACES if _own(runs, name, figure)})
             ticks = [tick for i, tick in enumerate(ticks) if i == 0 or tick > 1.15 * ticks[i - 1]]
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
