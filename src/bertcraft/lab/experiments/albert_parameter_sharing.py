@@ -113,7 +113,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 # ---------------------------------------------------------------------------------------------------------- declaration
 
-STEPS, TFLOP = 1300, 4.3  # a training, and what that costs with four layers of 128
+STEPS, TFLOP = 1300, 4.43  # a training, and what that costs with four layers of 128
 _LEARNT = {
     "corpus": "utterances", "length": 24, "vocab_size": 4096, "held_out": TESTED, "batch": 32, "shard": 32, "warmup": 60,
     "evaluations": 5, "layers": 4, "hidden": 128, "embedding": 128, "steps": STEPS,
