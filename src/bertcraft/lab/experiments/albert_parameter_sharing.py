@@ -274,7 +274,7 @@ EXPERIMENT = replace(
         {"steps": 400, "rate": 1e-3, "evaluations": 4}, {}, _FIRST,
         _short(
             {"steps": 30, "rate": 1e-3, "evaluations": 2, "warmup": 5, "texts": 2000, "held_out": 200},
-            {"steps": 4, "rate": 1e-3, "tuned_steps": 4}, (*_FIRST, "order"), None,
+            {"steps": 4, "rate": 1e-3, "warmup": 2, "tuned_steps": 4}, (*_FIRST, "order"), None,
         ),
     ),
 )  # fmt: skip
