@@ -233,7 +233,7 @@ def made_up_runs(seeds: int) -> list[dict]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_plots_are_drawn_for_any_number_of_seeds(seeds, tmp_path):
-    for experiment in (EXPERIMENT, EXPERIMENT.quick):
+    for experiment in (EXPERIMENT, EXPERIMENT.quick, EXPERIMENT.quick.quick):
         among = {arm.name for arm in experiment.arms}
         for path in figures.show(tmp_path, [run for run in made_up_runs(seeds) if run["arm"] in among], experiment):
             assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -76,8 +76,9 @@ def _show_layers(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 def _show_pairs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """What is told right after fine-tuning, by what was asked before; small marks are seeds."""
-    with style.figure(path, width=7.2, height=2.6) as ax:
-        for y, name in enumerate(PAIRS):
+    arms = [arm for arm in experiment.arms if arm.name in PAIRS]
+    with style.figure(path, width=7.2, height=1.1 + 0.5 * len(arms)) as ax:
+        for y, name in enumerate(arm.name for arm in arms):
             for place, (figure, label) in enumerate(ASKED.items(), 1):
                 if values := _own(runs, name, figure):
                     look = style.line(place)
@@ -86,7 +87,7 @@ def _show_pairs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                     named = {"label": f"told: {label}"} if y == 0 else {}
                     ax.plot(np.mean(values), at, look["marker"], color=look["color"], ms=6, **named)
         ax.axvline(CHANCE, color="0.3", lw=1, ls=(0, (1, 3)), label="chance")
-        ax.set_yticks(range(len(PAIRS)), [experiment.arm(name).title for name in PAIRS])
+        ax.set_yticks(range(len(arms)), [arm.title for arm in arms])
         ax.invert_yaxis()
         ax.set(xlabel="pairs told right after fine-tuning (%); marks: seeds, points: means")
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
