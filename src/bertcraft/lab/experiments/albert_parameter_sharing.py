@@ -10,7 +10,13 @@ Sentence order is judged on other texts, sentences of encyclopedia articles, sin
 read the same pairs: one is asked their order, one whether the second follows the first, one nothing; then all are fine-tuned
 alike on either question, which is the paper's table 5.
 
-WHAT WAS TRIED
+Tried on development texts with seed 1000 before any reported run (loss at [MASK] less that of word frequencies, nats; four layers,
+128 wide, 4,096 pieces, batch 64 and 800 steps unless said): rate 2e-3, layers of their own +0.02, shared +0.02: with four layers
+normalised last that rate stays on the plateau, where two layers leave it; shared, 1e-3: -0.52; the same in batches of 32 and 1,300
+steps: -0.02. So rates are tried below 2e-3, in batches of 64. Pairs, shared, asked for the order, 2e-3, 500 steps: 61.8 % of the
+order told by its own head, after 150 steps of fine-tuning 62.1 % of the order and 61.7 % of what follows; words on the plateau
+(-0.08), so no comparison is about these. A linear model that knows which words stand in which sentence tells the order of 66.6 %
+of such pairs, of 50 % of the messages of conversations and of the sentences of novels and speeches: there it was not tried.
 """
 
 from dataclasses import replace
@@ -29,7 +35,7 @@ from bertcraft.pretrain import held_out as held_out_loss
 from bertcraft.techniques import albert_parameter_sharing as technique
 from bertcraft.techniques import roberta_optimizations as masking
 
-TESTED = 1500  # held-out requests; as many others are for development
+TRAINED, TESTED = 46_453, 1500  # requests that are learnt from, and held out; as many others are for development
 WATCHED = 200  # held-out texts whose states are followed through the layers
 REPLAYED = architectures.REPLAYED  # first losses that are stored and can be replayed
 
@@ -113,15 +119,15 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 # ---------------------------------------------------------------------------------------------------------- declaration
 
-STEPS, TFLOP = 1300, 4.43  # a training, and what that costs with four layers of 128
+BATCH, STEPS, TFLOP = 64, 900, 6.19  # a training, and what that costs with four layers of 128
 _LEARNT = {
-    "corpus": "utterances", "length": 24, "vocab_size": 4096, "held_out": TESTED, "batch": 32, "shard": 32, "warmup": 60,
+    "corpus": "utterances", "length": 24, "vocab_size": 4096, "held_out": TESTED, "batch": BATCH, "shard": BATCH, "warmup": 100,
     "evaluations": 5, "layers": 4, "hidden": 128, "embedding": 128, "steps": STEPS,
 }  # fmt: skip
 SHARED, WIDE = {**_LEARNT, "sharing": "all"}, {**_LEARNT, "sharing": "all", "hidden": 256}
 _PAIRS = {
     "corpus": "wikipedia", "length": 40, "vocab_size": 4096, "batch": 64, "shard": 64, "warmup": 60, "layers": 2, "hidden": 128,
-    "steps": 700, "tuned_steps": 200, "tuned_rate": 5e-4,
+    "steps": 600, "tuned_steps": 150, "tuned_rate": 5e-4,
 }  # fmt: skip
 
 ARMS = (
@@ -159,7 +165,7 @@ ARMS = (
 SHARES = tuple(arm.name for arm in ARMS if not arm.trivial and "asked" not in arm.settings)
 PAIRED = tuple(arm.name for arm in ARMS if "asked" in arm.settings)
 
-_DRAWN, _ASIDE = TESTED / (32 * STEPS), 3281 / 19774  # texts, or pairs, that are judged over those that are read
+_DRAWN, _ASIDE = TESTED / TRAINED, 3281 / 19774  # texts, or pairs, that are judged over those that are learnt from
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats", overlap=_DRAWN),
     "accuracy": Metric("words guessed at [MASK]", "%", 1, overlap=_DRAWN),
@@ -207,7 +213,7 @@ TUNING = Tuning(
     settings={"judged_on": "dev"},
     figure="dev",
     better=-1,
-    like={"wide": "wide_flops", "embedding32": "shared", "embedding64": "shared"},
+    like={"wide": "shared", "embedding32": "shared", "embedding64": "shared"},
 )
 
 CLAIM = Claim(
@@ -222,12 +228,12 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    f"Models of 4 layers, 128 wide, {STEPS:,} steps of 32 short requests; ALBERT's base has 12 layers, 768 wide.",
+    f"Models of 4 layers, 128 wide, {STEPS:,} steps of {BATCH} short requests; ALBERT's base has 12 layers, 768 wide.",
     "Losses are those of texts not read, at positions that show [MASK], 15 % of the words, under masks that all arms share.",
     "Seeds read the same texts in orders of their own, under masks of their own, and are judged on the same texts; intervals are "
     "widened for it (Nadeau & Bengio).",
     "Rates: the best of four for each way of sharing and each question, on development texts, one seed not reported; the wider "
-    "model takes at all steps the rate that is best at equal operations, other embeddings that of 128.",
+    "model at equal steps, and the other embeddings, take that of the shared model.",
     "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
     "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike.",
     "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
@@ -237,7 +243,7 @@ WHOLE = Experiment(
     number=4,
     slug="albert_parameter_sharing",
     title="ALBERT's parameter sharing",
-    scale=f"models of 4 layers, 128 wide, {STEPS:,} steps of 32 short requests",
+    scale=f"models of 4 layers, 128 wide, {STEPS:,} steps of {BATCH} short requests",
     question="What do layers lose that share their parameters, and what is sharing worth at equal parameters or operations?",
     claim=CLAIM,
     arms=ARMS,
