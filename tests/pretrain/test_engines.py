@@ -171,12 +171,14 @@ def on_four_devices(tmp_path, script: str, *arguments: str) -> str:
 
 CUT = """
     import jax, numpy as np
-    from test_engines import goal_of, on_xla, RULE
+    import sys
+    from test_engines import VOCABULARY, SMALL, on_xla, RULE
+    from bertcraft.pretrain.objectives import objective
     from bertcraft.pretrain.xla import xla_engine
     from bertcraft.tensor import tree
     assert jax.device_count() == 4
     jax.config.update("jax_enable_x64", True)
-    goal = goal_of("electra")
+    goal = objective(sys.argv[1], SMALL, VOCABULARY, 16, architecture=sys.argv[2] or None)
     engine = xla_engine(goal.loss, RULE, seed=0, sharded=True)
     params = goal.initial(1, np.float64)
     placed = engine.place((params, RULE.init(params)))
@@ -187,11 +189,13 @@ CUT = """
 """
 
 
-def test_parameters_cut_over_four_devices_take_a_quarter_of_the_memory_and_the_same_steps(tmp_path):
-    share, *losses = map(float, on_four_devices(tmp_path, CUT).split())
+@pytest.mark.parametrize(("name", "architecture"), [("electra", ""), ("masked_lm", "albert")])
+def test_parameters_cut_over_four_devices_take_a_quarter_of_the_memory_and_the_same_steps(tmp_path, name, architecture):
+    share, *losses = map(float, on_four_devices(tmp_path, CUT, name, architecture).split())
     assert 0.25 <= share < 0.27
+    goal = objective(name, SMALL, VOCABULARY, 16, architecture=architecture or None)
     with jax.enable_x64(True):
-        alone = on_numpy(goal_of("electra"), np.float64, 10)
+        alone = on_numpy(goal, np.float64, 10)
     np.testing.assert_allclose(losses, alone.losses, rtol=1e-9)
 
 

@@ -21,6 +21,7 @@ from bertcraft.lab import flops
 from bertcraft.techniques import albert_parameter_sharing as technique
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import tree, value_and_grad
+from bertcraft.tensor.parallel import sharded_value_and_grad
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bert"))
 from transformers_models import inputs, make, named, ours
@@ -230,6 +231,19 @@ def test_float32_stays_and_dropout_repeats(sharing):
     assert value.dtype == np.float32 and {leaf.dtype for leaf in tree.leaves(gradients)} == {np.dtype(np.float32)}
     assert value == loss(params, 1) != loss(params, 2)
     assert loss(params, None) == loss(params, None) != value
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_shards_add_up_to_the_whole_batch(sharing):
+    config = small(head="masked_lm")
+    params, batch = random_params(config, sharing), batch_of(config, rows=5)
+    loss = lambda p, b, rng: masking.masked_lm_loss(technique.complete(p, config), b, rng, config)  # noqa: E731
+    value, gradients = value_and_grad(loss)(params, batch, None)
+    sharded = sharded_value_and_grad(loss, shard_size=2, weight=masking.predicted, threads=2)
+    together, parts = sharded(params, batch, 0)
+    assert together == pytest.approx(float(value), rel=1e-12)
+    equal(dict(tree.items(parts)), dict(tree.items(gradients)), 1e-11)
+    assert (batch["labels"] < 0).any(), "a mean of means would be wrong"
 
 
 @pytest.mark.parametrize("sharing", SHARING)
