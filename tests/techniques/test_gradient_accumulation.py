@@ -15,10 +15,11 @@ from bertcraft import check_grads, value_and_grad
 from bertcraft.bert import encoder, heads
 from bertcraft.errors import InputError
 from bertcraft.techniques import gradient_accumulation as technique
+from bertcraft.techniques.weight_decay import lamb
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
 from bertcraft.tensor.parallel import shard_rng, sharded_value_and_grad
-from bertcraft.train import adamw, chain, clip_by_global_norm, lamb, warmup_linear
+from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bert"))
 from transformers_models import make, named, ours

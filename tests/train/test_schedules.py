@@ -55,20 +55,6 @@ def test_inverse_square_root_equals_transformers(warmup, peak):
         assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-14)
 
 
-@settings(deadline=None)
-@given(spans(), st.data(), st.floats(1e-6, 10))
-def test_warmup_stable_decay_equals_transformers(span, data, peak):
-    warmup, total = span
-    decay = data.draw(st.integers(0, total - warmup))
-    expected = of_transformers(
-        "get_wsd_schedule", num_warmup_steps=warmup, num_decay_steps=decay, num_training_steps=total, decay_type="linear"
-    )
-    schedule = warmup_stable_decay(peak, warmup, decay, total)
-    for step in range(total):
-        assert math.isclose(schedule(step), peak * expected(step), rel_tol=1e-13, abs_tol=1e-15 * peak)
-    assert schedule(total) == schedule(3 * total) == 0
-
-
 def test_until_it_falls_the_rate_does_not_depend_on_the_length():
     short, long = warmup_stable_decay(0.3, 5, 8, 40), warmup_stable_decay(0.3, 5, 20, 100)
     assert all(short(step) == long(step) for step in range(33)) and short(33) < long(33)

@@ -21,7 +21,7 @@ loss: :func:`in_batch_negatives`. The exact remedy is :func:`cached_value_and_gr
 Contrastive Learning Batch Size under Memory Limited Setup" (GradCache), RepL4NLP 2021, arXiv:2101.06983.
 
 Accumulation is what makes very large batches possible, and for those there is an update rule of their own,
-:func:`bertcraft.train.lamb` (You et al. 2020, arXiv:1904.00962). This module is the plain loop. For speed take
+:func:`bertcraft.techniques.weight_decay.lamb` (You et al. 2020, arXiv:1904.00962). This module is the plain loop. For speed take
 :func:`bertcraft.tensor.parallel.sharded_value_and_grad`, the same sum with the micro-batches spread over threads.
 """
 

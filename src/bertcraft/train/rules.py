@@ -82,7 +82,7 @@ def clip_by_global_norm(max_norm: float) -> Rule:
     Pascanu et al. 2013, algorithm 1; the 1e-6 is that of torch's ``clip_grad_norm_``. State: ``norm``, the
     last norm before clipping.
     """
-    _check(max_norm > 0, f"max_norm must be more than 0, got {max_norm}")
+    check(max_norm > 0, f"max_norm must be more than 0, got {max_norm}")
 
     def init(params):
         return {"norm": np.zeros((), tree.leaves(params)[0].dtype)}
@@ -90,7 +90,7 @@ def clip_by_global_norm(max_norm: float) -> Rule:
     def update(gradients, state, params):
         norm = global_norm(gradients)
         factor = np.minimum(1.0, max_norm / (norm + 1e-6))
-        return tree.map(lambda g: g * _like(factor, g), gradients), {"norm": norm}
+        return tree.map(lambda g: g * like(factor, g), gradients), {"norm": norm}
 
     def scale(gradients, factor, state, pool):
         norm = factor * fast.global_norm(gradients, pool)
@@ -106,20 +106,20 @@ def sgd(rate: float | Callable, momentum: float = 0.0, nesterov: bool = False) -
     ``rate`` is a number or a schedule. State: ``step``, and with momentum ``velocity``, a tree like the
     parameters.
     """
-    _check(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
-    _check(momentum > 0 or not nesterov, "nesterov needs a momentum above 0")
+    check(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
+    check(momentum > 0 or not nesterov, "nesterov needs a momentum above 0")
 
     def init(params):
         return {"step": _first_step()} | ({"velocity": tree.map(np.zeros_like, params)} if momentum else {})
 
     def update(gradients, state, params):
-        now = _rate(rate, state["step"])
+        now = rate_at(rate, state["step"])
         after = {"step": state["step"] + 1}
         if momentum:
             velocity = tree.map(lambda u, g: momentum * u + g, state["velocity"], gradients)
             after["velocity"] = velocity
             gradients = tree.map(lambda u, g: g + momentum * u, velocity, gradients) if nesterov else velocity
-        return tree.map(lambda g: _like(-now, g) * g, gradients), after
+        return tree.map(lambda g: like(-now, g) * g, gradients), after
 
     return Rule(init, update)
 
@@ -150,21 +150,21 @@ def adamw(
     ``rate`` is a number or a schedule; ``decay(name, leaf)`` says which parameters decay. State: ``step``,
     ``m``, ``v``.
     """
-    _check_adam(b1, b2, eps, weight_decay)
+    check_adam(b1, b2, eps, weight_decay)
 
     def numbers(step):
         """Rate, corrected rate and corrected eps of the update that follows ``step`` updates."""
-        root = np.sqrt(_correction(b2, step + 1))
-        now = _rate(rate, step)
-        return now, now * root / _correction(b1, step + 1), eps * root
+        root = np.sqrt(correction(b2, step + 1))
+        now = rate_at(rate, step)
+        return now, now * root / correction(b1, step + 1), eps * root
 
     def update(gradients, state, params):
         now, corrected, epsilon = numbers(state["step"])
-        m, v = _moments(gradients, state, b1, b2)
+        m, v = moments(gradients, state, b1, b2)
 
         def change(decays, p, m, v):
-            moved = _like(-corrected, p) * (m / (np.sqrt(v) + _like(epsilon, p)))
-            return moved + _like(-now * weight_decay, p) * p if decays else moved
+            moved = like(-corrected, p) * (m / (np.sqrt(v) + like(epsilon, p)))
+            return moved + like(-now * weight_decay, p) * p if decays else moved
 
         updates = tree.map(change, _decaying(decay, weight_decay, params), params, m, v)
         return updates, {"step": state["step"] + 1, "m": m, "v": v}
@@ -175,47 +175,7 @@ def adamw(
         fast.adamw(gradients, factor, state["m"], state["v"], params, b1, b2, -corrected, epsilon, shrink, pool)
         return {"step": state["step"] + 1, "m": state["m"], "v": state["v"]}
 
-    return Rule(_init_moments, update, inplace=inplace)
-
-
-def lamb(
-    rate: float | Callable,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-6,
-    weight_decay: float = 0.01,
-    decay: Decay = default_decay,
-) -> Rule:
-    """LAMB, for very large batches: You et al. 2020, algorithm 2, with the identity for its function phi.
-
-    Each leaf moves by a length in proportion to its own norm::
-
-        r = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * p
-        p = p - rate * |p| / |r| * r          (the ratio is 1 where |p| or |r| is 0)
-
-    As in the authors' BERT code, leaves that do not decay (biases, layer norm) are not rescaled either.
-    Arguments and state as for :func:`adamw`.
-    """
-    _check_adam(b1, b2, eps, weight_decay)
-
-    def update(gradients, state, params):
-        now, step = _rate(rate, state["step"]), state["step"] + 1
-        m, v = _moments(gradients, state, b1, b2)
-        m_scale, v_scale = 1 / _correction(b1, step), 1 / _correction(b2, step)
-
-        def change(decays, p, m, v):
-            r = m * _like(m_scale, p) / (np.sqrt(v * _like(v_scale, p)) + eps)
-            if not decays:
-                return _like(-now, p) * r
-            r = r + weight_decay * p
-            length, moved = np.sqrt(np.sum(p * p)), np.sqrt(np.sum(r * r))
-            ratio = np.where((length > 0) & (moved > 0), length / np.where(moved > 0, moved, 1.0), 1.0)
-            return _like(-now * ratio, p) * r
-
-        flags = tree.map(bool, _named(decay, params))
-        return tree.map(change, flags, params, m, v), {"step": step, "m": m, "v": v}
-
-    return Rule(_init_moments, update)
+    return Rule(init_moments, update, inplace=inplace)
 
 
 # ----------------------------------------------------------------------------------------------- shared parts
@@ -225,47 +185,51 @@ def _first_step() -> np.ndarray:
     return np.zeros((), np.int64)
 
 
-def _init_moments(params):
+def init_moments(params: Any) -> dict:
+    """Adam's state before its first update."""
     return {"step": _first_step(), "m": tree.map(np.zeros_like, params), "v": tree.map(np.zeros_like, params)}
 
 
-def _moments(gradients, state, b1, b2):
+def moments(gradients: Any, state: dict, b1: float, b2: float) -> tuple[Any, Any]:
     """Moving averages of the gradients and of their squares (Kingma & Ba 2015, algorithm 1)."""
     m = tree.map(lambda m, g: b1 * m + (1 - b1) * g, state["m"], gradients)
     v = tree.map(lambda v, g: b2 * v + (1 - b2) * (g * g), state["v"], gradients)
     return m, v
 
 
-def _correction(beta, step):
+def correction(beta: float, step: Any) -> Any:
     """``1 - beta**step``, in a form that keeps its digits in float32."""
     return -np.expm1(step * math.log(beta)) if beta else 1.0
 
 
-def _rate(rate, step):
+def rate_at(rate: float | Callable, step: Any) -> Any:
+    """A rate, which is a number or a schedule, at a step."""
     return rate(step) if callable(rate) else rate
 
 
-def _like(number, leaf):
+def like(number: Any, leaf: Any) -> Any:
     """A number in the dtype of a leaf, as their product shall be. Python floats adapt by themselves."""
     return number.astype(leaf.dtype) if hasattr(number, "astype") else number
 
 
-def _named(function, params):
+def named(function: Callable[[str, Any], Any], params: Any) -> Any:
     """``function(name, leaf)`` of every leaf, as a tree."""
     answers = iter([function(name, leaf) for name, leaf in tree.items(params)])
     return tree.map(lambda _: next(answers), params)
 
 
 def _decaying(decay, weight_decay, params):
-    return _named(lambda name, leaf: bool(weight_decay and decay(name, leaf)), params)
+    return named(lambda name, leaf: bool(weight_decay and decay(name, leaf)), params)
 
 
-def _check(right, message):
+def check(right: bool, message: str) -> None:
+    """Raise InputError with the message unless ``right``."""
     if not right:
         raise InputError(message)
 
 
-def _check_adam(b1, b2, eps, weight_decay):
-    _check(0 <= b1 < 1 and 0 <= b2 < 1, f"b1 and b2 must be in [0, 1), got {b1} and {b2}")
-    _check(eps >= 0, f"eps must be 0 or more, got {eps}")
-    _check(weight_decay >= 0, f"weight_decay must be 0 or more, got {weight_decay}")
+def check_adam(b1: float, b2: float, eps: float, weight_decay: float = 0.0) -> None:
+    """Raise InputError for numbers that Adam cannot have."""
+    check(0 <= b1 < 1 and 0 <= b2 < 1, f"b1 and b2 must be in [0, 1), got {b1} and {b2}")
+    check(eps >= 0, f"eps must be 0 or more, got {eps}")
+    check(weight_decay >= 0, f"weight_decay must be 0 or more, got {weight_decay}")
