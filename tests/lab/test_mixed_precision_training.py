@@ -50,7 +50,7 @@ def test_the_claim_is_equality_at_mask_within_two_hundredths_of_a_nat():
     assert verdict(float32=6.8, float16_scaled=6.8) == statistics.NOT_TESTABLE
 
 
-def test_arms_differ_in_one_precaution_and_are_tuned_alike():
+def test_arms_differ_in_one_precaution_and_those_that_lack_one_are_tuned_alike():
     def differing(one, other):
         a, b = (EXPERIMENT.arm(name).settings for name in (one, other))
         return {key for key in {**a, **b} if a.get(key) != b.get(key)}
@@ -60,7 +60,8 @@ def test_arms_differ_in_one_precaution_and_are_tuned_alike():
     assert differing("bfloat16_master", "bfloat16_alone") == {"master"}
     assert differing("bfloat16_alone", "bfloat16_stochastic") == {"stochastic"}
     assert differing("float32", "bfloat16_master") == {"form"}
-    assert list(EXPERIMENT.tuning.grids) == TRAINED and not EXPERIMENT.tuning.like
+    assert EXPERIMENT.tuning.like == {"float16_scaled": "float32", "bfloat16_master": "float32"}
+    assert [name for name in TRAINED if name not in EXPERIMENT.tuning.like] == list(EXPERIMENT.tuning.grids)
     assert len({str(grid) for grid in EXPERIMENT.tuning.grids.values()}) == 1
 
 

@@ -179,31 +179,31 @@ def mixed_precision(loss: Callable, form: str) -> Callable:
 # -------------------------------------------------------------------------------------------------------------- loss scaling
 
 
-def loss_scaling(rule: Rule, scale: float = 2.0**16, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000) -> Rule:
-    """An update rule for gradients of a loss that was multiplied by ``loss_scale(state)``: dynamic scaling, torch's GradScaler.
+def next_scale(state: dict, finite, growth: float, backoff: float, interval: int) -> dict:
+    """Scale and counts after a step, as GradScaler's: halved at an overflow, doubled after ``interval`` good steps in a row.
 
-    Gradients are divided by the scale and given to ``rule``. Where one is infinite or nan the step is skipped, parameters and
-    rule stay as they are, and the scale is multiplied by ``backoff``; after ``interval`` good steps in a row, by ``growth``. It
-    goes around a whole chain: clipping and Adam's moments are of true gradients. With growth and backoff 1 the scale is static.
-    State: ``scale``, ``good_steps`` since it last changed, ``skipped`` steps in all, and ``rule``'s.
+    finite: whether all gradients were. growth, backoff: the 2 and the 1/2. A scale beyond float32's largest is not taken.
     """
-    if not (scale > 0 and growth >= 1 and 0 < backoff <= 1 and interval >= 1):
-        got = f"scale {scale}, growth {growth}, backoff {backoff}, interval {interval}"
-        raise InputError(f"got {got}: expected a scale above 0, growth and interval from 1, a backoff above 0 and at most 1")
+    good = state["good_steps"] + 1
+    grown, due = state["scale"] * growth, good >= interval
+    return {
+        "scale": np.where(finite, np.where(due & np.isfinite(grown), grown, state["scale"]), state["scale"] * backoff),
+        "good_steps": np.where(finite & ~due, good, 0),
+        "skipped": state["skipped"] + np.where(finite, 0, 1),
+    }
+
+
+def loss_scaling(rule: Rule, scale: float = 2.0**16, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000) -> Rule:
+    """An update rule for gradients of a loss that was multiplied by ``loss_scale(state)``: :func:`next_scale` says what it is.
+
+    Gradients are divided by the scale and given to ``rule``; where one is not finite, parameters and rule stay as they are. It
+    goes around a whole chain: clipping and Adam's moments are of true gradients. State: next_scale's and "rule".
+    """
+    _check_scaling(scale, growth, backoff, interval)
 
     def init(params):
         count = np.zeros((), np.int64)
         return {"scale": np.array(scale, np.float32), "good_steps": count, "skipped": count.copy(), "rule": rule.init(params)}
-
-    def after(state, finite, inner):
-        good = state["good_steps"] + 1
-        grown, due = state["scale"] * growth, good >= interval
-        return {
-            "scale": np.where(finite, np.where(due & np.isfinite(grown), grown, state["scale"]), state["scale"] * backoff),
-            "good_steps": np.where(finite & ~due, good, 0),
-            "skipped": state["skipped"] + np.where(finite, 0, 1),
-            "rule": inner,
-        }
 
     def update(gradients, state, params):
         finite = all_finite(gradients)
@@ -211,15 +211,22 @@ def loss_scaling(rule: Rule, scale: float = 2.0**16, growth: float = 2.0, backof
             true = tree.map(lambda g: np.where(finite, g, 0) / state["scale"].astype(g.dtype), gradients)
         updates, inner = rule.update(true, state["rule"], params)
         updates = tree.map(lambda u: np.where(finite, u, 0), updates)
-        return updates, after(state, finite, tree.map(lambda new, old: np.where(finite, new, old), inner, state["rule"]))
+        inner = tree.map(lambda new, old: np.where(finite, new, old), inner, state["rule"])
+        return updates, next_scale(state, finite, growth, backoff, interval) | {"rule": inner}
 
     def inplace(gradients, factor, state, params, pool):
         finite, inner = all_finite(gradients), state["rule"]
         if finite:
             inner = rule.inplace(gradients, factor / float(state["scale"]), inner, params, pool)
-        return after(state, finite, inner)
+        return next_scale(state, finite, growth, backoff, interval) | {"rule": inner}
 
     return Rule(init, update, inplace=inplace if rule.inplace else None, loss_scale=lambda state: state["scale"])
+
+
+def _check_scaling(scale, growth, backoff, interval):
+    if not (scale > 0 and growth >= 1 and 0 < backoff <= 1 and interval >= 1):
+        got = f"scale {scale}, growth {growth}, backoff {backoff}, interval {interval}"
+        raise InputError(f"got {got}: expected a scale above 0, growth and interval from 1, a backoff above 0 and at most 1")
 
 
 def static_loss_scaling(rule: Rule, scale: float) -> Rule:

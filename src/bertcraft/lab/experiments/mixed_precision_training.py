@@ -4,9 +4,14 @@ A small BERT learns from short texts. All arms of a seed read the same masked ro
 differ in how numbers are rounded, emulated as tensor cores compute: products of 16-bit numbers, sums in float32. As in experiment
 01 every seed has a part of the corpus of its own, to learn from and to be judged on: intervals need no widening.
 
-Every arm is tuned alike, the broken ones too, on development texts and by a seed that is not reported: a rate of its own may make
-up for what rounding takes, and the question is what is left then. Adam's moments are float32 in all arms: what is compared is
-weights, products and scaling, one at a time. Unread text is judged in float32 with the weights that an arm would keep.
+The claim is that nothing else has to be changed: float16 with both precautions, and bfloat16 with master weights, take the rate
+that trials chose for float32, and no difference of theirs comes from trials that chose differently. Arms that lack a precaution
+are tuned as float32 is, each by itself: a rate of its own may make up for what rounding takes. Adam's moments are float32 in all
+arms: weights, products and scaling are compared, one at a time. Unread text is judged in float32, with the weights an arm keeps.
+
+Tried before anything reported, on the part and the development texts of seed 1000: in 1,000 steps float32 at a rate of 2e-3 comes
+to 5.41 nats at [MASK], where word frequencies have 6.55 (6.06 after 375 steps); at 4e-3 it stays on the plateau (6.44). So the
+grid ends at 4e-3, where a first form had 8e-3. With emulated rounding a step takes 2.3 times as long: 900 steps, an hour in all.
 
 The last two arms train nothing: torch multiplies matrices of BERT-base's size in float32 and in bfloat16 on one core.
 """
@@ -133,9 +138,6 @@ def memory(settings: dict, setting: Setting) -> dict:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- gradients
-
-
 def gradients(task: Task, params: dict, seed: int) -> dict[str, np.ndarray]:
     """All numbers of a batch's gradient in float32: of "weights", of "states" behind each layer, and of "scores" over the words.
 
@@ -167,9 +169,6 @@ def counted(values: np.ndarray) -> list[int]:
     """How many of the numbers that are not 0 have each power of two of ``EXPONENTS``; those beyond count at the ends."""
     powers = np.clip(np.floor(np.log2(np.abs(values[values != 0]))).astype(int), *EXPONENTS)
     return np.bincount(powers - EXPONENTS[0], minlength=EXPONENTS[1] - EXPONENTS[0] + 1).tolist()
-
-
-# --------------------------------------------------------------------------------------------------------------- runs
 
 
 def product(form: str, seed: int, times: int) -> dict:
@@ -223,7 +222,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 _SHARED = {
     "corpus": first.CORPUS, "length": 24, "vocab_size": 4096, "texts": first.TRAINED, "held_out": first.TESTED, "batch": 64,
-    "steps": 1000, "warmup": 50, "shard": 32, "evaluations": 8,
+    "steps": 900, "warmup": 50, "shard": 32, "evaluations": 6,
 }  # fmt: skip
 
 
@@ -252,6 +251,7 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
 
 ARMS = _arms(_SHARED)
 _TRAINED = tuple(arm.name for arm in ARMS if "form" in arm.settings)
+_AS_FLOAT32 = ("float16_scaled", "bfloat16_master")  # what is claimed to need no settings of its own
 
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats"),
@@ -286,10 +286,11 @@ COMPARISONS = (
 )
 
 TUNING = Tuning(
-    grids={name: {"rate": (1e-3, 2e-3, 4e-3, 8e-3)} for name in _TRAINED},
+    grids={name: {"rate": (5e-4, 1e-3, 2e-3, 4e-3)} for name in _TRAINED if name not in _AS_FLOAT32},
     settings={"judged_on": "dev"},
     figure="dev_loss",
     better=-1,
+    like=dict.fromkeys(_AS_FLOAT32, "float32"),
 )
 
 CLAIM = Claim(
@@ -303,14 +304,13 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    "A BERT of 2 layers, 128 wide, 1,000 steps of 64 short texts: gradients of larger models, or late in a long training, are "
-    "smaller, and lose more.",
+    "2 layers, 128 wide, 900 steps of 64 short texts: in larger models, or late in long trainings, gradients are smaller.",
     "Rounding is emulated in float32: products of rounded numbers, sums in float32, results rounded, as torch.autocast casts.",
+    "float16 with both precautions and bfloat16 with master weights take float32's rate; the other arms have rates of their own.",
     "Adam's moments are float32 in every arm. A model that is wholly float16 keeps them in float16 too, where squares of small "
     "gradients are 0.",
     "Memory is counted: what arrays of those types would take. Of what layers keep, dropout's masks count a byte.",
-    "Lost: of the numbers of a float32 gradient that are not 0, the share that the arm's format makes 0 after its scaling; after "
-    "training, on 16 texts.",
+    "Lost: of a float32 gradient's numbers that are not 0, the share that the scaled format makes 0; after training, 16 texts.",
     "Products: processor time of torch on one core of the machine named with the results, no other processor.",
 )
 
@@ -319,7 +319,7 @@ WHOLE = Experiment(
     slug="mixed_precision_training",
     title="Mixed precision",
     question="Is a model whose products are of 16-bit numbers as good as one in float32, and which precautions does it need?",
-    scale="a model of 2 layers, 128 wide; 3,840 short texts, 64,000 rows read",
+    scale="a model of 2 layers, 128 wide; 3,840 short texts, 57,600 rows read",
     claim=CLAIM,
     arms=ARMS,
     metrics=METRICS,
@@ -328,7 +328,7 @@ WHOLE = Experiment(
     tuning=TUNING,
     run=run,
     replay=replay,
-    minutes=70,
+    minutes=60,
     code=(first, masking, pretraining, held_out_loss),
     notes=NOTES,
 )
