@@ -140,6 +140,38 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(place, tmp_path, backend)
         assert shown == [(line["step"], np.float32(line[name])) for line in steps_of(tmp_path / "whole")]
 
 
+@pytest.mark.parametrize(("backend", "schedule"), [("numpy", "one_cycle"), ("jax", "cosine_with_restarts")])
+def test_a_schedule_goes_on_at_the_step_at_which_the_run_was_killed(place, tmp_path, backend, schedule):
+    options = ["masked_lm", 60, "--backend", backend, "--schedule", schedule, "--save-every", 0, "--dropout", 0]
+    assert finish(start(place, tmp_path / "whole", *options))[0] == 0
+    process = start(place, tmp_path / "killed", *options)
+    wait_for(lambda: taken(tmp_path / "killed") > 8)
+    process.kill()
+    assert finish(process)[0] == -9
+    assert load_state(tmp_path / "killed" / "state")[0] < 60, "it was killed on its way"
+    status, _, errors = finish(start(place, tmp_path / "killed", *options[:-2], "--dropout", 0, "--rate", 0.1))
+    assert status == 2 and "rate: 0.0005 there, 0.1 here" in errors
+    status, _, errors = finish(start(place, tmp_path / "killed", "masked_lm", 60, "--backend", backend, "--dropout", 0))
+    assert status == 2 and f"schedule: '{schedule}' there, 'linear' here" in errors
+    assert finish(start(place, tmp_path / "killed", *options))[0] == 0
+    assert parameters(tmp_path / "killed") == parameters(tmp_path / "whole")
+
+
+def test_a_runs_rates_are_the_techniques_at_every_step_the_last_included():
+    """A parameter without gradient is left to its decay, which tells the rate."""
+    from bertcraft.pretrain.run import Plan, _rule
+    from bertcraft.techniques import advanced_scheduling as technique
+
+    weights = {"w": np.ones((1, 1))}
+    for name in technique.SCHEDULES:
+        plan = Plan("masked_lm", "tiny", "nowhere", 30, rate=0.01, warmup=7, weight_decay=0.5, schedule=name)
+        rule, expected = _rule(plan), technique.SCHEDULES[name](0.01, 7, 30)
+        state = rule.init(weights)
+        for step in range(30):
+            updates, state = rule.update({"w": np.zeros((1, 1))}, state, weights)
+            np.testing.assert_allclose(-updates["w"] / 0.5, expected(step), rtol=1e-12, atol=1e-18)
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_together_do_what_one_does(place, tmp_path, ranks):
     assert finish(start(place, tmp_path / "one", "masked_lm", 12, "--backend", "jax", "--dropout", 0))[0] == 0
@@ -249,6 +281,8 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
         (["--corpus", "nowhere"], "corpus: got 'nowhere', expected a folder that is there, or one of "),
         (["--sharded"], "give --backend jax"),
         (["--precision", "half"], "precision: got 'half', expected one of float32, float16, bfloat16"),
+        (["--schedule", "linaer"], "schedule: got 'linaer', expected one of linear, cosine, cosine_with_restarts, "),
+        (["--schedule", "one_cycle", "--warmup", 0], "expected more than 0 and less than 11 warm-up steps, got 0"),
         (["--accumulate", 4], "a batch of 10 rows has no 4 equal parts"),
         (["--processes", 2], "several processes train together with --backend jax only"),
         (["--backend", "jax", "--processes", 2], "give --coordinator HOST:PORT and --processes together"),

@@ -40,7 +40,8 @@ def pretrain(
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a step, of all processes together.")] = 128,
     length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
     rate: Annotated[float, typer.Option(metavar="X", help="Highest learning rate.")] = 5e-4,
-    warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Steps until it is reached; it falls in a line then.")] = 1000,
+    warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Steps until it is reached.")] = 1000,
+    schedule: Annotated[str, typer.Option(metavar="NAME", help="How it falls then: linear, cosine ... (above).")] = "linear",
     vocabulary: Annotated[
         int | None, typer.Option(min=200, metavar="N", help="WordPieces to learn from the corpus.", show_default="8192")
     ] = None,
@@ -83,6 +84,12 @@ def pretrain(
     scaled, and a step whose gradient overflows is skipped and told. It shows
     what precision does to a model; on a CPU it is slower than float32.
 
+    --schedule says how the rate falls after warm-up, by transformers' names:
+    linear, cosine, cosine_with_restarts (four times) and polynomial (a square)
+    to 0 at the end, warmup_stable_decay in the last fifth alone, inverse_sqrt
+    slowly, constant_with_warmup not at all. one_cycle is torch's; bert is that
+    of BERT's first code, which jumps.
+
     On several machines give the same command to each, with --coordinator,
     --processes and its own --rank.
 
@@ -110,7 +117,7 @@ def pretrain(
     if start is None and train is not None:
         raise InputError("--train says what of a checkpoint is trained: give --from MODEL as well")
     plan = Plan(
-        objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup,
+        objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup, schedule=schedule,
         dropout=dropout if start or dropout is not None else 0.1, vocab_size=vocabulary or 8192, seed=seed, backend=backend,
         precision=precision, accumulate=accumulate, sharded=sharded, architecture=architecture, **own,
     )  # fmt: skip

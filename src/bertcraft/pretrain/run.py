@@ -18,10 +18,12 @@ from bertcraft.pretrain.held_out import HeldOut, Words, log_frequency
 from bertcraft.pretrain.log import Log
 from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, family_of, merged, objective, with_blank_rows
 from bertcraft.pretrain.start import Start, check_train, open_start, trained_names, with_masked_lm_head
+from bertcraft.techniques import advanced_scheduling as scheduling
 from bertcraft.techniques.mixed_precision_training import HALF, loss_scaling, mixed_precision
 from bertcraft.tensor import tree
-from bertcraft.train import Rule, adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train import Rule, adamw, chain, clip_by_global_norm
 from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engine
+from bertcraft.train.schedules import Schedule
 
 BACKENDS = ("numpy", "jax")
 PRECISIONS = ("float32", *HALF)
@@ -43,6 +45,7 @@ class Plan:
     length: int = 128
     rate: float = 5e-4
     warmup: int = 1000
+    schedule: str = "linear"  # a name of the technique's SCHEDULES
     weight_decay: float = 0.01
     mask_rate: float = 0.15
     dropout: float | None = 0.1  # None: that of the checkpoint
@@ -69,6 +72,7 @@ class Plan:
             raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if self.batch % self.accumulate:
             raise InputError(f"a batch of {self.batch} rows has no {self.accumulate} equal parts")
+        self.rates()
         family_of(self.objective, self.architecture)
         check_train(self.train)
         if self.start is None:
@@ -78,6 +82,10 @@ class Plan:
             raise InputError(f"objective: got {self.objective!r}, expected masked_lm, which alone goes on from a checkpoint")
         elif self.architecture:
             raise InputError(f"architecture: got {self.architecture!r} and a checkpoint to go on from, which has its own")
+
+    def rates(self) -> Schedule:
+        """The learning rate of each step. Raises InputError for a schedule that there is not, or that has no such warm-up."""
+        return scheduling.named(self.schedule, self.rate, min(self.warmup, self.steps), self.steps)
 
 
 class Pretrained(NamedTuple):
@@ -211,8 +219,7 @@ def _held_out(kept_back: list[str], tokenizer, plan: Plan, words: Words) -> Held
 
 def _rule(plan: Plan) -> Rule:
     """AdamW with RoBERTa's b2 and eps (Liu et al. 2019, section 3.1); of float16 the loss is scaled."""
-    rate = warmup_linear(plan.rate, min(plan.warmup, plan.steps), plan.steps)
-    rule = chain(clip_by_global_norm(1.0), adamw(rate, b2=0.98, eps=1e-6, weight_decay=plan.weight_decay))
+    rule = chain(clip_by_global_norm(1.0), adamw(plan.rates(), b2=0.98, eps=1e-6, weight_decay=plan.weight_decay))
     return loss_scaling(rule) if plan.precision == "float16" else rule
 
 
