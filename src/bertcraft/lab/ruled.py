@@ -7,29 +7,31 @@ on, so intervals need no widening; all arms of a seed read the same masked rows 
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bertcraft.bert import Config, encoder, sentences
+from bertcraft.bert import Config, encoder, heads, sentences
 from bertcraft.bert.model import Model
 from bertcraft.data.batches import batch_indices, pad
 from bertcraft.errors import TrainingError
 from bertcraft.lab import finetune as tuning
 from bertcraft.lab import pretraining
 from bertcraft.lab.experiment import Arm, Context
-from bertcraft.lab.experiments import roberta_optimizations as first
+from bertcraft.lab.experiments import roberta_optimizations as requests
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as masking
+from bertcraft.tensor import functions as F
 from bertcraft.train import FitResult, Progress, Rule, fit
 
 REPLAYED = 12  # first losses that are stored and can be replayed
 TRIAL = {"judged_on": "dev"}  # settings of a trial
 # Of an arm or trial without settings: what experiments 01 and 07 found off the plateau.
 SHARED = {
-    "corpus": first.CORPUS, "length": 24, "vocab_size": 4096, "texts": first.TRAINED, "held_out": first.TESTED, "batch": 64,
-    "steps": 1000, "warmup": 50, "shard": 32, "evaluations": 8, "dropout": 0.0,
+    "corpus": requests.CORPUS, "length": 24, "vocab_size": 4096, "texts": requests.TRAINED, "held_out": requests.TESTED,
+    "batch": 64, "steps": 1000, "warmup": 50, "shard": 32, "evaluations": 8, "dropout": 0.0,
 }  # fmt: skip
 
 
@@ -51,10 +53,10 @@ def task_of(settings: dict, seed: int) -> Task:
     """The task of an arm's settings; judged on development texts where a trial says so."""
     own = {field.name for field in fields(Setting)}
     setting = Setting(**{name: value for name, value in settings.items() if name in own})
-    texts, rate = first.texts_of(setting, seed), settings["dropout"]
+    texts, rate = requests.texts_of(setting, seed), settings["dropout"]
     rows = texts.dev if settings.get("judged_on") == "dev" else texts.held_out
     config = pretraining.config_of(setting, len(texts.log_frequency), hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
-    judge = HeldOut(np.concatenate([rows] * first.MASKS), texts)  # a row's number decides its mask
+    judge = HeldOut(np.concatenate([rows] * requests.MASKS), texts)  # a row's number decides its mask
     return Task(setting, texts, config, pretraining.batch_maker(setting, texts, seed), judge)
 
 
@@ -140,12 +142,14 @@ def classifier(
     classes: int,
     seed: int,
     context: Context,
+    first: Callable = partial(tuning.first_tokens, sockets=encoder.BERT),
     steps: int | None = None,
 ) -> tuple[tuning.Finetuned, np.ndarray]:
     """A classifier whose every parameter is trained, by ``rule_of(params, config)``; and the losses of its steps, float64.
 
     Head, batches and dropout are those of :func:`bertcraft.lab.finetune.finetune`; of ``how`` rate, schedule, warm-up, clipping
-    and decay are the rule's business. Raises TrainingError where numbers overflow.
+    and decay are the rule's business. first: ``first(params, config, batch=..., rng=...)``, the first token's states (B, 1, H) in
+    training. Raises TrainingError where numbers overflow.
     """
     from bertcraft.tensor.parallel import sharded_value_and_grad
 
@@ -160,7 +164,8 @@ def classifier(
         return {"input_ids": ids, "attention_mask": mask, "labels": labels[rows]}
 
     def loss(params: dict, batch: dict, rng: Any):
-        return tuning.smoothed_cross_entropy(tuning.logits(params, config, encoder.BERT, batch, rng), batch["labels"], 0.0)
+        states = first(params, config, batch=batch, rng=rng)
+        return F.cross_entropy(heads.classification_logits(params, config, states, rng), batch["labels"])
 
     step_function = sharded_value_and_grad(
         loss, shard_size=how.shard_size, weight=lambda batch: len(batch["labels"]), prepare=masking.trimmed,
