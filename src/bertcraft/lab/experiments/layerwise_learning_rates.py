@@ -5,9 +5,9 @@ drawn from its training part, and a new head; every arm of a seed reads the same
 steps of 16. Every arm has the rate that was best for it on development texts, the mean over the three tasks.
 
 A decay of 0.9 a layer leaves six layers' embeddings 0.53 of the rate, as 0.95 does with BERT-base's twelve, where Sun et al.
-found it best: so 0.9 is the claim here, and 0.95 a control. ULMFiT's two other parts, its triangle and gradual unfreezing, come on
-top of 0.9; a head that is ten times as fast as the body, and a frozen lower half, with and without its dropout, ask whether depth
-is the point at all.
+found it best: so 0.9 is the claim here, and 0.95 a control. ULMFiT's two other parts, its triangle and gradual unfreezing, come
+on top of 0.9; a head that is ten times as fast as the body, and a frozen lower half, with and without its dropout, ask whether
+depth is the point at all.
 
 Known beforehand: full fine-tuning's best rate was near 2e-4 for 2,720 texts of TREC (experiment 12's trials).
 """
@@ -226,7 +226,7 @@ WHOLE = Experiment(
     tuning=TUNING,
     run=run,
     replay=replay,
-    minutes=90,
+    minutes=60,
     code=(ruled, tuning, frozen, baselines),
     notes=NOTES,
 )

@@ -235,7 +235,7 @@ WHOLE = Experiment(
     tuning=TUNING,
     run=run,
     replay=replay,
-    minutes=75,
+    minutes=65,
     code=(ruled, first, masking, pretraining, held_out_loss, tuning, questions),
     notes=NOTES,
 )
