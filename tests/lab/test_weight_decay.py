@@ -48,7 +48,7 @@ def test_the_claim_is_that_decay_beside_the_gradient_is_better_at_each_ones_best
     assert (primary.form, primary.better) == (statistics.SUPERIOR, -1)
     seeds = {arm.name: EXPERIMENT.seeds_of(arm) for arm in EXPERIMENT.arms}
     assert {name for name, number in seeds.items() if number == 10} == {"adamw", "l2", "unigram"}
-    assert {len(ruled_grid) for ruled_grid in (list(combinations(name)) for name in EXPERIMENT.tuning.grids)} == {12}
+    assert {len(ruled_grid) for ruled_grid in (list(combinations(name)) for name in EXPERIMENT.tuning.grids)} == {16}
     verdict = lambda **losses: verdicts.outcomes(EXPERIMENT, planted({"unigram": 7.0, **losses}))[0].verdict  # noqa: E731
     assert verdict(l2=5.2, adamw=5.0) == statistics.REPRODUCED
     assert verdict(l2=5.0, adamw=5.2) == statistics.CONTRADICTED
@@ -131,7 +131,7 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
         assert [path.name for path in paths] == ["loss.png", "against_adamw.png", "bias_correction.png"]
         assert all(path.stat().st_size > 1000 for path in paths)
     trials = [
-        {"arm": name, "values": values, "figures": {"dev_loss": 5 + i / 12}}
+        {"arm": name, "values": values, "figures": {"dev_loss": 5 + i / 16}}
         for name in ("l2", "adamw")
         for i, values in enumerate(combinations(name))
     ]
