@@ -81,7 +81,7 @@ def test_the_first_update_of_each_arm():
     weights = {"m": np.full((2, 2), 2.0, np.float32), "bias": np.full(2, 2.0, np.float32)}
 
     def first(name, gradient, **changes):
-        settings = tiny(name, weight_decay=0.1, warmup=0, **changes).settings
+        settings = tiny(name, **{"weight_decay": 0.1, "warmup": 0} | changes).settings
         known = {key: value for key, value in settings.items() if key in ruled.Setting.__dataclass_fields__}
         rule = module.rule_of(settings, ruled.Setting(**known))
         return rule.update(tree.map(lambda w: np.full_like(w, gradient), weights), rule.init(weights), weights)[0]
