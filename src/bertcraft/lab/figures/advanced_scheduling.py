@@ -17,7 +17,8 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     paths = [show_curves(folder / "schedules.png", runs, experiment)]
     if experiment.primary_seeds > 1:
         paths.append(show_costs(folder / "against_a_line.png", runs, experiment))
-    measured = {run["arm"]: run["figures"]["updates"] for run in runs if "updates" in run["figures"] and run["arm"] in FIRST}
+    shown = {*FIRST} & {*_trained(experiment)}
+    measured = {run["arm"]: run["figures"]["updates"] for run in runs if "updates" in run["figures"] and run["arm"] in shown}
     if len(measured) > 1:
         paths.append(show_updates(folder / "first_updates.png", measured, experiment))
     return paths
