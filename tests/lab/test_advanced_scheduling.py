@@ -85,6 +85,7 @@ def test_figures_of_a_run_and_what_a_trial_may_see():
     assert set(found("cut", 1000, **EXPERIMENT.tuning.settings)) == {"dev_loss"}
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_run_whose_numbers_overflow_knows_nothing():
     lost = found("cold", 1, rate=1e38)
     assert lost == {"loss": pytest.approx(np.log(4096), abs=0.01), "accuracy": 0.0, "plateau": 100.0}
