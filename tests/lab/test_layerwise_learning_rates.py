@@ -84,12 +84,12 @@ def test_the_first_updates_of_each_arm_on_minilm():
 
 
 def test_figures_of_a_run_what_a_trial_may_see_and_a_replay():
-    own = run_arm(EXPERIMENT, tiny("quiet"), 1, Context())["figures"]
+    own = run_arm(EXPERIMENT, tiny("quiet", steps=4), 1, Context())["figures"]
     assert own["accuracy"] == own["hwu64"] and 0 <= own["accuracy"] <= 100 and len(own["losses"]) == 1
-    assert replay_arm(EXPERIMENT, tiny("quiet"), 1, Context()) == {"first_losses": own["first_losses"]}
-    loud = replay_arm(EXPERIMENT, tiny("frozen"), 1, Context())["first_losses"]
+    assert replay_arm(EXPERIMENT, tiny("quiet", steps=4), 1, Context()) == {"first_losses": own["first_losses"]}
+    loud = replay_arm(EXPERIMENT, tiny("frozen", steps=4), 1, Context())["first_losses"]
     assert loud[0] != own["first_losses"][0], "frozen layers drop out"
-    assert set(run_arm(EXPERIMENT, tiny("slanted", steps=20, judged_on="dev"), 1000, Context())["figures"]) == {"dev"}
+    assert set(run_arm(EXPERIMENT, tiny("slanted", steps=10, judged_on="dev"), 1000, Context())["figures"]) == {"dev"}
     rows = {name: run_arm(EXPERIMENT, tiny(name), 0, Context())["figures"]["accuracy"] for name in module.TRIVIAL}
     assert rows["majority"] < rows["tfidf"] < rows["probe"]
 
