@@ -91,7 +91,7 @@ def test_figures_of_a_run_what_a_trial_may_see_and_a_replay():
     assert loud[0] != own["first_losses"][0], "frozen layers drop out"
     assert set(run_arm(EXPERIMENT, tiny("slanted", steps=10, judged_on="dev"), 1000, Context())["figures"]) == {"dev"}
     rows = {name: run_arm(EXPERIMENT, tiny(name), 0, Context())["figures"]["accuracy"] for name in module.TRIVIAL}
-    assert rows["majority"] < rows["tfidf"] < rows["probe"]
+    assert 0 < rows["majority"] < min(rows["tfidf"], rows["probe"]) and max(rows.values()) < 100
 
 
 def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
