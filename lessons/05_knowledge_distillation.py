@@ -507,13 +507,16 @@ for question, name in QUESTIONS.items():
 # ## 6. In production (10 minutes)
 #
 # torch has the divergence, not the loss: `KLDivLoss` takes *logarithms of the student's* probabilities first, then the teacher's
-# probabilities; its default averages over classes as well.
+# probabilities; its default averages over classes as well (torch warns, and means to change that).
 
 # %%
 if lesson.installed("torch", "transformers"):
+    import warnings
+
     import torch
     from torch.nn import functional
 
+    warnings.filterwarnings("ignore", message="reduction: 'mean'")  # for the wrong one below
     z, z_hat = torch.tensor(found["labels"][:200]), torch.tensor(F.linear(on_test, **head)[:200])
     log_p, p_hat = functional.log_softmax(z / TAU, -1), functional.softmax(z_hat / TAU, -1)
     right_one = TAU**2 * torch.nn.KLDivLoss(reduction="batchmean")(log_p, p_hat)
