@@ -71,6 +71,7 @@ def _check_one_target(function) -> None:
         (0.3 * p_hat + 0.7 * hard, "the shares are swapped: soft is the weight of the teacher's probabilities"),
         (p_hat, "the labels are missing: a share of 1 - soft goes to the right class"),
         (hard, "the teacher is missing: a share of soft is its probabilities"),
+        (0.7 * p_hat, "rows sum to 0.7: the rest, 1 - soft, belongs to the right class"),
         (0.7 * p_hat + hard, "rows sum to 1.7: the label's share is 1 - soft, not 1"),
         (p_hat + 0.3 * hard, "rows sum to 1.3: the teacher's share is soft, not 1"),
         (0.7 * teacher + 0.3 * hard, "the teacher's logits are mixed in as they are: turn them into probabilities first"),
