@@ -176,7 +176,9 @@ def accuracy(found):
 
 print("the teacher, on texts that it has not read:", accuracy(F.linear(on_test, **head)))
 
-# %% alt="Three requests, a panel each: the five most probable kinds that the teacher gives, at temperatures 1, 2 and 4. At temperature 1 one bar stands far above the rest; with rising temperature the others grow, and they are kinds of the same device or subject."
+# %% alt="Three requests, a panel each: the five most probable kinds that the teacher gives, at temperatures 1, 2 and 4. At temperature 1 two kinds of the same device or subject share most of the probability; with rising temperature all bars become small and more alike."
+from textwrap import shorten
+
 unread = np.arange(LABELLED, len(rows))
 sure = np.sort(F.softmax(answers[unread]), axis=1)
 shown = unread[np.argsort(sure[:, -2])[-3:]]  # those whose second answer is the most probable
@@ -189,7 +191,7 @@ with style.shown(columns=3, width=10.4, height=2.7) as panels:
             axes.barh(np.arange(5) + 0.27 * (place - 1), p, 0.25, color=style.COLOURS[place], label=f"tau = {tau}")
         axes.set_yticks(range(5), [hwu.labels[c] for c in best], fontsize=8)
         axes.invert_yaxis()
-        axes.set(title=texts[rows[i]][:42], xlabel="probability", xlim=(0, 1))
+        axes.set(title=shorten(texts[rows[i]], 44, placeholder=" ..."), xlabel="probability", xlim=(0, 0.8))
         axes.grid(axis="y", visible=False)
     panels[0].legend(fontsize=8)
 
@@ -240,7 +242,7 @@ with style.shown(columns=3, width=10.4, height=2.7) as panels:
 #
 # **Predict first**: our teacher's logits, a student that says 0 everywhere. From which $\tau$ on is (4) a good description?
 
-# %% alt="Length of the gradient of the soft loss against temperature, both logarithmic. With the factor tau squared it rises from below one and levels off at a dotted line, the limit of equation 4, from about 30 on. Without the factor it falls by a hundred for each factor of ten."
+# %% alt="Length of the gradient of the soft loss against temperature, both logarithmic. With the factor tau squared it has a low hump near temperature 1 and then settles on a dotted line, the limit of equation 4. Without the factor it falls by a hundred for each factor of ten."
 temperatures = np.geomspace(0.5, 200, 40)
 teacher = answers[unread[:200]]
 sizes = []
@@ -256,6 +258,8 @@ with style.shown(width=6.6, height=2.9) as axes:
     axes.axhline(limit, color="0.3", linestyle=":", label="equation (4)")
     axes.set(xscale="log", yscale="log", xlabel="temperature", ylabel="length of the gradient, mean")
     axes.legend(fontsize=8)
+near = temperatures[np.abs(np.array(sizes) / limit - 1) < 0.1].min()
+print(f"within a tenth of equation (4) from tau = {near:.0f} on")
 
 # %% [markdown]
 # ### With labels, and without a teacher

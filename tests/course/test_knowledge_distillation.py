@@ -180,16 +180,17 @@ WRONG = {
         ('"distilled_4"', '"smoothed_4"', "-1.6"),
         ('"distilled_4"', '"labels_4"', "-1.9"),
         ('"distilled_4"', '"distilled_2"', "whole interval lies below"),
-        ('"because": "a"', '"because": "b"', "no evidence of a small one"),
-        ('"because": "a"', '"because": "c"', "2.8 points"),
+        ('"because": "a", "teaching"', '"because": "b", "teaching"', "no evidence of a small one"),
+        ('"because": "a", "teaching"', '"because": "c", "teaching"', "2.8 points"),
         ('"teaching": "b"', '"teaching": "a"', "knows nothing may do as well"),
         ('"teaching": "b"', '"teaching": "c"', "lies above 0"),
-        ('"unless": "a"', '"unless": "b"', "another scale"),
-        ('"unless": "a"', '"unless": "c"', "other mails"),
+        ('"unless": "a"}', '"unless": "b"}', "another scale"),
+        ('"unless": "a"}', '"unless": "c"}', "other mails"),
     ),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of answers that overflow
 @pytest.mark.parametrize(("name", "old", "new", "message"), [(name, *case) for name, cases in WRONG.items() for case in cases])
 def test_a_wrong_answer_gets_the_message_meant_for_it(name, old, new, message):
     state, text = lessons.told(SLUG, name, lessons.altered(SLUG, name, old, new))
