@@ -1,4 +1,4 @@
-"""Losses and gradients against torch; whole students against transformers from copied weights; the start; exact sizes; JAX."""
+"""Losses and gradients against torch, whole students against transformers; shards, JAX; the start; exact sizes."""
 
 import math
 import sys
@@ -13,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcraft import check_grads
-from bertcraft.bert import Config, Model, load
+from bertcraft.bert import Config, Model, encoder, heads, load
 from bertcraft.bert.initialise import initial_params
 from bertcraft.errors import InputError
 from bertcraft.techniques import knowledge_distillation as technique
 from bertcraft.techniques.roberta_optimizations import mask_tokens
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree, value_and_grad
+from bertcraft.tensor.parallel import sharded_value_and_grad
+from bertcraft.train import adamw, constant
+from bertcraft.train.loop import fit_on, numpy_engine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bert"))
 from transformers_models import ALL_PAIRS, inputs, make, named, ours
@@ -343,6 +346,46 @@ def test_float32_stays_and_dropout_is_drawn():
         float(technique.distilbert_loss(params, batch, np.random.default_rng(seed), dropping)) for seed in (0, 0, 1)
     )
     assert first == again != other
+
+
+def of_classes(dtype=np.float64):
+    """A student of two layers that sorts six texts, and what it learns from: batch, parameters, Hinton's loss."""
+    config = replace(small(dtype)[0], head="sequence_classification", num_labels=3)
+    batch = {"input_ids": masked_batch(6)["input_ids"], "labels": np.array([0, 2, 1, 1, 0, 2])}
+    batch |= {"teacher": 3 * np.random.default_rng(4).standard_normal((6, 3)).astype(dtype)}
+
+    def loss(params, batch, rng):
+        hidden = encoder.encode(params, config, batch["input_ids"], rng=rng)
+        logits = heads.classification_logits(params, config, hidden, rng)
+        return technique.hinton_loss(logits, batch["teacher"], batch["labels"], 4.0, 0.7)
+
+    return batch, initial_params(config, 1, dtype, deviation=0.3), loss
+
+
+@pytest.mark.parametrize("shard_size", [1, 4, 6])
+def test_shards_weighted_by_texts_add_up_to_the_whole_batch(shard_size):
+    batch, params, loss = of_classes()
+    value, gradients = value_and_grad(loss)(params, batch, None)
+    step = sharded_value_and_grad(loss, shard_size=shard_size, weight=lambda part: len(part["labels"]), threads=1)
+    sharded, parts = step(params, batch, 0)
+    assert sharded == pytest.approx(float(value), rel=1e-12)
+    tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), parts, gradients)
+
+
+def test_a_student_trains_on_xla_whole_in_parts_and_cut_as_on_numpy():
+    jax = pytest.importorskip("jax")
+    from bertcraft.pretrain.xla import xla_engine
+
+    batch, params, loss = of_classes()
+    rule, count = adamw(constant(1e-2)), lambda part: len(part["labels"])
+    step = sharded_value_and_grad(loss, shard_size=4, weight=count, threads=1)
+    expected = fit_on(numpy_engine(step, rule), tree.map(np.copy, params), rule.init(params), lambda _: batch, 4, seed=0)
+    assert expected.losses[-1] < expected.losses[0]
+    with jax.enable_x64(True):
+        for options in ({}, {"accumulate": 2, "sharded": True}):
+            engine = xla_engine(loss, rule, seed=0, weight=count, **options)
+            found = fit_on(engine, tree.map(np.copy, params), rule.init(params), lambda _: batch, 4, seed=0)
+            np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-9)
 
 
 def test_it_compiles_under_jax():
