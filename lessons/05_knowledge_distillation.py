@@ -318,9 +318,9 @@ from bertcraft.techniques.knowledge_distillation import cosine_loss  # inline
 
 # %%
 z, y = rng.standard_normal((5, 64)), rng.integers(0, 64, 5)
-taught = bc.grad(lambda z: hinton_loss(z, np.zeros((5, 64)), y, temperature=1.0, soft=0.1))(z)
+from_zeros = bc.grad(lambda z: hinton_loss(z, np.zeros((5, 64)), y, temperature=1.0, soft=0.1))(z)
 smoothed = bc.grad(lambda z: 0.9 * F.cross_entropy(z, y) - 0.1 * np.mean(F.log_softmax(z)))(z)
-print(f"largest difference of the gradients: {np.abs(taught - smoothed).max():.0e}")
+print(f"largest difference of the gradients: {np.abs(from_zeros - smoothed).max():.0e}")
 
 # %% [markdown]
 # ### Where the student starts
@@ -442,23 +442,32 @@ def taught(loss_of, texts_read):
 
 
 # %%
+def told(title, logits):
+    same = np.mean(logits.argmax(axis=1) == F.linear(on_test, **head).argmax(axis=1))
+    print(f"{title:28} right {accuracy(logits)}, as the teacher {same:.1%}")
+
+
 found = {"labels": taught(lambda z, batch: F.cross_entropy(z, batch["labels"]), LABELLED)}
-print("labels alone, 320 texts:     ", accuracy(found["labels"]))
+told("labels alone, 320 texts", found["labels"])
 
 # %%
 found["judged"] = taught(lambda z, batch: hinton_loss(z, batch["answers"], batch["labels"], TAU, SOFT), READ)
-print("judged by the teacher, 1,280:", accuracy(found["judged"]), "  the teacher itself:", accuracy(F.linear(on_test, **head)))
+told("judged by the teacher, 1,280", found["judged"])
+told("the teacher itself", F.linear(on_test, **head))
 
 # %%
 said = {name: logits.argmax(axis=1) for name, logits in found.items()}
+one, other = (said[name] == wanted for name in ("labels", "judged"))
+print(f"only labels alone are right: {np.sum(one & ~other)} texts; only the judged: {np.sum(other & ~one)}\n")
 print(f"{'request':46} {'labels alone':22} {'judged by the teacher':22} right")
-for i in np.flatnonzero((said["labels"] != wanted) & (said["judged"] == wanted))[:7]:
+for i in np.flatnonzero(one != other)[:8]:
     names = [hwu.labels[c] for c in (said["labels"][i], said["judged"][i], wanted[i])]
     print(f"{hwu.dev.texts[tested[i]][:45]:46} {names[0]:22} {names[1]:22} {names[2]}")
 
 # %% [markdown]
-# The teacher has five labels a kind and no more; what it passes on is what the *large* encoder makes of texts that nobody labelled.
-# One run on 400 texts has a standard error of about 2 points: it shows that it works, not by how much.
+# It works: 80 batches bring three layers close to six, and one of the students never saw a label. It answers more like its
+# teacher, mistakes included. Whether it is more often *right* cannot be told: one run on 400 texts has a standard error of about
+# 2 points.
 #
 # ### The stored experiment
 #
@@ -558,10 +567,10 @@ if lesson.installed("torch", "transformers"):
 
     ids, y = np.random.default_rng(1).integers(5, 50, (6, 9)), np.array([0, 1, 2, 2, 1, 0])
     with torch.no_grad():
-        told = large(torch.tensor(ids)).logits
+        from_large = large(torch.tensor(ids)).logits
     out = cut(torch.tensor(ids), labels=torch.tensor(y))
     soft = functional.kl_div(
-        functional.log_softmax(out.logits / 2, -1), functional.log_softmax(told / 2, -1), reduction="batchmean", log_target=True
+        functional.log_softmax(out.logits / 2, -1), functional.log_softmax(from_large / 2, -1), reduction="batchmean", log_target=True
     )
     (0.5 * 4 * soft + 0.5 * out.loss).backward()
 
@@ -570,7 +579,7 @@ if lesson.installed("torch", "transformers"):
 
     def loss(params):
         hidden = encoder.encode(params, ours, ids)
-        return hinton_loss(heads.classification_logits(params, ours, hidden), told.numpy(), y)
+        return hinton_loss(heads.classification_logits(params, ours, hidden), from_large.numpy(), y)
 
     gradients = dict(tree.items(bc.grad(loss)(before)))
     gap = max(np.abs(gradients[name] - p.grad.numpy()).max() for name, p in cut.named_parameters())
