@@ -333,7 +333,7 @@ WHOLE = Experiment(
     tuning=TUNING,
     run=run,
     replay=replay,
-    minutes=60,
+    minutes=100,
     code=(taught, tuning, frozen, baselines),
     notes=NOTES,
 )
