@@ -183,11 +183,20 @@ def test_students_of_reported_runs_learn_from_the_teacher_whose_rate_its_trials_
     assert settled["hot"]["rate"] == settled["distilled"]["rate"]
 
 
-def test_a_students_teacher_has_the_rate_that_it_says(measured, monkeypatch):
-    asked, teacher = [], module.teacher
-    monkeypatch.setattr(module, "teacher", lambda *given: asked.append(given) or teacher(*given))
-    run_arm(EXPERIMENT, tiny("judged", rate=3e-4, teacher_rate=module.TEACHER_RATE), 0, Context())
-    assert asked == [(96, 70, 4, module.TEACHER_RATE, 0, "test")]
+@pytest.mark.parametrize(
+    ("name", "settings", "rate"), [("judged", {"rate": 3e-4, "teacher_rate": 5e-4}, 5e-4), ("few-teacher", {"rate": 3e-4}, 3e-4)]
+)
+def test_a_teacher_is_trained_at_the_rate_that_its_arm_or_its_students_says(name, settings, rate, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def teacher(*given):
+        raise Asked(*given)
+
+    monkeypatch.setattr(module, "teacher", teacher)
+    with pytest.raises(Asked) as asked:
+        module.run(tiny(name, **settings), 0, Context())
+    assert asked.value.args == (96, 70, 4, rate, 0, "test")
 
 
 def test_sizes_are_counted_by_hand(measured):
