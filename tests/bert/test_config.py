@@ -11,13 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcraft.bert.config import Config
-from bertcraft.bert.config_tables import ACTIVATIONS, ARCHITECTURES, DEFAULTS, FAMILIES, FIELDS, FIXED, KEYS, UNWRITTEN
+from bertcraft.bert.config_tables import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    DEFAULTS,
+    FAMILIES,
+    FIELDS,
+    FIXED,
+    KEYS,
+    MODEL_TYPES,
+    UNWRITTEN,
+)
 from bertcraft.errors import CheckpointError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_models import ALL_PAIRS, OTHER_NAMES, PAIRS, class_name
 
-CONFIG_CLASSES = {name: transformers.CONFIG_MAPPING[name] for name in (*FAMILIES, *OTHER_NAMES)}
+CONFIG_CLASSES = {name: transformers.CONFIG_MAPPING[name] for name in MODEL_TYPES}
 
 
 @st.composite
@@ -107,7 +117,7 @@ def extra_keys(back, original) -> dict:
     return {key: back.to_dict()[key] for key in back.to_dict().keys() - original.to_dict().keys()}
 
 
-@pytest.mark.parametrize("model_type", [*FAMILIES, *OTHER_NAMES])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_setting_left_out_has_the_default_of_transformers(model_type):
     config, default = Config.from_dict({"model_type": model_type}), CONFIG_CLASSES[model_type]()
     family = OTHER_NAMES.get(model_type, model_type)
@@ -125,14 +135,14 @@ def test_another_name_belongs_to_its_family():
         Config(family="roberta", model_type="x")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_unknown_keys_survive(family):
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_unknown_keys_survive(model_type):
     unknown = {
         "gradient_checkpointing": False,
         "sentence_transformers": {"version": [1, None]},
         "é": "\ud800",
     }
-    config = Config.from_dict({"model_type": family, "torch_dtype": "float16", **unknown})
+    config = Config.from_dict({"model_type": model_type, "torch_dtype": "float16", **unknown})
     assert config.extra == unknown
     written = json.loads(json.dumps(config.to_dict()))
     assert unknown.items() <= written.items() and "torch_dtype" not in written
@@ -386,8 +396,9 @@ def test_a_config_made_by_hand_is_validated_too(arguments):
 
 def test_the_tables_are_whole():
     assert tuple(ARCHITECTURES) == tuple(FIELDS) == FAMILIES
-    assert DEFAULTS.keys() == {*FAMILIES, *OTHER_NAMES}
+    assert DEFAULTS.keys() == MODEL_TYPES.keys() and {family for family, *_ in MODEL_TYPES.values()} == {*FAMILIES}
     names = {field.name for field in dataclasses.fields(Config)}
     for family in FAMILIES:
-        assert set(FIELDS[family]) <= names and DEFAULTS[family].keys() <= names
+        assert set(FIELDS[family]) <= names
         assert all(hasattr(transformers, architecture) for architecture in ARCHITECTURES[family].values())
+    assert all(defaults.keys() <= names for defaults in DEFAULTS.values())

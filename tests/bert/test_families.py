@@ -119,7 +119,7 @@ def positional(arrays):
     return arrays["input_ids"], arrays.get("attention_mask"), arrays.get("token_type_ids")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2"])
+@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2", "roberta-prelayernorm"])
 def test_last_layer_at_some_positions_equals_the_whole(family):
     model = make(family, "base", 5)
     arrays = inputs(model, 5)

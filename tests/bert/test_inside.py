@@ -14,7 +14,7 @@ from transformers_models import FAMILIES, inputs, make, ours
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "roberta-prelayernorm"])
 def test_every_layer_equals_transformers(family, padded):
     network = make(family, "base", 8)
     arrays = inputs(network, 8, padded=padded)

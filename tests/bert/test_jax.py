@@ -30,7 +30,7 @@ def compare(name_and_leaves, others, tolerance):
         np.testing.assert_allclose(np.asarray(b), a, atol=tolerance * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2"])
+@pytest.mark.parametrize("family", [*FAMILIES, "deberta-v2", "roberta-prelayernorm"])
 def test_jitted_loss_and_gradients_equal_numpys(family, precision):
     dtype, tolerance = precision
     model = make(family, "masked_lm", 2)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_config import odd_settings, theirs
 from transformers_models import HEADS, OTHER_NAMES, PAIRS, class_name
 
-WITH_V2 = PAIRS + [("deberta-v2", head) for head in HEADS["deberta-v2"]]
+DISTINCT = PAIRS + [(name, head) for name in ("deberta-v2", "roberta-prelayernorm") for head in HEADS[name]]
 
 
 def family_of(model_type: str) -> dict:
@@ -39,7 +39,7 @@ def full(name: str, config: Config) -> str:
     return f"{config.family}.{name}" if config.head == "base" else name
 
 
-@pytest.mark.parametrize(("family", "head"), WITH_V2)
+@pytest.mark.parametrize(("family", "head"), DISTINCT)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_names_and_shapes_are_those_of_transformers(family, head, data):

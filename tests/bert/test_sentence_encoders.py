@@ -159,7 +159,7 @@ def test_folders_of_older_versions(base, tmp_path, switches, place):
     np.testing.assert_array_equal(*bc.load(folder).encode(["CAT", "cat"]))
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert", "albert", "electra"])
+@pytest.mark.parametrize("family", ["roberta", "roberta-prelayernorm", "distilbert", "albert", "electra"])
 def test_other_families(base, tmp_path, family):
     shutil.copytree(base, tmp_path / "base")
     network = make(family, "base", 4, torch.float32, vocab_size=len(VOCABULARY), max_position_embeddings=40, pad_token_id=0)

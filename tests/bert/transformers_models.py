@@ -25,13 +25,15 @@ HEADS = {
     "mpnet": ("base", "masked_lm", *TASKS),
     "deberta": ("base", "masked_lm", *TASKS[:2]),
 }
-OTHER_NAMES = {"xlm-roberta": "roberta", "camembert": "roberta", "deberta-v2": "deberta"}  # a family under another name
-HEADS |= {name: HEADS[family] for name, family in OTHER_NAMES.items()}
+OTHER_NAMES = {  # families under another name
+    "xlm-roberta": "roberta", "camembert": "roberta", "deberta-v2": "deberta", "roberta-prelayernorm": "roberta_prelayernorm",
+}  # fmt: skip
+HEADS |= {name: HEADS.get(family, HEADS["roberta"]) for name, family in OTHER_NAMES.items()}
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS[family]]
 ALL_PAIRS = PAIRS + [(name, head) for name in OTHER_NAMES for head in HEADS[name]]
 _CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra", "distilbert": "DistilBert", "albert": "Albert"}
 _CLASS |= {"mpnet": "MPNet", "deberta": "Deberta", "deberta-v2": "DebertaV2"}
-_CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+_CLASS |= {"xlm-roberta": "XLMRoberta", "camembert": "Camembert", "roberta-prelayernorm": "RobertaPreLayerNorm"}
 
 
 def _layer_norm(self, x):
@@ -68,7 +70,7 @@ def make(family: str, head: str, seed: int, dtype=torch.float64, **changes):
     else:
         sizes = {
             "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if known == "roberta" else 2,
+            "intermediate_size": int(rng.integers(5, 31)), "type_vocab_size": 1 if known.startswith("roberta") else 2,
         }  # fmt: skip
     if family == "mpnet":
         del sizes["type_vocab_size"]

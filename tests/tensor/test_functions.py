@@ -68,6 +68,10 @@ CASES = {
         (F.layer_norm, lambda x, w, b: TF.layer_norm(x, (5,), w, b, 1e-12), shape, (5,), (5,))
         for shape in ((2, 3, 5), (4, 5), (5,))
     ],
+    F.rms_norm: [
+        *[(F.rms_norm, lambda x, w: TF.rms_norm(x, (5,), w), shape, (5,)) for shape in ((2, 3, 5), (4, 5), (5,))],
+        (lambda x, w: F.rms_norm(x, w, 1e-3), lambda x, w: TF.rms_norm(x, (5,), w, 1e-3), (2, 3, 5), (5,)),
+    ],
     F.normalize: [
         (F.normalize, lambda x: TF.normalize(x, dim=-1), (3, 4)),
         (lambda x: F.normalize(x, axis=0), lambda x: TF.normalize(x, dim=0), (3, 4)),
@@ -183,7 +187,7 @@ def test_activations_of_any_shape(function, shape, layout, seed):
     scale=st.sampled_from([1e-3, 1, 30]),
     axis=st.integers(-1, 0),
 )
-def test_softmax_and_layer_norm_of_any_shape(shape, layout, scale, axis):
+def test_softmax_and_norms_of_any_shape(shape, layout, scale, axis):
     x = laid_out(np.random.default_rng(3).standard_normal(shape) * scale, layout)
     against_torch(lambda x: F.softmax(x, axis), lambda x: TF.softmax(x, axis), x)
     against_torch(lambda x: F.log_softmax(x, axis), lambda x: TF.log_softmax(x, axis), x)
@@ -191,6 +195,7 @@ def test_softmax_and_layer_norm_of_any_shape(shape, layout, scale, axis):
     w, b = np.linspace(0.5, 2, shape[-1]), np.linspace(-1, 1, shape[-1])
     if shape[-1] > 1:
         against_torch(lambda *a: F.layer_norm(*a, eps=1e-5), lambda x, w, b: TF.layer_norm(x, w.shape, w, b), x, w, b)
+        against_torch(F.rms_norm, lambda x, w: TF.rms_norm(x, w.shape, w), x, w)
 
 
 # ------------------------------------------------------------------------------------------------ exact or extreme

@@ -43,6 +43,10 @@ def case(name, seed, dtype, leading, length, width, heads):
         "gelu": [({"x": x}, lambda p: F.gelu(p["x"]))],
         "gelu_tanh": [({"x": x}, lambda p: F.gelu_tanh(p["x"]))],
         "layer_norm": [({"x": x, "w": w, "b": b}, lambda p: F.layer_norm(p["x"], p["w"], p["b"], eps=1e-5))],
+        "rms_norm": [
+            ({"x": x, "w": w}, lambda p: F.rms_norm(p["x"], p["w"], 1e-5)),
+            ({"x": x, "w": w}, lambda p: F.rms_norm(p["x"], p["w"])),
+        ],
         "add_layer_norm": [
             ({"x": x, "y": draw(3, *x.shape), "w": w, "b": b},
              lambda p: F.add_layer_norm(p["x"], p["y"], p["w"], p["b"], eps=1e-5, rate=0.3, rng=mask())),

@@ -1,6 +1,6 @@
 """What a model is (family, head, sizes), read from and written to the ``config.json`` of Hugging Face.
 
-One set of names, BERT's, serves seven families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
+One set of names, BERT's, serves eight families; DistilBERT's own (``dim``, ``n_heads``, ...) are translated on
 the way in and out. Everything is validated here, so that the code behind it can rely on every field.
 """
 
@@ -19,7 +19,8 @@ from bertcraft.bert.config_tables import (
     FIELDS,
     HEAD_TENSORS,
     KEYS,
-    OTHER_NAMES,
+    MODEL_TYPES,
+    OWN_TYPES,
     POOLED,
     SIZES,
     TASK_HEADS,
@@ -113,10 +114,10 @@ class Config:
             raise wrong("family", self.family, f"one of {', '.join(FAMILIES)}")
         if self.head not in [*ARCHITECTURES[self.family]]:
             raise wrong("head", self.head, f"one of {', '.join(ARCHITECTURES[self.family])} ({self.family})")
-        if self.model_type not in ("", self.family) and OTHER_NAMES.get(self.model_type, ("",))[0] != self.family:
-            others = [name for name, (family, *_) in OTHER_NAMES.items() if family == self.family]
-            raise wrong("model_type", self.model_type, f"one of {', '.join([self.family, *others])}")
-        self._set("model_type", self.model_type or self.family)
+        names = [name for name, (family, *_) in MODEL_TYPES.items() if family == self.family]
+        if self.model_type not in ["", *names]:
+            raise wrong("model_type", self.model_type, f"one of {', '.join(names)}")
+        self._set("model_type", self.model_type or OWN_TYPES.get(self.family, self.family))
         own, defaults = FIELDS[self.family], dict(DEFAULTS[self.model_type])
         if "embedding_size" not in own:
             hidden = self.hidden_size
@@ -295,10 +296,9 @@ class Config:
 def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_lack_head: bool) -> dict[str, Any]:
     """Take Config's arguments out of the content of a config.json; what stays in `left` has no field."""
     model_type = left.pop("model_type", None)
-    if model_type not in [*FAMILIES, *OTHER_NAMES]:
-        names = ", ".join([*FAMILIES, *OTHER_NAMES])
-        raise wrong("model_type", model_type, f"one of {names}: use a model of these families")
-    family, *_ = OTHER_NAMES.get(model_type, (model_type,))
+    if model_type not in [*MODEL_TYPES]:
+        raise wrong("model_type", model_type, f"one of {', '.join(MODEL_TYPES)}: use a model of these families")
+    family, *_ = MODEL_TYPES[model_type]
     for key, reason in (UNSUPPORTED | UNSUPPORTED_IN.get(family, {})).items():
         if left.get(key):
             raise wrong(key, left[key], f"none: {reason}")
@@ -330,7 +330,7 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_l
 
 def _architectures(model_type: str) -> dict[str, str]:
     """The classes of transformers by head."""
-    family, start, instead = OTHER_NAMES.get(model_type, (model_type, "", ""))
+    family, start, instead = MODEL_TYPES[model_type]
     return {head: instead + name.removeprefix(start) for head, name in ARCHITECTURES[family].items()}
 
 

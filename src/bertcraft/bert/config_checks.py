@@ -4,7 +4,7 @@ import reprlib
 from numbers import Integral, Real
 from typing import Any
 
-from bertcraft.bert.config_tables import ACTIVATIONS, COUNTED_POSITIONS, DEFAULTS, FIXED, KEYS
+from bertcraft.bert.config_tables import ACTIVATIONS, COUNTED_POSITIONS, DEFAULTS, FIXED, KEYS, OWN_TYPES
 from bertcraft.errors import InputError
 
 _PROBABILITIES = (
@@ -55,7 +55,7 @@ def is_integer(value: Any) -> bool:
 
 def checked(name: str, value: Any, family: str) -> Any:
     """A field's value as a plain bool, int, float, str or tuple; raises InputError if it is not valid by itself."""
-    if value is None and (DEFAULTS[family].get(name, 0) is None or name == "summary_activation"):
+    if value is None and (DEFAULTS[OWN_TYPES.get(family, family)].get(name, 0) is None or name == "summary_activation"):
         return None
     if name in FIXED.get(family, {}):
         number = FIXED[family][name]

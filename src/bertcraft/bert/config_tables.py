@@ -1,4 +1,4 @@
-"""How the seven families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
+"""How the eight families differ in ``config.json``: heads, keys and defaults, as transformers has them."""
 
 from typing import Any
 
@@ -18,6 +18,13 @@ ARCHITECTURES = {
         "sequence_classification": "RobertaForSequenceClassification",
         "token_classification": "RobertaForTokenClassification",
         "question_answering": "RobertaForQuestionAnswering",
+    },
+    "roberta_prelayernorm": {
+        "base": "RobertaPreLayerNormModel",
+        "masked_lm": "RobertaPreLayerNormForMaskedLM",
+        "sequence_classification": "RobertaPreLayerNormForSequenceClassification",
+        "token_classification": "RobertaPreLayerNormForTokenClassification",
+        "question_answering": "RobertaPreLayerNormForQuestionAnswering",
     },
     "electra": {
         "base": "ElectraModel",
@@ -66,6 +73,10 @@ OTHER_NAMES = {
     "deberta-v2": ("deberta", "Deberta", "DebertaV2"),
 }
 
+# A family's own `model_type`, where it is not the family's name, with which the names of its parameters begin.
+OWN_TYPES = {"roberta_prelayernorm": "roberta-prelayernorm"}
+MODEL_TYPES = {OWN_TYPES.get(family, family): (family, "", "") for family in FAMILIES} | OTHER_NAMES
+
 # Heads with labels of a task of their own; the others are for pre-training, and may be left in a model that goes on from them.
 TASK_HEADS = ("sequence_classification", "token_classification", "question_answering")
 
@@ -80,6 +91,12 @@ HEAD_TENSORS = {
         "masked_lm": "cls.predictions.",
     },
     "roberta": {
+        "sequence_classification": "classifier.dense.",
+        "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
+        "masked_lm": "lm_head.",
+    },
+    "roberta_prelayernorm": {
         "sequence_classification": "classifier.dense.",
         "token_classification": "classifier.",
         "question_answering": "qa_outputs.",
@@ -119,10 +136,10 @@ HEAD_TENSORS = {
 }
 
 # Base models of these families have a pooler.
-POOLED = ("bert", "roberta", "albert", "mpnet")
+POOLED = ("bert", "roberta", "roberta_prelayernorm", "albert", "mpnet")
 
 # Positions of these families are counted from pad_token_id + 1; padding has the one before.
-COUNTED_POSITIONS = ("roberta", "mpnet")
+COUNTED_POSITIONS = ("roberta", "roberta_prelayernorm", "mpnet")
 
 # Settings that transformers' classes of a family do not read: they compute with this number, whatever config.json says.
 FIXED = {"mpnet": {"pad_token_id": 1, "relative_attention_num_buckets": 32}}
@@ -180,6 +197,7 @@ _SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_l
 FIELDS = {
     "bert": _BERT,
     "roberta": _BERT,
+    "roberta_prelayernorm": _BERT,
     "electra": (*_BERT, "embedding_size", *_SUMMARY),
     "distilbert": (*_COMMON, "qa_dropout", "sinusoidal_pos_embds"),
     "albert": (*_BERT, "embedding_size", "num_hidden_groups", "inner_group_num"),
@@ -256,6 +274,7 @@ _DEBERTA_DEFAULTS = _BERT_DEFAULTS | {
 DEFAULTS = {
     "bert": _BERT_DEFAULTS,
     "roberta": _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    "roberta-prelayernorm": _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
     "xlm-roberta": _BERT_DEFAULTS | {"pad_token_id": 1},
     "camembert": _BERT_DEFAULTS | {"pad_token_id": 1},
     "electra": _BERT_DEFAULTS

@@ -77,6 +77,30 @@ class Sockets:
 BERT = Sockets()
 
 
+def own_wiring(config: Config) -> Callable:
+    """The order of a family's layers: BERT's, or where the norms stand before what reads them, technique 15's."""
+    if config.family == "roberta_prelayernorm":
+        from bertcraft.techniques import layer_norm_variants as technique
+
+        return technique.pre_layer_norm
+    return post_layer_norm
+
+
+def of_family(sockets: Sockets, config: Config) -> Sockets:
+    """The sockets; where their wiring is BERT's, with the family's own."""
+    return replace(sockets, wiring=own_wiring(config)) if sockets.wiring is post_layer_norm else sockets
+
+
+def finished(params: dict, config: Config, x):
+    """What the last layer gave (..., H), normalised where the model has a norm behind its layers (pre-layer norm has)."""
+    final = families.backbone(params, config).get("LayerNorm")
+    if final is None:
+        return x
+    from bertcraft.techniques import layer_norm_variants as technique
+
+    return technique.normed(final, x, config)
+
+
 def watched() -> tuple[Sockets, list, list]:
     """BERT's sockets, and two lists that they fill: the input (B, L, H) and the attention (B, heads, L, L) of each layer."""
     inputs, attentions = [], []
@@ -87,9 +111,9 @@ def watched() -> tuple[Sockets, list, list]:
         context = F.merge_heads(attentions[-1] @ F.split_heads(value, config.num_attention_heads))
         return dense(layer["attention"]["output"]["dense"], context)
 
-    def wiring(layer: dict, x, *rest):
+    def wiring(layer: dict, x, source, bias, config: Config, *rest):
         inputs.append(x)
-        return post_layer_norm(layer, x, *rest)
+        return own_wiring(config)(layer, x, source, bias, config, *rest)
 
     return Sockets(attention=attention, wiring=wiring), inputs, attentions
 
@@ -158,6 +182,7 @@ def encode_below(
     padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
     bias = attention_bias(params, config, x.shape[1], padding)
     *lower, last = families.layers(params, config)
+    sockets = of_family(sockets, config)
     for layer in lower:
         x = sockets.wiring(layer, x, x, bias, config, sockets, rng)
         if "convolution" in layer:
@@ -188,7 +213,8 @@ def encode(
     last, x, padding = encode_below(
         params, config, input_ids, attention_mask, token_type_ids, position_ids=position_ids, rng=rng, sockets=sockets
     )
-    bias = attention_bias(params, config, x.shape[1], padding, at)
+    bias, sockets = attention_bias(params, config, x.shape[1], padding, at), of_family(sockets, config)
     if at is None:
-        return sockets.wiring(last, x, x, bias, config, sockets, rng)
-    return sockets.wiring(last, take_positions(x, at), x, bias, config, standing_at(sockets, config, at), rng)
+        return finished(params, config, sockets.wiring(last, x, x, bias, config, sockets, rng))
+    x = sockets.wiring(last, take_positions(x, at), x, bias, config, standing_at(sockets, config, at), rng)
+    return finished(params, config, x)

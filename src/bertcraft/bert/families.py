@@ -1,6 +1,7 @@
-"""Seven families, one encoder: where each checkpoint family keeps the parts of a layer.
+"""Eight families, one encoder: where each checkpoint family keeps the parts of a layer.
 
-BERT, RoBERTa and ELECTRA name their parameters alike. DistilBERT, ALBERT and MPNet compute the same layer under other names,
+BERT, RoBERTa and ELECTRA name their parameters alike, and so does RoBERTa-PreLayerNorm but for its norms, which stand in its
+tree where they stand in its computation. DistilBERT, ALBERT and MPNet compute the same layer under other names,
 DeBERTa another kind of attention besides; here they are shown to the encoder under BERT's names. The views hold the same arrays
 (or Tensors), so gradients arrive under the names of the checkpoint. Only two things are computed for them: DeBERTa's first
 version keeps queries, keys and values in one matrix, and its later ones may normalise the table of relative positions.

@@ -36,7 +36,7 @@ def masked_lm_head(params: dict, config: Config) -> tuple[dict, dict, str, dict]
             parts = head["transform"]["dense"], head["transform"]["LayerNorm"], config.hidden_act
             decoder = head.get("decoder", {})
             bias = decoder.get("bias", head["bias"])
-        case "roberta" | "mpnet":
+        case "roberta" | "roberta_prelayernorm" | "mpnet":
             head = params["lm_head"]
             parts = head["dense"], head["layer_norm"], "gelu"
             decoder = head.get("decoder", {})
@@ -96,7 +96,7 @@ def classification_logits(params: dict, config: Config, hidden, rng=None):
         case "distilbert":
             x = F.relu(encoder.dense(params["pre_classifier"], hidden[:, 0]))
             return encoder.dense(params["classifier"], drop(x))
-        case "roberta" | "electra" | "mpnet":
+        case "roberta" | "roberta_prelayernorm" | "electra" | "mpnet":
             head = params["classifier"]
             act = F.gelu if config.family == "electra" else np.tanh
             x = drop(act(encoder.dense(head["dense"], drop(hidden[:, 0]))))

@@ -65,6 +65,7 @@ def pretraining_names(config: Config) -> set[str]:
 _DECODERS = {
     "bert": ("cls.predictions.decoder", "cls.predictions.bias"),
     "roberta": ("lm_head.decoder", "lm_head.bias"),
+    "roberta_prelayernorm": ("lm_head.decoder", "lm_head.bias"),
     "electra": ("generator_lm_head", "generator_lm_head.bias"),
     "distilbert": ("vocab_projector", "vocab_projector.bias"),
     "albert": ("predictions.decoder", "predictions.bias"),
@@ -109,12 +110,16 @@ def _backbone(config: Config) -> Parts:
                 yield from _mpnet_layer(f"encoder.layer.{index}")
             elif family == "deberta":
                 yield from _deberta_layer(f"encoder.layer.{index}", config)
+            elif family == "roberta_prelayernorm":
+                yield from _pre_norm_layer(f"encoder.layer.{index}")
             else:
                 yield from _bert_layer(f"encoder.layer.{index}")
     if family == "mpnet":
         yield "encoder.relative_attention_bias.weight", ("relative_attention_num_buckets", "num_attention_heads")
     if family == "deberta":
         yield from _deberta_encoder(config)
+    if family == "roberta_prelayernorm":
+        yield from _norm("LayerNorm", HIDDEN)
     if has_pooler(config):
         yield from _linear("pooler" if family == "albert" else "pooler.dense", HIDDEN, HIDDEN)
 
@@ -142,6 +147,16 @@ def _bert_feed_forward(layer: str) -> Parts:
     yield from _linear(f"{layer}.intermediate.dense", HIDDEN, INNER)
     yield from _linear(f"{layer}.output.dense", INNER, HIDDEN)
     yield from _norm(f"{layer}.output.LayerNorm", HIDDEN)
+
+
+def _pre_norm_layer(layer: str) -> Parts:
+    """Both norms stand before what reads them."""
+    yield from _norm(f"{layer}.attention.LayerNorm", HIDDEN)
+    for part in ("self.query", "self.key", "self.value", "output.dense"):
+        yield from _linear(f"{layer}.attention.{part}", HIDDEN, HIDDEN)
+    yield from _norm(f"{layer}.intermediate.LayerNorm", HIDDEN)
+    yield from _linear(f"{layer}.intermediate.dense", HIDDEN, INNER)
+    yield from _linear(f"{layer}.output.dense", INNER, HIDDEN)
 
 
 def _mpnet_layer(layer: str) -> Parts:
@@ -217,7 +232,7 @@ def _head(config: Config) -> Parts:
     if config.head == "question_answering":
         yield from _linear("qa_outputs", HIDDEN, "num_labels")
     if config.head == "sequence_classification":
-        if config.family in ("roberta", "electra", "mpnet"):
+        if config.family in ("roberta", "roberta_prelayernorm", "electra", "mpnet"):
             yield from _linear("classifier.dense", HIDDEN, HIDDEN)
             yield from _linear("classifier.out_proj", HIDDEN, "num_labels")
             return
@@ -238,6 +253,7 @@ def _masked_lm_head(config: Config) -> Parts:
     dense, norm = {
         "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
         "roberta": ("lm_head.dense", "lm_head.layer_norm"),
+        "roberta_prelayernorm": ("lm_head.dense", "lm_head.layer_norm"),
         "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm"),
         "distilbert": ("vocab_transform", "vocab_layer_norm"),
         "albert": ("predictions.dense", "predictions.LayerNorm"),

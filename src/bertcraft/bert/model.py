@@ -29,7 +29,7 @@ class Output(NamedTuple):
 class Model:
     """An encoder of the BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, MPNet or DeBERTa family with the head it was saved with.
 
-    XLM-RoBERTa and CamemBERT are RoBERTas with another tokenizer.
+    XLM-RoBERTa and CamemBERT are RoBERTas with another tokenizer, RoBERTa-PreLayerNorm is one with its norms elsewhere.
 
     ``params`` is a tree of arrays under the names of the checkpoint (``params["bert"]["encoder"]["layer"]["0"]...``);
     ``folder`` is where the model came from, or None; ``pipeline`` is how its sentence vectors are made, where a folder of

@@ -86,11 +86,11 @@ def _encode_pack(
         return pipeline(np.concatenate(each), np.array(lengths), skip)
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
-    sockets = encoder.Sockets(attention=packed_attention(lengths, join, relative))
+    sockets = encoder.of_family(encoder.Sockets(attention=packed_attention(lengths, join, relative)), config)
     x = encoder.embed(model.params, config, ids, position_ids=positions)
     for layer in families.layers(model.params, config):
         x = sockets.wiring(layer, x, x, None, config, sockets)
-    return pipeline(x[0], np.array(lengths), skip)
+    return pipeline(encoder.finished(model.params, config, x)[0], np.array(lengths), skip)
 
 
 def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:

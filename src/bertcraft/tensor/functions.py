@@ -140,6 +140,16 @@ def layer_norm(x, weight, bias, eps=1e-12):
     return centred / np.sqrt(variance + eps) * weight + bias
 
 
+@fusable
+def rms_norm(x, weight, eps=None):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, eq. 4). x (..., H), weight (H,).
+
+    ``eps`` None is the distance from 1 to the next number of the dtype, as in torch.
+    """
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
 def normalize(x, axis=-1, eps=1e-12):
     """Divide by the Euclidean length along an axis (lengths below eps count as eps)."""
     square = np.sum(x * x, axis=axis, keepdims=True)

@@ -180,9 +180,13 @@ def gelu(needs, x):
 
 
 def _normalise(s, weight, bias, eps, out, scale):
-    """Normalise the rows of s in place, keep 1/deviation in ``scale``, write the affine result into ``out``."""
-    mean = np.full(s.shape[1], 1 / s.shape[1], s.dtype)
-    s -= _times_vector(s, mean)[:, None]
+    """Normalise the rows of s in place, keep 1/deviation in ``scale``, write the affine result into ``out``.
+
+    Without a bias the mean stays: RMSNorm.
+    """
+    if bias is not None:
+        mean = np.full(s.shape[1], 1 / s.shape[1], s.dtype)
+        s -= _times_vector(s, mean)[:, None]
     np.vecdot(s, s, out=scale)
     scale *= 1 / s.shape[1]
     scale += eps
@@ -190,15 +194,17 @@ def _normalise(s, weight, bias, eps, out, scale):
     np.reciprocal(scale, out=scale)
     s *= scale[:, None]
     np.multiply(s, weight, out=out)
-    out += bias
+    if bias is not None:
+        out += bias
 
 
-def _normalise_back(g, hat, weight, scale, dx):
-    """Gradient of the rows; returns those of weight and bias (Ba et al. 2016, differentiated)."""
+def _normalise_back(g, hat, weight, scale, dx, centred):
+    """Gradient of the rows; returns those of weight and bias (Ba et al. 2016, differentiated; uncentred: RMSNorm's)."""
     scratch = np.multiply(g, hat, out=empty(g.shape, g.dtype))
-    dw, db = _column_sum(scratch), _column_sum(g)
+    dw, db = _column_sum(scratch), _column_sum(g) if centred else None
     np.multiply(g, weight, out=dx)
-    dx -= _times_vector(dx, np.full(g.shape[1], 1 / g.shape[1], g.dtype))[:, None]
+    if centred:
+        dx -= _times_vector(dx, np.full(g.shape[1], 1 / g.shape[1], g.dtype))[:, None]
     dx -= np.multiply(hat, _times_vector(scratch, weight / g.shape[1])[:, None], out=scratch)
     dx *= scale[:, None]
     return dw, db
@@ -225,11 +231,13 @@ def _norm_by_blocks(shape, weight, bias, eps, fill, keep):
 
     def back(g):
         g = _rows(g)
-        dx, dw, db = empty(g.shape, g.dtype), np.zeros_like(weight), np.zeros_like(bias)
+        centred = bias is not None
+        dx, dw, db = empty(g.shape, g.dtype), np.zeros_like(weight), np.zeros_like(bias) if centred else None
         for part in parts:
-            w, b = _normalise_back(g[part], flat_hat[part], weight, scale[part], dx[part])
+            w, b = _normalise_back(g[part], flat_hat[part], weight, scale[part], dx[part], centred)
             dw += w
-            db += b
+            if centred:
+                db += b
         return dx.reshape(shape), dw, db
 
     return out, back
@@ -241,6 +249,15 @@ def layer_norm(needs, x, weight, bias, eps=1e-12):
         return NotImplemented
     rows = _rows(x)
     return _norm_by_blocks(x.shape, weight, bias, eps, lambda part, s: np.copyto(s, rows[part]), any(needs))
+
+
+@kernel(F.rms_norm)
+def rms_norm(needs, x, weight, eps=None):
+    if x.ndim < 2 or not floats(x, weight):
+        return NotImplemented
+    rows, eps = _rows(x), float(np.finfo(x.dtype).eps) if eps is None else eps
+    out, back = _norm_by_blocks(x.shape, weight, None, eps, lambda part, s: np.copyto(s, rows[part]), any(needs))
+    return out, lambda g: back(g)[:2]
 
 
 @kernel(F.add_layer_norm)
