@@ -229,7 +229,7 @@ def test_the_same_function_under_jit(wiring, norms):
     config = small()
     params, (ids, mask) = random_params(config, wiring, norms), batch_of(config)
     value, gradients = value_and_grad(loss)(params, config, ids, mask, wiring, norms)
-    with jax.experimental.enable_x64():
+    with jax.enable_x64(True):
 
         def whole(p, weights):  # under jit a mask is no list of positions
             hidden = encoder.encode(p, config, ids, mask, sockets=technique.sockets(wiring, norms))
@@ -255,7 +255,7 @@ def test_at_some_positions_it_is_the_whole(wiring, norms):
 def test_dropout_falls_on_what_a_half_adds(wiring, norms):
     """With halves that add nothing, dropout has nothing to drop; with those of weights it has."""
     config = small(hidden_dropout_prob=0.5)
-    params, (ids, _) = random_params(config, wiring, norms), batch_of(config)
+    params = random_params(config, wiring, norms)
     x, layer = np.random.default_rng(1).standard_normal((2, 5, 4)), families.layers(params, config)[0]
     silent = technique.sockets(wiring, norms)
     nothing = Sockets(lambda layer, x, *rest: 0 * x, lambda layer, x, config: 0 * x, silent.norm, silent.wiring)

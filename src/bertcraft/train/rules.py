@@ -76,26 +76,30 @@ def global_norm(gradients: Any) -> Any:
     return np.sqrt(sum(np.sum(g * g) for g in tree.leaves(gradients)))
 
 
-def clip_by_global_norm(max_norm: float) -> Rule:
-    """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``, with the norm of all of them together.
+def clip_by_global_norm(max_norm: float, eps: float = 1e-6) -> Rule:
+    """Scale all gradients by ``min(1, max_norm / (norm + eps))``, with the norm of all of them together.
 
-    Pascanu et al. 2013, algorithm 1; the 1e-6 is that of torch's ``clip_grad_norm_``. State: ``norm``, the
+    Pascanu et al. 2013, algorithm 1, has no eps; 1e-6 is that of torch's ``clip_grad_norm_``. State: ``norm``, the
     last norm before clipping.
     """
     check(max_norm > 0, f"max_norm must be more than 0, got {max_norm}")
+    check(eps >= 0, f"eps must be 0 or more, got {eps}")
+
+    def shrink(norm):
+        return np.minimum(1.0, max_norm / np.maximum(norm + eps, 1e-30))  # 0 / 0 without eps
 
     def init(params):
         return {"norm": np.zeros((), tree.leaves(params)[0].dtype)}
 
     def update(gradients, state, params):
         norm = global_norm(gradients)
-        factor = np.minimum(1.0, max_norm / (norm + 1e-6))
+        factor = shrink(norm)
         return tree.map(lambda g: g * like(factor, g), gradients), {"norm": norm}
 
     def scale(gradients, factor, state, pool):
         norm = factor * fast.global_norm(gradients, pool)
         state = {"norm": np.asarray(norm, state["norm"].dtype)}
-        return factor * float(np.minimum(1.0, max_norm / (norm + 1e-6))), state
+        return factor * float(shrink(norm)), state
 
     return Rule(init, update, scale=scale)
 
