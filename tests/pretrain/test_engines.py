@@ -273,7 +273,7 @@ def test_sizes_have_the_parameters_that_are_published():
 def test_an_objective_that_is_not_known_is_told():
     with pytest.raises(InputError, match="expected one of masked_lm, electra"):
         objective("gpt", "tiny", VOCABULARY, 16)
-    for name, expected in {"masked_lm": "bert or deberta or albert", "electra": "electra"}.items():
+    for name, expected in {"masked_lm": "bert or deberta or albert or roberta_prelayernorm", "electra": "electra"}.items():
         with pytest.raises(InputError, match=f"architecture: got 'mpnet', expected {expected} with the objective {name}"):
             objective(name, "tiny", VOCABULARY, 16, architecture="mpnet")
 
@@ -290,3 +290,5 @@ def test_an_architecture_is_the_published_one_in_the_sizes_that_are_asked_for():
         assert not deberta.position_biased_input and deberta.type_vocab_size == 0
         assert deberta.relative_reach == (512 if size == "tiny" else 32)
         assert (albert.embedding_size, albert.num_hidden_groups) == (128, 1)
+        before = goal(architecture="roberta_prelayernorm").models({})["model"][0]
+        assert (before.pad_token_id, before.max_tokens) == (0, 512 if size == "tiny" else 31)

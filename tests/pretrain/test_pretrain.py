@@ -93,7 +93,14 @@ def test_the_model_opens_in_transformers_and_the_run_is_told(place, tmp_path, ob
 
 @pytest.mark.parametrize(
     ("architecture", "backend", "name"),
-    [("deberta", "numpy", "Deberta"), ("deberta", "jax", "Deberta"), ("albert", "numpy", "Albert"), ("albert", "jax", "Albert")],
+    [
+        ("deberta", "numpy", "Deberta"),
+        ("deberta", "jax", "Deberta"),
+        ("albert", "numpy", "Albert"),
+        ("albert", "jax", "Albert"),
+        ("roberta_prelayernorm", "numpy", "RobertaPreLayerNorm"),
+        ("roberta_prelayernorm", "jax", "RobertaPreLayerNorm"),
+    ],
 )
 def test_another_architecture_goes_on_where_it_was_stopped_and_opens_as_what_it_is(place, tmp_path, architecture, backend, name):
     import torch
@@ -269,6 +276,23 @@ def test_in_float16_the_scale_goes_on_where_it_was_and_skipped_steps_are_told(pl
     assert int(state["good_steps"]) == 14 - skipped[-1] and int(state["skipped"]) == len(skipped)
 
 
+def test_clipping_is_the_techniques_on_both_backends_and_0_is_none(place, tmp_path):
+    """Of the same first gradient; a run with a tiny rate and a threshold that counts moves otherwise than one without."""
+    ends = {}
+    for backend in ("numpy", "jax"):
+        for clip in (0, 0.5, 1e9):
+            out = tmp_path / f"{backend}-{clip}"
+            options = ["masked_lm", 6, "--backend", backend, "--clip", clip, "--dropout", 0, "--rate", 1e-2]
+            status, _, errors = finish(start(place, out, *options))
+            assert status == 0, errors
+            ends[backend, clip] = [(line["loss"], line["gradient_norm"]) for line in steps_of(out)]
+        assert min(norm for _, norm in ends[backend, 0]) > 0.5
+        np.testing.assert_allclose(ends[backend, 1e9], ends[backend, 0], rtol=1e-6)
+        assert ends[backend, 0.5][0] == ends[backend, 0][0] and ends[backend, 0.5][-1] != ends[backend, 0][-1]
+    for clip in (0, 0.5):
+        np.testing.assert_allclose(ends["jax", clip], ends["numpy", clip], rtol=2e-3)
+
+
 def test_a_folder_of_another_run_is_refused(place, tmp_path):
     assert finish(start(place, tmp_path / "out"))[0] == 0
     status, _, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, "--rate", 0.1))
@@ -289,7 +313,8 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
         (["--backend", "jax", "--processes", 2, "--coordinator", "here"], "expected HOST:PORT of rank 0"),
         (["--backend", "torch"], "expected one of numpy, jax"),
         (["--size", "huge"], "size: got 'huge', expected one of tiny"),
-        (["--architecture", "mpnet"], "architecture: got 'mpnet', expected bert or deberta or albert"),
+        (["--architecture", "mpnet"], "architecture: got 'mpnet', expected bert or deberta or albert or roberta_pre"),
+        (["--clip", "inf"], "clip: got inf, expected the longest gradient, or 0 for any"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_a_line(place, tmp_path, more, said):

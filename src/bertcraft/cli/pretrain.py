@@ -35,13 +35,15 @@ def pretrain(
         typer.Option(metavar="SIZE", help="tiny, mini, small, base, large, or a config.json (its sizes).", show_default="small"),
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(metavar="NAME", help="For masked_lm: bert, deberta or albert.", show_default="bert")
+        str | None,
+        typer.Option(metavar="NAME", help="For masked_lm: bert, deberta, albert or roberta_prelayernorm.", show_default="bert"),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a step, of all processes together.")] = 128,
     length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
     rate: Annotated[float, typer.Option(metavar="X", help="Highest learning rate.")] = 5e-4,
     warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Steps until it is reached.")] = 1000,
     schedule: Annotated[str, typer.Option(metavar="NAME", help="How it falls then: linear, cosine ... (above).")] = "linear",
+    clip: Annotated[float, typer.Option(min=0, metavar="X", help="Longest gradient of all parameters together; 0: any.")] = 1.0,
     vocabulary: Annotated[
         int | None, typer.Option(min=200, metavar="N", help="WordPieces to learn from the corpus.", show_default="8192")
     ] = None,
@@ -76,8 +78,9 @@ def pretrain(
     one. --train head or top:2 leaves the rest of it as it is, and is faster.
 
     --architecture deberta looks at distances in place of positions, albert has
-    one layer that is applied again and again. Of the size they are as wide and
-    deep as a BERT; transformers opens them as what they are.
+    one layer that is applied again and again, roberta_prelayernorm normalises
+    what a part of a layer reads, not what it adds up to. Of the size they are as
+    wide and deep as a BERT; transformers opens them as what they are.
 
     --precision float16 or bfloat16 rounds what goes into matrix products and
     comes out, and keeps weights and sums in float32; in float16 the loss is
@@ -119,7 +122,7 @@ def pretrain(
     plan = Plan(
         objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup, schedule=schedule,
         dropout=dropout if start or dropout is not None else 0.1, vocab_size=vocabulary or 8192, seed=seed, backend=backend,
-        precision=precision, accumulate=accumulate, sharded=sharded, architecture=architecture, **own,
+        precision=precision, clip=clip, accumulate=accumulate, sharded=sharded, architecture=architecture, **own,
     )  # fmt: skip
     plan.check()
     if start:

@@ -144,6 +144,6 @@ def _electra(name: str, config: Config, width: float, vocabulary: dict, rate: fl
 
 
 OBJECTIVES = {
-    "masked_lm": (("bert", "deberta", "albert"), "masked_lm", _masked_lm),
+    "masked_lm": (("bert", "deberta", "albert", "roberta_prelayernorm"), "masked_lm", _masked_lm),
     "electra": (("electra",), "replaced_token_detection", _electra),
 }

@@ -19,9 +19,10 @@ from bertcraft.pretrain.log import Log
 from bertcraft.pretrain.objectives import FIRST_WORD, Objective, continued, family_of, merged, objective, with_blank_rows
 from bertcraft.pretrain.start import Start, check_train, open_start, trained_names, with_masked_lm_head
 from bertcraft.techniques import advanced_scheduling as scheduling
+from bertcraft.techniques.gradient_clipping import by_global_norm
 from bertcraft.techniques.mixed_precision_training import HALF, loss_scaling, mixed_precision
 from bertcraft.tensor import tree
-from bertcraft.train import Rule, adamw, chain, clip_by_global_norm
+from bertcraft.train import Rule, adamw, chain
 from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engine
 from bertcraft.train.schedules import Schedule
 
@@ -47,6 +48,7 @@ class Plan:
     warmup: int = 1000
     schedule: str = "linear"  # a name of the technique's SCHEDULES
     weight_decay: float = 0.01
+    clip: float = 1.0  # the longest gradient of all parameters together; 0: any
     mask_rate: float = 0.15
     dropout: float | None = 0.1  # None: that of the checkpoint
     vocab_size: int = 8192
@@ -70,6 +72,8 @@ class Plan:
             raise InputError("cut parameters are XLA's: give --backend jax")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if not 0 <= self.clip < float("inf"):
+            raise InputError(f"clip: got {self.clip}, expected the longest gradient, or 0 for any")
         if self.batch % self.accumulate:
             raise InputError(f"a batch of {self.batch} rows has no {self.accumulate} equal parts")
         self.rates()
@@ -218,8 +222,9 @@ def _held_out(kept_back: list[str], tokenizer, plan: Plan, words: Words) -> Held
 
 
 def _rule(plan: Plan) -> Rule:
-    """AdamW with RoBERTa's b2 and eps (Liu et al. 2019, section 3.1); of float16 the loss is scaled."""
-    rule = chain(clip_by_global_norm(1.0), adamw(plan.rates(), b2=0.98, eps=1e-6, weight_decay=plan.weight_decay))
+    """AdamW with RoBERTa's b2 and eps (Liu et al. 2019, section 3.1), clipped; of float16 the loss is scaled."""
+    clip = [by_global_norm(plan.clip)] if plan.clip else []
+    rule = chain(*clip, adamw(plan.rates(), b2=0.98, eps=1e-6, weight_decay=plan.weight_decay))
     return loss_scaling(rule) if plan.precision == "float16" else rule
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertcraft.bert.config import Config
+from bertcraft.bert.config_tables import COUNTED_POSITIONS
 from bertcraft.errors import InputError
 
 
@@ -31,11 +32,12 @@ SIZES = {
 }
 
 # What a family has besides sizes, where transformers' defaults are not the published models': distances in place of places
-# (He et al. 2021; as in microsoft/deberta-base).
+# (He et al. 2021; as in microsoft/deberta-base). And where padding stands in the vocabularies that are learnt here.
 OWN: dict[str, dict[str, Any]] = {
     "deberta": {
         "relative_attention": True, "pos_att_type": ("c2p", "p2c"), "position_biased_input": False, "type_vocab_size": 0,
-    }
+    },
+    "roberta_prelayernorm": {"pad_token_id": 0},
 }  # fmt: skip
 
 
@@ -48,9 +50,10 @@ def config_of(family: str, head: str, size: str, vocab_size: int, length: int, d
         raise InputError(f"size: got {size!r}, expected one of {', '.join(SIZES)}")
     s = SIZES[size]
     narrow = {"embedding_size": s.embedding} if family == "electra" else {}
+    before = 1 if family in COUNTED_POSITIONS else 0  # padding has a position of its own
     return Config(
         family=family, head=head, vocab_size=vocab_size, hidden_size=s.hidden, num_hidden_layers=s.layers,
         num_attention_heads=s.heads, intermediate_size=s.intermediate,
-        max_position_embeddings=max(512, 2 ** math.ceil(math.log2(length))), hidden_dropout_prob=dropout,
+        max_position_embeddings=max(512, 2 ** math.ceil(math.log2(length))) + before, hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout, **narrow, **OWN.get(family, {}),
     )  # fmt: skip
