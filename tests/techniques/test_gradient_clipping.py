@@ -22,7 +22,7 @@ from bertcraft.tensor.xla import jit
 from bertcraft.train import adamw, apply, chain, clip_by_global_norm, sgd
 from bertcraft.train.rules import global_norm
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=25, deadline=None, derandomize=True)
 RULES = {
     "norm": technique.by_global_norm(0.7),
     "norm without eps": technique.by_global_norm(0.7, eps=0.0),
@@ -177,7 +177,7 @@ def test_fifty_steps_of_clipped_adamw_equal_torch(way):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(both=trees(np.float32))
 def test_the_same_rule_under_jit_and_in_place(name, both):
     params, gradients = both
