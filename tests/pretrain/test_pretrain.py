@@ -276,19 +276,18 @@ def test_in_float16_the_scale_goes_on_where_it_was_and_skipped_steps_are_told(pl
     assert int(state["good_steps"]) == 14 - skipped[-1] and int(state["skipped"]) == len(skipped)
 
 
-def test_clipping_is_the_techniques_on_both_backends_and_0_is_none(place, tmp_path):
-    """Of the same first gradient; a run with a tiny rate and a threshold that counts moves otherwise than one without."""
+def test_clipping_counts_on_both_backends_and_0_is_none(place, tmp_path):
     ends = {}
     for backend in ("numpy", "jax"):
-        for clip in (0, 0.5, 1e9):
+        for clip in (0, 0.5):
             out = tmp_path / f"{backend}-{clip}"
             options = ["masked_lm", 6, "--backend", backend, "--clip", clip, "--dropout", 0, "--rate", 1e-2]
             status, _, errors = finish(start(place, out, *options))
             assert status == 0, errors
-            ends[backend, clip] = [(line["loss"], line["gradient_norm"]) for line in steps_of(out)]
-        assert min(norm for _, norm in ends[backend, 0]) > 0.5
-        np.testing.assert_allclose(ends[backend, 1e9], ends[backend, 0], rtol=1e-6)
-        assert ends[backend, 0.5][0] == ends[backend, 0][0] and ends[backend, 0.5][-1] != ends[backend, 0][-1]
+            ends[backend, clip] = np.array([(line["loss"], line["gradient_norm"]) for line in steps_of(out)])
+        assert (ends[backend, 0][:, 1] > 0.5).all()  # all are clipped; what is told is the norm before
+        np.testing.assert_array_equal(ends[backend, 0.5][0], ends[backend, 0][0])
+        assert np.abs(ends[backend, 0.5][-1] - ends[backend, 0][-1]).max() > 1e-3
     for clip in (0, 0.5):
         np.testing.assert_allclose(ends["jax", clip], ends["numpy", clip], rtol=2e-3)
 
