@@ -326,6 +326,8 @@ def test_it_begins_and_ends_at_the_peak_over_the_ratio_whatever_the_length(total
     assert all(math.isclose(rates[step], 1 / ratio, rel_tol=1e-12) for step in (0, total, total + 2))
     assert math.isclose(max(rates), 1.0, rel_tol=1e-12) and rates.index(max(rates)) == int(total * cut_frac)
     assert min(rates) >= 1 / ratio - 1e-12
+    cut = int(total * cut_frac)
+    np.testing.assert_allclose(np.diff(rates[cut : total + 1]), (1 / ratio - 1) / (total - cut), rtol=1e-9, atol=1e-12)
 
 
 def test_the_printed_formula_falls_below_zero_where_its_cut_is_rounded():
