@@ -16,7 +16,7 @@
 # transformers, find where the paper and its own code disagree, and see two small models learn the same requests.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for attention and [its second part](00_foundations_2.ipynb) for intervals. The
-# sections take 180 minutes, half of them exercises.
+# sections take 185 minutes, two fifths of them exercises.
 
 # %%
 import numpy as np
@@ -574,7 +574,7 @@ def scores(q, k, pos_key, pos_query):
 check.scores(scores)
 
 # %% [markdown]
-# ### 8.4 How soft at the start? (one star, 10 minutes, predict)
+# ### 8.4 How soft at the start? (one star, 10 minutes)
 #
 # A model has only c2p besides the words' own term. By what must its scores be divided so that they have variance 1, if all numbers
 # have variance 1? And if the distances' keys and queries have variance $\sigma^2$ in place of 1?

@@ -131,7 +131,7 @@ EXERCISES = (
             "arm": {
                 "numbers": "",
                 "absolute": "rows of 256 cost it 2.1 nats, and the team's texts have up to 300 tokens",
-                "disentangled": "it is 0.05 better for as many operations, but a step takes 44 % longer: what do others gain by that?",
+                "disentangled": "it is 0.05 better for as many operations, but a step takes 44 % longer: what is that worth?",
             },
             "because": {
                 "b": "",
