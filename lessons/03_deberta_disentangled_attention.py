@@ -87,11 +87,11 @@ def places(word: str) -> np.ndarray:
 with style.shown(columns=2, width=8.2, height=2.7) as (left, right):
     row, place = np.nonzero(places("card"))
     left.hist(place, bins=np.arange(0.5, 20.5), color=style.COLOURS[0])
-    left.set(xlabel="place of *card*", ylabel="requests")
+    left.set(xlabel="place of card", ylabel="requests", xticks=range(2, 20, 2))
     first, second = places("credit").argmax(axis=1), places("card").argmax(axis=1)
     both = places("credit").any(axis=1) & places("card").any(axis=1)
     right.hist((second - first)[both], bins=np.arange(-6.5, 7.5), color=style.COLOURS[1])
-    right.set(xlabel="place of *card* less that of *credit*", ylabel="requests")
+    right.set(xlabel="place of card less that of credit", ylabel="requests")
 
 # %% [markdown]
 # *card* stands anywhere. From *credit* it stands one place to the right. A model that knows places has to learn that 3 follows 2,
@@ -100,26 +100,26 @@ with style.shown(columns=2, width=8.2, height=2.7) as (left, right):
 # Shaw, Uszkoreit & Vaswani (2018) gave each distance a key of its own; T5 (2020) a single number. DeBERTa (2020) asks in both
 # directions, and keeps all of it apart from the words:
 
-# %% alt="The states of the words, B by L by H, go to content queries and content keys; a table of distances, 2k by H, shared by all layers, goes to distance queries and distance keys. Content query and content key meet in word to word; content query and distance key in word to distance; content key and distance query in distance to word. The three are added, divided by the root of 3 D, and go to the softmax."
-with drawing.schematic(columns=4, rows=3, width=9.4, row_height=0.95) as s:
-    states = s.box("states of the words", at=(0, 0.5), kind="data")
+# %% alt="The states of the words, B by L by H, go to queries and keys of the words, L by D in each head; a table of distances, 2 kappa by H, shared by all layers, goes to queries and keys of the distances, 2L minus 1 by D. The words' queries and keys meet in word meets word; the words' queries and the distances' keys in word meets distance, c2p; the words' keys and the distances' queries in distance meets word, p2c. Each gives L by L scores. They are added, divided by the root of 3 D, and go to the softmax."
+with drawing.schematic(columns=5, rows=3, width=10.4, row_height=1.0) as s:
+    states = s.box("states of\nthe words", at=(0, 0), kind="data")
     table = s.box("table of distances\n(all layers share it)", at=(0, 2), kind="new")
-    content = s.box("queries and keys\nof the words", at=(1.1, 0.5))
-    distance = s.box("queries and keys\nof the distances", at=(1.1, 2), kind="new")
-    c2c = s.box("word meets word", at=(2.2, 0))
-    c2p = s.box("word meets distance\n(c2p)", at=(2.2, 1), kind="new")
-    p2c = s.box("distance meets word\n(p2c)", at=(2.2, 2), kind="new")
-    total = s.box("sum / root of 3 D,\nthen softmax", at=(3.2, 1), kind="data")
+    content = s.box("queries and keys\nof the words", at=(1.3, 0))
+    distance = s.box("queries and keys\nof the distances", at=(1.3, 2), kind="new")
+    c2c = s.box("word\nmeets word", at=(2.75, 0))
+    c2p = s.box("word\nmeets distance", at=(2.75, 1), kind="new")
+    p2c = s.box("distance\nmeets word", at=(2.75, 2), kind="new")
+    total = s.box("sum / root of 3 D,\nthen softmax", at=(4, 1), kind="data")
     s.arrow(states, content, "(B, L, H)")
     s.arrow(table, distance, "(2 κ, H)", kind="new")
-    s.arrow(content, c2c)
-    s.arrow(content, c2p)
-    s.arrow(content, p2c)
-    s.arrow(distance, c2p, kind="new")
-    s.arrow(distance, p2c, kind="new")
-    s.arrow(c2c, total)
-    s.arrow(c2p, total, kind="new")
-    s.arrow(p2c, total, kind="new")
+    s.arrow(content, c2c, "both, (L, D)")
+    s.arrow(content, c2p, "queries")
+    s.arrow(content, p2c, "keys")
+    s.arrow(distance, c2p, "keys", kind="new")
+    s.arrow(distance, p2c, "queries, (2 L - 1, D)", kind="new")
+    s.arrow(c2c, total, "(L, L)")
+    s.arrow(c2p, total, "c2p, (L, L)", kind="new")
+    s.arrow(p2c, total, "p2c, (L, L)", kind="new")
 
 # %% [markdown]
 # ## 3. Mathematical foundation (20 minutes)
@@ -207,6 +207,8 @@ with style.shown(width=6.2, height=2.8) as ax:
 # %% [markdown]
 # ## 4. NumPy implementation (25 minutes)
 #
+# In the code W is the number of distances, $2L-1$, and M that of queries: $L$, or fewer where only some are asked for.
+#
 # ### Which row: equations (2) and (6)
 
 # %%
@@ -235,6 +237,22 @@ from bertcraft.techniques.deberta_disentangled_attention import shifted  # inlin
 # %%
 z = np.array([[10 * i + d for d in (2, 1, 0, -1, -2)] for i in range(3)])  # z[i, d] = 10 i + d, d falling
 print("products with all distances:", *z, "read off, [i, j] = 10 i + (i - j):", *shifted(z), sep="\n")
+
+# %% alt="Left: five rows of nine cells, distances from plus 4 to minus 4; a framed window of five cells moves one column to the left from row to row. Right: the windows below each other, five by five: 0 on the diagonal, each diagonal one distance."
+from matplotlib.patches import Rectangle
+
+distance = np.tile(np.arange(4, -5, -1), (5, 1))  # of five queries, falling
+with style.shown(columns=2, width=8.4, height=2.5) as panels:
+    for ax, cells in zip(panels, (distance, shifted(distance)), strict=True):
+        ax.imshow(cells, cmap="PuOr", vmin=-7, vmax=7, aspect="auto")
+        for (i, j), d in np.ndenumerate(cells):
+            ax.text(j, i, f"{d:+d}" if d else "0", ha="center", va="center", fontsize=8)
+        ax.set(xticks=[], yticks=range(5), ylabel="query i")
+        ax.grid(False)
+    for i in range(5):
+        panels[0].add_patch(Rectangle((3.5 - i, i - 0.5), 5, 1, fill=False, lw=1.6, clip_on=False))
+    panels[0].set(title="z: distances; framed: what is read", xlabel="distance, falling")
+    panels[1].set(title="read off: i - j", xlabel="key j", xticks=range(5))
 
 # %% [markdown]
 # ### Two terms
@@ -458,7 +476,7 @@ example = texts.held_out[[int(np.argmax((texts.held_out != 0).sum(axis=1) == 10)
 words = encoder.embed(trained, config, example)
 maps = layer["attention"]["self"]
 query = encoder.dense(maps["content"]["query"], words)
-near = np.arange(-4, 5)
+near = np.arange(4, -5, -1)  # distances i - j: from four places behind the word to four ahead of it
 keys = encoder.dense(maps["position"]["key"], maps["position"]["table"][table_row(near, experiment.REACH)])
 looks = F.split_heads(query, config.num_attention_heads) @ np.swapaxes(F.split_heads(keys[None], config.num_attention_heads), -1, -2)
 looks = looks[0].mean(axis=0) / math.sqrt(3 * config.head_size)

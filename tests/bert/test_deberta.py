@@ -11,13 +11,13 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 import bertcraft as bc
-from bertcraft.bert import checkpoint, heads
+from bertcraft.bert import checkpoint, encoder, heads
 from bertcraft.errors import InputError
 from bertcraft.tensor import tree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_checkpoints import refused
-from transformers_models import inputs, make, ours
+from transformers_models import inputs, make, named, ours
 
 transformers.logging.set_verbosity_error()
 TEXTS = ["the cat sat", "a cat, the [MASK] sat here", "Cats  sit", "the cat " * 12]
@@ -25,6 +25,10 @@ PIECES = "the cat sat here a s sit it cats , . c".split()
 RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False, "type_vocab_size": 0}
 LATER = {"position_buckets": 6, "share_att_key": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
 VERSIONS = {"deberta": RELATIVE, "deberta-v2": RELATIVE | LATER | {"max_relative_positions": 9, "num_hidden_layers": 2}}
+RELEASED = {  # the largest of version 2 has a convolution, version 3 has none
+    "v1": ("deberta", RELATIVE), "v2": ("deberta-v2", VERSIONS["deberta-v2"]),
+    "v3": ("deberta-v2", VERSIONS["deberta-v2"] | {"conv_kernel_size": 0}),
+}  # fmt: skip
 
 
 def tokenizer_of(version: str):
@@ -65,6 +69,53 @@ def test_texts_go_through_as_in_transformers(folder):
         assert model.tokenizer.encode(text).ids == tokenizer(text)["input_ids"]
     filled = model.fill("the [MASK] sat")
     assert len(filled) == 1 and len(filled[0]) == 5
+
+
+def outcome(network, arrays, labels):
+    """States, logits (None of a base model), the loss and each parameter's gradient, of a model of transformers."""
+    tensors = {name: torch.tensor(array) for name, array in (arrays | labels).items()}
+    out = network(**tensors, output_hidden_states=True)
+    states = out.hidden_states[-1]
+    loss = out.loss if labels else states[tensors["attention_mask"] == 1].square().mean()
+    network.zero_grad()
+    loss.backward()
+    logits = out.logits.detach().numpy() if labels else None
+    return states.detach().numpy(), logits, loss.item(), {name: p.grad.numpy() for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("head", ["base", "masked_lm", "sequence_classification", "token_classification"])
+@pytest.mark.parametrize("version", RELEASED)
+def test_a_folder_has_the_same_states_logits_and_gradients_on_both_sides_and_back_again(version, head, tmp_path):
+    family, settings = RELEASED[version]
+    network = make(family, head, 4, **settings)
+    network.save_pretrained(tmp_path / "theirs")
+    model = bc.load(tmp_path / "theirs")
+    model.save(tmp_path / "ours")
+    again = type(network).from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
+    arrays, rng = inputs(network, 4), np.random.default_rng(0)
+    real = arrays["attention_mask"] == 1
+    size = network.config.vocab_size if head == "masked_lm" else network.config.num_labels
+    of_tokens = np.where(real, rng.integers(0, size, real.shape), -100)
+    labels = {} if head == "base" else {"labels": rng.integers(0, size, 3) if head.startswith("sequence") else of_tokens}
+
+    def loss(params):
+        if labels:
+            return heads.loss(params, model.config, {**arrays, **labels})
+        given = (arrays.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+        return np.mean(np.square(encoder.encode(params, model.config, *given)[real]))
+
+    value, gradients = bc.value_and_grad(loss)(model.params)
+    out = model(**arrays)
+    for opened in (network, again):
+        states, logits, their_value, their_gradients = outcome(opened, arrays, labels)
+        np.testing.assert_allclose(out.last_hidden_state[real], states[real], atol=1e-8)
+        if labels:
+            read = ... if head.startswith("sequence") else real
+            np.testing.assert_allclose(out.logits[read], logits[read], atol=1e-8)
+        assert float(value) == pytest.approx(their_value, abs=1e-8)
+        their_gradients = named(opened, their_gradients, family, head)
+        for name, gradient in tree.items(gradients):
+            np.testing.assert_allclose(gradient, their_gradients[name], atol=1e-8, err_msg=name)
 
 
 def test_sentence_vectors_equal_sentence_transformers_and_are_saved(folder, tmp_path):

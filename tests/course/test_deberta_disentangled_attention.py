@@ -1,10 +1,11 @@
 """Lesson 03: its equations by independent naive functions, its exercises by right and wrong answers, what its text states."""
 
 import math
+import re
 
 import numpy as np
 import pytest
-from tests.course.lessons import altered, solution, stub, told
+from tests.course.lessons import altered, built, solution, stub, told
 
 from bertcraft.techniques import deberta_disentangled_attention as technique
 
@@ -119,3 +120,20 @@ def test_what_the_lesson_says_of_the_figures():
     by_hand = 2 * 1 + 2 * 1 + 1 * 1, 2 * 1 - 2 + 0  # i = 1, j = 0 and i = 1, j = 2
     assert by_hand == (5, 0)
     assert 148 / 103 == pytest.approx(1.44, abs=0.005)  # of the decision
+    assert math.log(300 / 128) == pytest.approx(0.852, abs=5e-4) and math.log(511 / 128) == pytest.approx(1.384, abs=5e-4)
+    assert technique.log_bucket(300, 256, 512) == 207 == 128 + math.ceil(127 * 0.615)
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_the_page_shows_what_it_promises(solved):
+    """transformers' two models from random weights, a model saved and opened again, requests at places never learnt."""
+    outputs = [output for cell in built(SLUG, solved).cells for output in cell.get("outputs", ())]
+    text = "".join(output.get("text", "") for output in outputs)
+    for version in (1, 3):
+        assert f"version {version}: states the same to 1e-10: True, every gradient to 1e-10: True" in text
+    apart = [float(each) for each in re.findall(r"with the paper's index the states differ by ([\d.]+)", text)]
+    assert len(apart) == 2 and min(apart) > 0.1
+    assert "DebertaV2Model there and back: True" in text
+    assert "relative_attention=False: a text read backwards gives its words the same vectors: True" in text
+    assert "relative_attention=True : a text read backwards gives its words the same vectors: False" in text
+    assert "the disentangled model's loss moves by less than 1e-4: True" in text

@@ -189,7 +189,7 @@ CUT = """
 """
 
 
-@pytest.mark.parametrize(("name", "architecture"), [("electra", ""), ("masked_lm", "albert")])
+@pytest.mark.parametrize(("name", "architecture"), [("electra", ""), ("masked_lm", "deberta"), ("masked_lm", "albert")])
 def test_parameters_cut_over_four_devices_take_a_quarter_of_the_memory_and_the_same_steps(tmp_path, name, architecture):
     share, *losses = map(float, on_four_devices(tmp_path, CUT, name, architecture).split())
     assert 0.25 <= share < 0.27
