@@ -134,6 +134,6 @@ def test_the_page_shows_what_it_promises(solved):
     apart = [float(each) for each in re.findall(r"with the paper's index the states differ by ([\d.]+)", text)]
     assert len(apart) == 2 and min(apart) > 0.1
     assert "DebertaV2Model there and back: True" in text
-    assert "relative_attention=False: a text read backwards gives its words the same vectors: True" in text
-    assert "relative_attention=True : a text read backwards gives its words the same vectors: False" in text
+    assert "relative_attention=False: backwards, each word has the same vector: True" in text
+    assert "relative_attention=True : backwards, each word has the same vector: False" in text
     assert "the disentangled model's loss moves by less than 1e-4: True" in text
