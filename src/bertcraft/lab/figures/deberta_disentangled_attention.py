@@ -43,7 +43,7 @@ def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             ax.set(
                 xlabel="compute of training (TFLOP)", ylabel="loss at [MASK] of unread rows (nats)", xlim=(0, None), title=title
             )
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=8, loc="lower left")
     return path
 
 
@@ -62,7 +62,7 @@ def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         ax.axvline(0, color="0.3", lw=0.9, ls=":")
         ax.set_yticks(range(len(arms)), [arm.title for arm in arms])
         ax.invert_yaxis()
-        ax.set(xlabel="loss at [MASK] less that with absolute positions (nats; left is better; hollow: a check failed)")
+        ax.set(xlabel="loss at [MASK] less that with absolute positions (nats)\nleft is better; hollow: a check failed")
     return path
 
 
