@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from tests.course.lessons import altered, built, solution, stub, told
 
+from bertcraft.course import measured
+from bertcraft.lab import statistics, verdicts
 from bertcraft.techniques import deberta_disentangled_attention as technique
 
 SLUG = "deberta_disentangled_attention"
@@ -112,6 +114,25 @@ def test_the_solution_is_solved_and_the_stub_is_not(name):
 
 
 # ----------------------------------------------------------------------------------------------------------- the pages
+
+
+def test_what_the_lesson_says_of_the_stored_runs():
+    experiment, runs = measured.experiment(SLUG), measured.runs(SLUG)
+
+    def apart(treatment, baseline="absolute"):
+        return verdicts.difference(experiment, runs, treatment, baseline, "loss")
+
+    primary = verdicts.primary(experiment, runs)
+    assert primary.verdict == statistics.REPRODUCED and round(primary.interval.mean, 1) == -0.5, "half a nat"
+    steps = apart("disentangled", "absolute_steps")
+    assert steps.high < 0 and abs(steps.mean - primary.interval.mean) < 0.1, "not because of fewer or more steps"
+    assert apart("t5").low > 0, "a bare number is worse than absolute places"
+    assert abs(apart("disentangled", "c2p").mean) < 0.1, "content to position alone does nearly as well as both"
+    assert apart("emd", "disentangled").low > 0, "the decoder only harms"
+    failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
+    assert {"absolute_packed", "t5_packed"} <= failed and "disentangled_packed" not in failed
+    cost = np.mean([run["figures"]["longer"] for run in runs if run["arm"] == "disentangled_packed"])
+    assert round(cost, 2) == 0.06
 
 
 def test_what_the_lesson_says_of_the_figures():
