@@ -520,8 +520,8 @@ with style.shown(width=6.4, height=3.4) as ax:
     ax.figure.colorbar(image, label="c2p score, less the row's mean")
 
 # %% [markdown]
-# One column stands out: the word just before. Some words look there, others away from it; a table of numbers for distances could
-# not tell them apart.
+# One column stands out: the word just before. Some words look there, others away; a number for each distance could not tell them
+# apart.
 #
 # ### The stored experiment
 #
@@ -552,7 +552,7 @@ lesson.plots(3)
 # (second row). Is it the vectors, or distance alone? A bare number for each distance is worse here than absolute places: it is
 # that distances meet *words*. Content to position alone does nearly as well as both terms. The decoder, at a rate tuned without
 # it, only harms: take that as a question. In packed rows neither rival has left the plateau, so nothing is compared there; the
-# disentangled model has, and reads rows twice as long as any before at a cost of 0.06 nats.
+# disentangled model has, and rows twice as long as it knows cost it 0.06 nats.
 #
 # ### When does it not help?
 #
@@ -793,4 +793,4 @@ check.positions(positions)
 #
 # **Next**: 04, ALBERT's parameter sharing: an encoder that has one layer and applies it again and again.
 # [02 ELECTRA](02_electra_pretraining.ipynb) is how version 3 was pretrained; [10 sparse attention](10_sparse_attention.ipynb) asks
-# which distances need to be looked at, at all.
+# which distances need to be looked at.
