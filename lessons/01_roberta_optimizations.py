@@ -481,9 +481,9 @@ lesson.plots(2)
 #   ten readings, ten static masks are the same thing.
 # - **In the paper**, with far more text and a larger model, the table for BERT-base (SQuAD 2.0 F1 / MNLI / SST-2) has static 78.3 /
 #   84.3 / 92.5, dynamic 78.7 / 84.0 / 92.9. Up, down, up, by tenths.
-# - **Not tested here**: larger batches, other shares of masks, full sentences, and NSP. Models of this size did not learn NSP
-#   (51 % right, 50 is chance), so they cannot tell what it does. The figures on it that stood here before were measured on such
-#   models, on the plateau, and are withdrawn.
+# - **Not tested here**: larger batches, other shares of masks, full sentences, and NSP. Models of this size did not learn NSP,
+#   so they cannot tell what it does. The figures on it that stood here before were measured on such models, on the plateau, and
+#   are withdrawn.
 #
 # ## 6. In production (10 minutes)
 #

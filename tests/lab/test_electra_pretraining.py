@@ -69,11 +69,13 @@ def test_a_discriminator_at_chance_or_a_generator_on_the_plateau_is_not_testable
             "mlm": {"to_level": 2.0, "gap": -1.5, "accuracy": 63.0}, "untrained": {"accuracy": 53.0},
             "electra": {"to_level": 1.0, "gap": -1.0, "told": 6.0, "accuracy": 63.0},
         }  # fmt: skip
+        early = {"mlm": -0.8, "electra": -0.7} | changed.pop("early", {})
         return [
             {
                 "arm": arm,
                 "seed": seed,
-                "figures": {k: v * (1 + 0.01 * (seed % 3)) for k, v in (own | changed.get(arm, {})).items()},
+                "figures": {k: v * (1 + 0.01 * (seed % 3)) for k, v in (own | changed.get(arm, {})).items()}
+                | ({"seen": [{"gap": early[arm]}, {"gap": own["gap"]}]} if arm in early else {}),
             }
             for arm, own in good.items()
             for seed in range(10)
@@ -83,6 +85,9 @@ def test_a_discriminator_at_chance_or_a_generator_on_the_plateau_is_not_testable
     for arm, changed in (("electra", {"told": 0.5}), ("electra", {"gap": -0.2}), ("mlm", {"accuracy": 50.0})):
         outcome = verdicts.primary(EXPERIMENT, runs(**{arm: changed}))
         assert outcome.verdict == statistics.NOT_TESTABLE and outcome.failed[0].arm == arm
+    for arm in ("mlm", "electra"):
+        outcome = verdicts.primary(EXPERIMENT, runs(early={arm: -0.1}))
+        assert outcome.verdict == statistics.NOT_TESTABLE and outcome.failed[0].arm == arm, "all points count, so all are held"
 
 
 # ------------------------------------------------------------------------------------------------------- the trainings

@@ -159,7 +159,7 @@ def test_what_is_claimed_is_said_in_its_form(comparison, said):
 def test_an_effect_carries_its_unit_and_an_exact_one_no_interval():
     found = {each.comparison.name: words.effect(EXPERIMENT, each) for each in verdicts.outcomes(EXPERIMENT, runs(**LEARNT))}
     assert found["a against b"].startswith("-0.500 [-0.5") and found["a against b"].endswith("] nats")
-    assert found["a is faster"] == "0.500 [0.500, 0.500] times"
+    assert found["a is faster"] == "0.500 times", "an interval too narrow to be seen is not printed"
     assert found["d costs twice a"] == "2 times"  # four digits of what it is, however small
 
 
@@ -191,5 +191,41 @@ def test_a_check_that_checks_nothing_is_refused():
 
 
 def test_what_does_not_vary_is_told_without_an_interval():
-    for values, said in (([1.0, 1.0, 1.0], "+1.0"), ([1.0], "+1.0"), ([1.0, 2.0], "+1.5 [-4.9, +7.9]")):
+    for values, said in (
+        ([1.0, 1.0, 1.0], "+1.0"), ([1.0], "+1.0"), ([1.0, 2.0], "+1.5 [-4.9, +7.9]"), ([1.0, 1.0001], "+1.0"),
+    ):  # fmt: skip
         assert words.interval(statistics.mean(values), "+.1f") == said
+
+
+def test_a_difference_that_is_nothing_to_the_digits_printed_has_no_minus():
+    stored = runs(a=4.0, b=4.0, unigram=6.0)
+    for run in stored:
+        run["figures"]["loss"] = 4.0 + (run["arm"] == "a") * -1e-9 * (1 + run["seed"])
+    assert words.effect(EXPERIMENT, verdicts.outcomes(EXPERIMENT, stored)[0]) == "+0.000 nats"
+
+
+def test_the_headline_carries_what_it_would_mislead_without():
+    stored = runs(**LEARNT)
+    alone = words.headline(EXPERIMENT, stored)
+    beside = replace(EXPERIMENT, beside=("c against b", "a is faster"))
+    assert words.headline(beside, stored).startswith(f"{alone}. c against b: +0.0")
+    assert words.headline(beside, stored).endswith("; cannot tell. a is faster: 0.500 times in time; reproduced")
+    for wrong in ("nothing of its", "a against b"):
+        with pytest.raises(InputError, match=wrong):
+            replace(EXPERIMENT, beside=(wrong,))
+
+
+def test_a_check_along_a_curve_holds_its_worst_point():
+    def verdict(**bound):
+        check = Check("off the plateau everywhere", ("a", "b"), "gap", along="seen", metrics=("loss",), **bound)
+        return verdict_of("a against b", stored, replace(EXPERIMENT, checks=(check,)))
+
+    stored = runs(**LEARNT)
+    for run in stored:
+        run["figures"]["seen"] = [{"gap": -0.9}, {"gap": -0.1 if run["arm"] == "b" else -0.7}, {"gap": -0.8, "told": 1.0}]
+    assert verdict(most=-0.5) == NOT_TESTABLE and verdict(most=-0.05) == REPRODUCED
+    assert verdict(least=-0.85) == NOT_TESTABLE and verdict(least=-0.95) == REPRODUCED
+    assert Check("x", ("a",), "told", least=0.0, along="seen").of(stored[0]["figures"]) == 1.0
+    assert Check("x", ("a",), "told", least=0.0, along="seen").of({"loss": 1.0}) is None
+    with pytest.raises(InputError, match="not both"):
+        Check("x", ("a",), "gap", least=0.0, along="seen", against="b")

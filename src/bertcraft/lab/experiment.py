@@ -58,7 +58,8 @@ class Check:
     """What must hold of an arm before a question about it makes sense: that it has learnt what the question is about.
 
     The mean of ``figure`` over an arm's seeds (less that of the arm ``against``, paired) is at least ``least`` or at most
-    ``most``. A comparison with an arm that fails is "not testable here", in the metrics that the check guards (all by default).
+    ``most``. ``along``: a list of points among a run's figures; the worst point's ``figure`` is held, for a metric that is made of
+    all of them. A comparison with an arm that fails is "not testable here", in the metrics that the check guards (all by default).
     """
 
     name: str  # "off the plateau at [MASK]"
@@ -70,10 +71,20 @@ class Check:
     unit: str = ""
     digits: int = 2
     metrics: tuple[str, ...] = ()
+    along: str | None = None
 
     def __post_init__(self):
         if (self.least is None) == (self.most is None):
             raise InputError(f"check {self.name!r}: give least or most, one of them")
+        if self.along and self.against:
+            raise InputError(f"check {self.name!r}: give along or against, not both")
+
+    def of(self, figures: Mapping[str, Any]) -> float | None:
+        """What is held of a run's figures; None where it has none."""
+        points = figures.get(self.along, ()) if self.along else (figures,)
+        values = [point[self.figure] for point in points if self.figure in point]
+        worst = min if self.least is not None else max
+        return worst(values, default=None)
 
     def holds(self, value: float) -> bool:
         """Whether a mean lies within the bound."""
@@ -169,6 +180,7 @@ class Experiment:
       steps, say): a test holds them to the stored ones, to the last digit on the machine that made them.
     - ``quick``: the same experiment in about a minute for ``bertcraft run NN``: its arms may be fewer and its settings smaller;
       its runs are never stored in results/. See :func:`shorter`.
+    - ``beside``: names of comparisons without which the claim's own result would mislead: they are told with it wherever it is.
     - ``code``: modules whose change makes stored results stale, besides the technique's and the experiment's own.
     - ``figures``: the module that draws it, :mod:`bertcraft.lab.figures` by its slug if not said.
     """
@@ -181,7 +193,7 @@ class Experiment:
     claim: Claim
     arms: tuple[Arm, ...]
     metrics: dict[str, Metric]
-    comparisons: tuple[Comparison, ...]  # the first is primary: the claim itself, and what README, index and ledger say
+    comparisons: tuple[Comparison, ...]  # the first is primary: the claim itself, and what README, index and ledger say first
     run: Callable[[Arm, int, Context], dict]
     replay: Callable[[Arm, int, Context], dict]
     minutes: float  # budget of the full experiment on two cores
@@ -193,6 +205,7 @@ class Experiment:
     code: tuple[ModuleType, ...] = ()
     notes: tuple[str, ...] = ()  # what limits the conclusion, printed with every table
     figures: str = ""
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self):
         names = [arm.name for arm in self.arms]
@@ -201,6 +214,8 @@ class Experiment:
         for c in self.comparisons:
             if not {c.treatment, c.baseline} <= set(names) or c.metric not in self.metrics:
                 raise InputError(f"experiment {self.slug}: the comparison {c.name!r} names an unknown arm or metric")
+        if unknown := set(self.beside) - {c.name for c in self.comparisons[1:]}:
+            raise InputError(f"experiment {self.slug}: beside its claim it tells {', '.join(sorted(unknown))}: no comparison of its")
         for check in self.checks:
             if unknown := {*check.arms, check.against or names[0]} - set(names) | set(check.metrics) - set(self.metrics):
                 raise InputError(f"experiment {self.slug}: the check {check.name!r} names {', '.join(sorted(unknown))}: unknown")
@@ -250,5 +265,5 @@ def shorter(
     )
     return replace(
         whole, question=question, arms=arms, comparisons=among, checks=checks, tuning=None, notes=notes, quick=quick,
-        seeds=1, primary_seeds=1, minutes=1,
+        beside=(), seeds=1, primary_seeds=1, minutes=1,
     )  # fmt: skip

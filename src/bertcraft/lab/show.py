@@ -160,14 +160,19 @@ def _states(experiment: Experiment, results: Results) -> list[tuple[str, bool]]:
         states.append((f"{words.counted(missing, 'run')} missing", True))
     old = [run for run in runs if run not in stale and run["kernels"] != fingerprint.kernels()]
     if old:
-        trained = [run for run in old if not experiment.arm(run["arm"]).trivial]  # kernels decide their digits
-        run = min(trained or old, key=lambda run: run["seconds"])
+        run = to_replay([run for run in old if not experiment.arm(run["arm"]).trivial] or old)
         furthest = distance(experiment, run)
         agrees = f"{'agrees within' if furthest <= AGREES else 'differs by'} {furthest:.0e}"
         of_them = f"{len(old)} of {words.counted(len(runs), 'run')}"
         told = f"kernels changed since {of_them}, a replay of {run['arm']} seed {run['seed']} {agrees}"
         states.append((told, furthest > AGREES))
     return states or [("up to date", False)]
+
+
+def to_replay(runs: list[dict]) -> dict:
+    """The cheapest of these runs, of those that trained if any did: kernels decide their digits."""
+    trained = [run for run in runs if "first_losses" in run["figures"]]
+    return min(trained or runs, key=lambda run: run["seconds"])
 
 
 def distance(experiment: Experiment, run: dict) -> float:

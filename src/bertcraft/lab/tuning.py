@@ -98,7 +98,8 @@ def _whole(experiment: Experiment, arm: str, stored: Sequence[dict]) -> list[tup
 def _passes(experiment: Experiment, arm: str, figures: list[dict]) -> bool:
     """Whether an arm's trials pass those of its checks that they can be held to."""
     own = (check for check in experiment.checks if arm in check.arms and check.against is None)
-    return all(check.holds(_mean(figures, check.figure)) for check in own if all(check.figure in each for each in figures))
+    held = [(check, [check.of(each) for each in figures]) for check in own]
+    return all(check.holds(statistics.mean(values).mean) for check, values in held if None not in values)
 
 
 def _mean(figures: list[dict], name: str) -> float:

@@ -56,7 +56,8 @@ def checked(experiment: Experiment, runs: Sequence[dict]) -> list[Checked]:
     for check in experiment.checks:
         for arm in check.arms:
             if check.against is None:
-                values = [run["figures"][check.figure] for run in runs if run["arm"] == arm and check.figure in run["figures"]]
+                held = [check.of(run["figures"]) for run in runs if run["arm"] == arm]
+                values = [value for value in held if value is not None]
             else:
                 one, other = pairs(arm, check.against, check.figure, runs)
                 values = [a - b for a, b in zip(one, other, strict=True)]

@@ -11,10 +11,14 @@ NOT_YET = "not measured yet"
 
 
 def interval(found: Interval, form: str) -> str:
-    """ "+0.031 [+0.012, +0.050]", or the mean alone where there is no interval or nothing varies; ``form``: of each number."""
-    if found.low is None or found.low == found.high:
+    """ "+0.031 [+0.012, +0.050]", or the mean alone where there is no interval or it is too narrow to be seen.
+
+    ``form``: of each number.
+    """
+    if found.low is None:
         return f"{found.mean:{form}}"
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    low, high = f"{found.low:{form}}", f"{found.high:{form}}"
+    return f"{found.mean:{form}}" + (f" [{low}, {high}]" if low != high else "")
 
 
 def effect(experiment: Experiment, outcome: Outcome) -> str:
@@ -23,7 +27,7 @@ def effect(experiment: Experiment, outcome: Outcome) -> str:
     found = outcome.interval
     if comparison.form == statistics.EXACT:
         return f"{found.mean:.4g} {'times' if comparison.ratio else metric.unit}".strip()
-    form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+.{metric.digits}f"
+    form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+z.{metric.digits}f"
     return f"{interval(found, form)} {'times' if comparison.ratio else metric.unit}".strip()
 
 
@@ -54,12 +58,17 @@ def verdict(experiment: Experiment, outcome: Outcome) -> str:
 
 
 def headline(experiment: Experiment, runs: Sequence[dict]) -> str:
-    """The claim itself as it was measured, in a sentence; "not measured yet" where it was not."""
-    outcome = verdicts.primary(experiment, runs)
-    if outcome is None:
+    """The claim itself as it was measured, and what it must not be read without; "not measured yet" where it was not."""
+    if verdicts.primary(experiment, runs) is None:
         return NOT_YET
-    metric = experiment.metrics[outcome.comparison.metric]
-    return f"{outcome.comparison.name}: {effect(experiment, outcome)} in {metric.title}; {verdict(experiment, outcome)}"
+    told, metric = [], None
+    for each in verdicts.outcomes(experiment, runs):
+        comparison = each.comparison
+        if comparison is experiment.primary or comparison.name in experiment.beside:
+            of = "" if comparison.metric == metric else f" in {experiment.metrics[comparison.metric].title}"
+            told.append(f"{comparison.name}: {effect(experiment, each)}{of}; {verdict(experiment, each)}")
+            metric = comparison.metric
+    return ". ".join(told)
 
 
 def cost(outcome: Outcome, runs: Sequence[dict]) -> str:

@@ -21,6 +21,11 @@ The rate of ELECTRA is the best at which its generator has left the plateau, by 
 reported run was looked at. By the older rule, the best of all, seven runs had been made at half that rate; the first five are
 the arm "slow", the claim with the rate that suits ELECTRA's score best.
 
+**The claim is not testable here.** A later reader of the runs saw that the check looked at the most compute alone, while the claim is
+about all five: to four of them the generator had not left the plateau (+0.14, +0.04, -0.08, -0.27 nats), nor the masked LM to the
+first two (-0.08, -0.43). So the check now holds the worst point, where the verdict had been "contradicted" (0.44 [0.22, 0.88]). What
+can be asked is 8 TFLOP alone. 50 were wanted; sixty trainings of 50 TFLOP would take two cores days.
+
 An earlier form of this experiment compared linear probes of the last layer at a level that decided the verdict (60 %: cannot
 tell, 61 %: contradicted), with only the masked language model's rate tuned, and is withdrawn.
 """
@@ -214,7 +219,7 @@ ARMS = (
 )
 
 METRICS = {
-    "to_level": Metric("compute to 60 % on TREC", "TFLOP", 2, overlap=490 / _SHARED["labels"]),
+    "to_level": Metric("compute for one score", "TFLOP", 2, overlap=490 / _SHARED["labels"]),
     "mean": Metric("TREC, mean of the budgets", "%", 1, overlap=490 / _SHARED["labels"]),
     "accuracy": Metric("TREC, fine-tuned", "%", 1, overlap=490 / _SHARED["labels"]),
     "intents": Metric("HWU64, fine-tuned", "%", 1, overlap=1032 / _SHARED["labels"]),
@@ -223,7 +228,11 @@ METRICS = {
 }
 
 CHECKS = (
-    Check("off the plateau at [MASK]", ("mlm", "electra"), "gap", most=-0.5, unit="nats"),
+    Check(
+        "off the plateau at [MASK] at every budget", ("mlm", "electra", "slow"), "gap", most=-0.5, unit="nats", along="seen",
+        metrics=("to_level", "mean"),
+    ),
+    Check("off the plateau at [MASK]", ("mlm", "electra", "slow", "shared", "masked"), "gap", most=-0.5, unit="nats"),
     Check("detection below chance", ("electra", "shared", "neighbours"), "told", least=2.0, unit="%", digits=1),
     Check("better than not pretrained", ("mlm",), "accuracy", least=0.0, against="untrained", unit="points", digits=1),
 )
@@ -231,8 +240,8 @@ CHECKS = (
 COMPARISONS = (
     Comparison("masked LM's compute over ELECTRA's for one score", "mlm", "electra", "to_level", ratio=True),
     Comparison("the same, ELECTRA at half its rate", "mlm", "slow", "to_level", ratio=True),
-    Comparison("ELECTRA against masked LM, mean over equal computes", "electra", "mlm", "mean"),
-    Comparison("the same on HWU64, most compute", "electra", "mlm", "intents"),
+    Comparison("ELECTRA against masked LM, 8 TFLOP", "electra", "mlm", "accuracy"),
+    Comparison("the same on HWU64", "electra", "mlm", "intents"),
     Comparison("ELECTRA against no pretraining", "electra", "untrained", "accuracy"),
     Comparison("all tokens judged, not the masked alone", "electra", "masked", "accuracy"),
     Comparison("embeddings disentangled, not one table", "electra", "shared", "accuracy"),
@@ -260,12 +269,16 @@ NOTES = (
     "Compute: floating-point operations of all matrix products, generator and softmax included; embeddings are looked up.",
     "Each point of a curve is a training whose rate fell to zero, with its own compute. Compute for one score: both curves are "
     "taken as lines over the logarithm of the compute, on which twice as much is worth 1.5 points, as it was on development "
-    "texts beforehand. So the ratio does not depend on the level, and its being above or below 1 not on the 1.5 points.",
+    "texts beforehand (the curves measured here rise by 0.7). So the ratio does not depend on the level, and its being above or "
+    "below 1 not on the 1.5 points; how far from 1 it is does.",
+    "The claim was first judged where the check looked at the most compute alone: 0.44, contradicted. It now looks at every point "
+    "that the claim is made of. 8 TFLOP were what could be afforded, where 50 were wanted.",
     f"Fine-tuned on {_SHARED['labels']:,} labelled texts of each seed's own draw, {_SHARED['tuned_steps']} steps, with a head on "
     "the mean of the last states; tested on all test texts of TREC (HWU64), so intervals are widened (Nadeau & Bengio).",
     "Rates: the best of six for either objective, by the mean over all budgets on development texts, one seed not reported, "
     "among those at which the checks hold; the other arms take ELECTRA's. At half its rate ELECTRA scored 0.7 points higher "
     "there (60.3 where the masked LM had 61.8), but its generator stood only 0.29 nats below word frequencies: it is an arm.",
+    "Who learnt to judge masked tokens alone takes all others for fakes, too: far above chance in its loss over all tokens.",
     "ELECTRA's embeddings are disentangled (DeBERTa-V3), its generator half as wide: chosen on development texts for this size.",
     "Not tested: training for days, for which the claim is made; a two-stage start from a masked LM; deeper models.",
 )
@@ -287,6 +300,7 @@ WHOLE = Experiment(
     minutes=80,
     code=(pretraining, replaced_tokens, downstream, forgeries, flops, held_out_loss),
     notes=NOTES,
+    beside=("ELECTRA against masked LM, 8 TFLOP",),
 )
 
 _SHORT = {"budgets": [0.25, 0.5], "rate": 2e-3, "tuned_steps": 200}

@@ -248,10 +248,10 @@ CHECKS = (
 
 COMPARISONS = (
     Comparison("MAML against a classifier of the training classes, equal steps", "maml", "classifier", "accuracy"),
-    Comparison("MAML adapted against unadapted, one map", "maml", "maml_still", "accuracy"),
+    Comparison("MAML's map adapted against unadapted", "maml", "maml_still", "accuracy"),
     Comparison("MAML against the nearest mean of frozen vectors", "maml", "centroid", "accuracy"),
     Comparison("MAML against fine-tuning", "maml", "fine_tune", "accuracy"),
-    Comparison("MAML against a classifier, equal operations", "maml", "classifier_long", "accuracy"),
+    Comparison("MAML against the classifier at equal operations", "maml", "classifier_long", "accuracy"),
     Comparison("prototypes against MAML", "prototypes", "maml", "accuracy"),
 )
 
@@ -300,6 +300,7 @@ WHOLE = Experiment(
     minutes=6,
     code=(episodes,),
     notes=NOTES,
+    beside=("MAML's map adapted against unadapted", "MAML against the classifier at equal operations"),
 )
 
 _SHORT = ("maml", "classifier", "prototypes", "fine_tune", "centroid")

@@ -290,6 +290,7 @@ WHOLE = Experiment(
     minutes=40,
     code=(pretraining, layers),
     notes=NOTES,
+    beside=("the same, PyTorch's fused dense over window",),
 )
 
 _SHORT_LAYER = {"lengths": [512, 1024, 2048], "contenders": ["window", "dense"]}
