@@ -58,8 +58,8 @@ class Check:
     """What must hold of an arm before a question about it makes sense: that it has learnt what the question is about.
 
     The mean of ``figure`` over an arm's seeds (less that of the arm ``against``, paired) is at least ``least`` or at most
-    ``most``. ``along``: a list of points among a run's figures; the worst point's ``figure`` is held, for a metric that is made of
-    all of them. A comparison with an arm that fails is "not testable here", in the metrics that the check guards (all by default).
+    ``most``. ``along``: a list of points among a run's figures, the worst of which is held: for a metric that is made of all.
+    A comparison with an arm that fails is "not testable here", in the metrics that the check guards (all by default).
     """
 
     name: str  # "off the plateau at [MASK]"
