@@ -215,7 +215,7 @@ class Experiment:
             if not {c.treatment, c.baseline} <= set(names) or c.metric not in self.metrics:
                 raise InputError(f"experiment {self.slug}: the comparison {c.name!r} names an unknown arm or metric")
         if unknown := set(self.beside) - {c.name for c in self.comparisons[1:]}:
-            raise InputError(f"experiment {self.slug}: beside its claim it tells {', '.join(sorted(unknown))}: no comparison of its")
+            raise InputError(f"experiment {self.slug}: beside its claim stands {', '.join(sorted(unknown))}: unknown")
         for check in self.checks:
             if unknown := {*check.arms, check.against or names[0]} - set(names) | set(check.metrics) - set(self.metrics):
                 raise InputError(f"experiment {self.slug}: the check {check.name!r} names {', '.join(sorted(unknown))}: unknown")

@@ -21,10 +21,10 @@ The rate of ELECTRA is the best at which its generator has left the plateau, by 
 reported run was looked at. By the older rule, the best of all, seven runs had been made at half that rate; the first five are
 the arm "slow", the claim with the rate that suits ELECTRA's score best.
 
-**The claim is not testable here.** A later reader of the runs saw that the check looked at the most compute alone, while the claim is
-about all five: to four of them the generator had not left the plateau (+0.14, +0.04, -0.08, -0.27 nats), nor the masked LM to the
-first two (-0.08, -0.43). So the check now holds the worst point, where the verdict had been "contradicted" (0.44 [0.22, 0.88]). What
-can be asked is 8 TFLOP alone. 50 were wanted; sixty trainings of 50 TFLOP would take two cores days.
+**The claim is not testable here.** A later reader of the runs saw that the check looked at the most compute alone, while the
+claim is about all five points: at four of them the generator had not left the plateau (+0.14, +0.04, -0.08, -0.27 nats), nor the
+masked LM at the first two (-0.08, -0.43). So the check now holds the worst point; before, the verdict was "contradicted" (0.44
+[0.22, 0.88]). What can be asked is 8 TFLOP alone. 50 were wanted; sixty trainings of 50 TFLOP would take two cores days.
 
 An earlier form of this experiment compared linear probes of the last layer at a level that decided the verdict (60 %: cannot
 tell, 61 %: contradicted), with only the masked language model's rate tuned, and is withdrawn.
@@ -271,8 +271,8 @@ NOTES = (
     "taken as lines over the logarithm of the compute, on which twice as much is worth 1.5 points, as it was on development "
     "texts beforehand (the curves measured here rise by 0.7). So the ratio does not depend on the level, and its being above or "
     "below 1 not on the 1.5 points; how far from 1 it is does.",
-    "The claim was first judged where the check looked at the most compute alone: 0.44, contradicted. It now looks at every point "
-    "that the claim is made of. 8 TFLOP were what could be afforded, where 50 were wanted.",
+    "The claim was first judged where the check looked at the most compute alone: 0.44, contradicted. It now looks at every "
+    "point that the claim is made of. 8 TFLOP were what could be afforded, where 50 were wanted.",
     f"Fine-tuned on {_SHARED['labels']:,} labelled texts of each seed's own draw, {_SHARED['tuned_steps']} steps, with a head on "
     "the mean of the last states; tested on all test texts of TREC (HWU64), so intervals are widened (Nadeau & Bengio).",
     "Rates: the best of six for either objective, by the mean over all budgets on development texts, one seed not reported, "

@@ -7,8 +7,8 @@ some 42 tokens, three to one. (Conversations and verses of the Bible stayed at w
 All arms go on from one model that was trained on both kinds, half and half, with the right weights: where an arm
 starts, loss at [MASK] is clearly below what word frequencies give, and what moves is what the weights favour.
 
-LAMB, which stood in an earlier form at the end of its grid, is not measured here: what it does for large batches has nothing to do
-with how a batch is put together. Weight decay (14) has it.
+LAMB, which stood in an earlier form at the end of its grid, is not measured here: what it does for large batches has nothing to
+do with how a batch is put together. Weight decay (14) has it.
 """
 
 from collections.abc import Callable
