@@ -77,6 +77,8 @@ def test_weights_are_what_an_arm_says():
         share = np.mean(technique.rounded(own, form) == own) if form != "float32" else 0.0
         assert (share == 1) if is_kept else (share < 0.5), name
         assert result.losses[0] == pytest.approx(runs["float32"][0].losses[0], rel=5e-3), "the same start and the same text"
+    first = {name: result.losses[0] for name, (result, _) in runs.items()}
+    assert first["bfloat16_alone"] != first["bfloat16_master"], "kept in 16 bits from the start, tables too"
     for one, other in (
         ("bfloat16_alone", "bfloat16_stochastic"),
         ("float16_scaled", "float16_master"),
@@ -85,7 +87,7 @@ def test_weights_are_what_an_arm_says():
         assert not np.array_equal(runs[one][1], runs[other][1])
 
 
-def test_figures_of_a_run_and_what_a_trial_may_see():
+def test_figures_of_a_run_and_what_a_trial_may_see(monkeypatch):
     own = found("float16_scaled")
     assert own["scale"] == 2.0**16 * 0.5 ** own["skipped"] and own["skipped"] < 8
     assert (own["state_bytes"], found("float32")["state_bytes"], found("bfloat16_alone", 1)["state_bytes"]) == (16, 16, 12)
@@ -93,6 +95,11 @@ def test_figures_of_a_run_and_what_a_trial_may_see():
     assert 0 <= own["lost"] <= found("float16_master")["lost"] < 100 and "lost" not in found("float32", 1)
     assert set(own["gradients"]) == {"weights", "states", "scores"} and "gradients" not in found("float16_scaled", 1)
     assert set(found("float16_alone", 1000, **EXPERIMENT.tuning.settings)) == {"dev_loss"}
+    judged = [module.task_of(tiny("float32", **more).settings, 1).judge.batch for more in ({}, EXPERIMENT.tuning.settings)]
+    assert [len(batch["labels"]) for batch in judged] == [3 * 60, 3 * 256], "a trial's are development texts"
+    monkeypatch.setattr(module, "SCALE", 2.0**30)
+    halved = found("float16_scaled", 1)
+    assert halved["skipped"] > 0 and halved["scale"] == 2.0 ** (30 - halved["skipped"])
 
 
 def test_gradients_by_kind_are_the_losss():
@@ -109,12 +116,14 @@ def test_gradients_by_kind_are_the_losss():
     rows = scores[np.abs(scores).sum(axis=1) > 0]
     assert len(rows) == predicted, "(softmax - one-hot) / N of each predicted word"
     np.testing.assert_allclose(np.where(rows < 0, rows, 0).sum(axis=1), -np.where(rows > 0, rows, 0).sum(axis=1), atol=1e-6)
+    assert (-rows.min(axis=1) * predicted < 1).all() and (-rows.min(axis=1) * predicted > 0.7).all(), "1 - p of the right word"
     assert ((rows < 0).sum(axis=1) == 1).all() and np.abs(kinds["states"]).max() > 0
 
 
 def test_numbers_are_counted_by_their_power_of_two():
     numbers = module.counted(np.float32([0, 1, 1.5, -2, 2.0**-25, 1e-40, 1e30]))
     low = module.EXPONENTS[0]
+    assert len(module.counted(np.float32([1.0]))) == len(numbers), "whatever there is to count"
     assert sum(numbers) == 6 and len(numbers) == module.EXPONENTS[1] - low + 1
     assert (numbers[-low], numbers[1 - low], numbers[-25 - low], numbers[0], numbers[-1]) == (2, 1, 1, 1, 1)
 

@@ -31,6 +31,7 @@ VOCABULARY = {"mask_id": 4, "vocab_size": 60}
 ROWS = np.random.default_rng(0).integers(5, 60, (64, 16)).astype(np.int32)
 STEPS, BATCH = 50, 8
 RULE = chain(clip_by_global_norm(1.0), adamw(warmup_linear(3e-3, 10, STEPS), b2=0.98, eps=1e-6))
+SCALED = loss_scaling(RULE, 2.0**26, interval=6)  # too large a scale to begin with
 
 
 def goal_of(name: str, **changes):
@@ -120,8 +121,7 @@ def test_mixed_precision_is_the_same_on_both_backends_and_learns(name, architect
 
 
 def test_scales_that_are_too_large_are_halved_alike_on_both_backends():
-    goal, rule = goal_of("masked_lm"), loss_scaling(RULE, 2.0**26, interval=6)
-    runs = in_both(goal, "float16", np.float32, rule, 24)
+    runs = in_both(goal_of("masked_lm"), "float16", np.float32, SCALED, 24)
     skipped = [np.flatnonzero(~np.isfinite(run.gradient_norms)).tolist() for run in runs]
     assert skipped[0] == skipped[1] and 0 in skipped[0] and len(skipped[0]) < 16
     assert np.isfinite(runs[1].losses).all() and runs[1].losses[-1] < runs[1].losses[0]
@@ -197,6 +197,30 @@ def test_parameters_cut_over_four_devices_take_a_quarter_of_the_memory_and_the_s
     with jax.enable_x64(True):
         alone = on_numpy(goal, np.float64, 10)
     np.testing.assert_allclose(losses, alone.losses, rtol=1e-9)
+
+
+LOWERED = """
+    import jax, numpy as np
+    from test_engines import SCALED, goal_of, train
+    from bertcraft.pretrain.xla import xla_engine
+    jax.config.update("jax_enable_x64", True)
+    goal = goal_of("masked_lm")
+    engine = xla_engine(goal.loss, SCALED, seed=0, weight=goal.weight, precision="float16", sharded=True)
+    result = train(engine, goal, np.float64, 14, SCALED)
+    print(jax.device_count(), *map(repr, result.losses.tolist()), *map(repr, result.gradient_norms.tolist()))
+"""
+
+
+def test_float16_with_a_scaled_loss_is_the_same_cut_over_four_devices(tmp_path):
+    devices, *found = map(float, on_four_devices(tmp_path, LOWERED).split())
+    losses, norms = np.split(np.array(found), 2)
+    goal = goal_of("masked_lm")
+    step = sharded_value_and_grad(mixed_precision(goal.loss, "float16"), shard_size=BATCH, weight=goal.weight)
+    alone = train(numpy_engine(step, SCALED), goal, np.float64, 14, SCALED)
+    skipped = ~np.isfinite(alone.gradient_norms)
+    assert devices == 4 and 0 < skipped.sum() < 14
+    np.testing.assert_array_equal(~np.isfinite(norms), skipped)
+    assert np.abs(losses / alone.losses - 1).max() < 1e-3 and np.median(np.abs(losses / alone.losses - 1)) < 1e-6
 
 
 COUNTED = """
