@@ -50,9 +50,9 @@ def attempt(task: Task, rate: float, rule: Rule, seed: int, context: Context, si
     """Train at a rate, wholly or for the first ``steps``, and say what became of it.
 
     "trained"; "loss" and "unread" at [MASK], "curve" of the former on the way; "norm", the mean of the gradients' norms,
-    "spikes", how many were ``SPIKE`` times their median, "norms", the largest of every tenth of the run; "back" is False where the
-    model had once been off the plateau and ended on it. A training that was not finite has "trained", False, and "stopped", its
-    step.
+    "spikes", how many were ``SPIKE`` times their median, "norms", the largest of every tenth of the run; "back" is False where
+    the model had once been off the plateau and ended on it. A training that was not finite has "trained", False, and "stopped",
+    its step.
     """
     setting, architecture, last = task.setting, task.architecture, 0
 

@@ -177,7 +177,8 @@ CLAIM = Claim(
     paper=(
         "Post-LN's expected gradients near the output are large at the start, whatever the depth; pre-LN's are smaller by the "
         'root of the number of layers. Pre-LN trains without a warm-up, with "comparable results" and "significantly less '
-        "training time\"; post-LN on IWSLT14 without one reaches 8.45 BLEU instead of 34. RMSNorm is another paper's: 7 to 64 % less time"
+        'training time"; post-LN on IWSLT14 without one reaches 8.45 BLEU instead of 34. RMSNorm, of another paper, takes 7 to '
+        "64 % less time"
     ),
     source="Xiong et al. 2020, arXiv:2002.04745, section 3; RMSNorm: Zhang & Sennrich 2019, arXiv:1910.07467",
 )
