@@ -24,7 +24,7 @@ def _own(runs: list[dict], arm: str) -> list[dict]:
 
 
 def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of texts read, where each rate ended: a mark a seed, a line through the medians; on top what was not finite."""
+    """Loss at [MASK] of texts read where each rate ended: a mark a seed, a line through medians; on top what was not finite."""
     arms = [arm for arm in experiment.arms if "rates" in arm.settings and not arm.trivial and "depths" not in arm.settings]
     arms = [arm for arm in arms if _own(runs, arm.name)]
     with style.figure(path, width=7.8, height=3.8) as ax:
