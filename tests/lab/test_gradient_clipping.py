@@ -94,7 +94,7 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
         for arm in (arm for arm in experiment.arms if not arm.trivial):
             attempts = [{"rate": rate, "trained": True, "loss": 5.0, "norms": [2.0, 1.0]} for rate in arm.settings["rates"][:-1]]
             attempts.append({"rate": arm.settings["rates"][-1], "trained": False, "stopped": 2})
-            own = {"attempts": attempts, "unigram": 6.3, "highest": attempts[-2]["rate"]}
+            own = {"attempts": attempts, "plateau": 6.3, "highest": attempts[-2]["rate"]}
             runs += [{"arm": arm.name, "seed": seed, "figures": own} for seed in seeds]
         return runs
 

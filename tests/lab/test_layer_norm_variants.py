@@ -102,7 +102,7 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
     rates = EXPERIMENT.arm("pre").settings["rates"]
     attempts = [{"rate": rate, "trained": True, "loss": 5.0} for rate in rates[:-1]]
     attempts.append({"rate": rates[-1], "trained": False, "stopped": 3})
-    runs = [{"arm": name, "seed": seed, "figures": {"attempts": attempts, "unigram": 6.3}} for name in TRAINED for seed in (0, 1)]
+    runs = [{"arm": name, "seed": seed, "figures": {"attempts": attempts, "plateau": 6.3}} for name in TRAINED for seed in (0, 1)]
     layers, depths = EXPERIMENT.arm("start_pre").settings["layers"], EXPERIMENT.arm("start_pre").settings["depths"]
     start = {"by_layer": np.ones((layers, 2)).tolist(), "by_depth": [1.0] * len(depths), "slope": -0.5}
     runs += [{"arm": f"start_{name}", "seed": 0, "figures": start} for name in figures.WIRINGS]
@@ -111,5 +111,5 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
     for quick in (EXPERIMENT.quick, EXPERIMENT.quick.quick):
         assert {arm.name for arm in quick.arms} < {arm.name for arm in EXPERIMENT.arms} and quick.seeds == 1
         attempts = [{"rate": rate, "trained": True, "loss": 5.0} for rate in quick.arm("pre").settings["rates"]]
-        own = [{"arm": name, "seed": 0, "figures": {"attempts": attempts, "unigram": 6.3}} for name in ("post", "pre")]
+        own = [{"arm": name, "seed": 0, "figures": {"attempts": attempts, "plateau": 6.3}} for name in ("post", "pre")]
         assert len(figures.show(tmp_path, own, quick)) == 1

@@ -28,7 +28,7 @@ def attempt(task, rate=1e-3, rule=None, context=None, steps=None):
 def test_an_attempt_tells_of_its_run_and_is_the_same_again(task):
     found = attempt(task)
     assert found["rate"] == 1e-3 and len(found["curve"]) == 2 and found["curve"][-1] == found["loss"]
-    assert found["trained"] == (found["loss"] <= task.read.unigram - stability.GAP) and found["back"]
+    assert found["trained"] == (found["loss"] <= task.plateau - stability.GAP) and found["back"]
     assert len(found["norms"]) == 8 and max(found["norms"]) >= found["norm"] > 0 and len(found["first_losses"]) == 8
     assert attempt(task) == found
     assert attempt(task, steps=3)["first_losses"] == found["first_losses"][:3]
@@ -54,14 +54,30 @@ def test_figures_of_a_ladder(task):
     ]  # fmt: skip
     found = stability.figures(task, ladder)
     assert (found["share"], found["highest"], found["able"], found["lost"], found["spikes"]) == (50.0, 2.0, 1.0, 1, 3)
-    assert (found["loss"], found["unread"], found["unigram"]) == (4.0, 6.0, task.read.unigram)
+    assert (found["loss"], found["unread"], found["plateau"]) == (4.0, 6.0, task.plateau)
     none = stability.figures(task, ladder[3:])
     assert (none["share"], none["able"], none["lost"]) == (0.0, 0.0, 0) and not {"highest", "loss"} & none.keys()
 
 
 def test_texts_judged_are_some_that_are_read_and_some_that_are_not(task):
     read, unread = ({tuple(row) for row in part} for part in (task.texts.train, task.texts.held_out))
-    assert len(task.read.batch["at"]) == min(stability.JUDGED, 32) and len(task.unread.batch["at"]) == 20
+    assert len(task.read.batch["at"]) == stability.MASKS * 32 and len(task.unread.batch["at"]) == 20
     assert not read & unread
-    assert stability.trivial(task, "unigram") == {"loss": task.read.unigram, "unread": task.unread.unigram}
+    assert stability.trivial(task, "unigram") == {"loss": task.plateau, "unread": task.unread.unigram}
     assert stability.trivial(task, "untrained")["loss"] == pytest.approx(task.read.unigram, abs=1.0)
+
+
+def test_the_plateau_is_that_of_the_texts_own_words():
+    """Of few texts it lies far below the smoothed frequencies that a model starts from: those are no measure of learning."""
+    task = stability.task_of(TINY, 0, experiment.build)
+    words = [word for row in task.texts.train.tolist() for word in row if word >= 5]
+    share = {word: words.count(word) / len(words) for word in words}
+    batch = task.read.batch
+    masked = [
+        label
+        for shown, at, labels in zip(batch["input_ids"], batch["at"], batch["labels"], strict=True)
+        for place, label in zip(at, labels, strict=True)
+        if label >= 0 and shown[place] == task.texts.vocabulary["mask_id"]
+    ]
+    assert task.plateau == pytest.approx(-np.mean([np.log(share[label]) for label in masked]))
+    assert task.plateau < task.read.unigram - 0.5

@@ -86,8 +86,8 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
         return run(arm, seed, context)
     settings, task = arm.settings, stability.task_of(arm.settings, seed, build)
     if settings.get("of_mean"):
-        return {"unigram": task.read.unigram}
-    return {"unigram": task.read.unigram, "threshold": settings["threshold"], **clipped(task, settings, settings["threshold"])}
+        return {"plateau": task.plateau}
+    return {"plateau": task.plateau, "threshold": settings["threshold"], **clipped(task, settings, settings["threshold"])}
 
 
 # --------------------------------------------------------------------------------------------------------- declaration

@@ -33,12 +33,12 @@ def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     with style.figure(path, columns=len(rules), width=1.6 + 3.8 * len(rules), height=3.5) as axes:
         for ax, rule in zip(np.atleast_1d(axes), rules, strict=True):
             arms = _trained(runs, experiment, rule)
-            unigram = np.mean([own["unigram"] for own in _own(runs, arms[0].name)])
+            plateau = np.mean([own["plateau"] for own in _own(runs, arms[0].name)])
             for place, arm in enumerate(arms):
-                ends = [[min(each.get("loss", np.inf), unigram + 1) for each in own["attempts"]] for own in _own(runs, arm.name)]
+                ends = [[min(each.get("loss", np.inf), plateau + 1) for each in own["attempts"]] for own in _own(runs, arm.name)]
                 ax.plot(arm.settings["rates"], np.median(ends, axis=0), **style.line(place), label=arm.title)
-            ax.axhline(unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-            ax.axhline(unigram - 0.5, color="0.6", lw=0.8, label="below: it trains")
+            ax.axhline(plateau, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+            ax.axhline(plateau - 0.5, color="0.6", lw=0.8, label="below: it trains")
             ax.set(xscale="log", xlabel="highest learning rate", title=BASES[rule][1])
             ax.set_xticks(arms[0].settings["rates"], [f"{rate:g}" for rate in arms[0].settings["rates"]])
             ax.minorticks_off()

@@ -28,8 +28,8 @@ def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     arms = [arm for arm in experiment.arms if "rates" in arm.settings and not arm.trivial and "depths" not in arm.settings]
     arms = [arm for arm in arms if _own(runs, arm.name)]
     with style.figure(path, width=7.8, height=3.8) as ax:
-        unigram = np.mean([own["unigram"] for arm in arms for own in _own(runs, arm.name)])
-        top = unigram + 1.0
+        plateau = np.mean([own["plateau"] for arm in arms for own in _own(runs, arm.name)])
+        top = plateau + 1.0
         for place, arm in enumerate(arms):
             look, rates = style.line(place), np.array(arm.settings["rates"])
             shift = 1.04 ** (place - (len(arms) - 1) / 2)  # so that marks of two arms do not cover each other
@@ -39,8 +39,8 @@ def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             scattered = {"color": look["color"], "marker": look["marker"], "s": 9, "alpha": 0.45, "linewidths": 0}
             ax.scatter(np.tile(rates * shift, len(ends)), ends.ravel(), **scattered)
             ax.plot(rates * shift, np.median(ends, axis=0), **look | {"marker": None}, label=arm.title)
-        ax.axhline(unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-        ax.axhline(unigram - 0.5, color="0.6", lw=0.8, ls="-", label="below: it trains")
+        ax.axhline(plateau, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+        ax.axhline(plateau - 0.5, color="0.6", lw=0.8, ls="-", label="below: it trains")
         ax.set(xscale="log", xlabel="highest learning rate", ylabel="loss at [MASK] of texts read (nats)", ylim=(None, top + 0.1))
         ax.set_xticks(arms[0].settings["rates"], [f"{rate:g}" for rate in arms[0].settings["rates"]])
         ax.minorticks_off()
