@@ -93,8 +93,8 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 # --------------------------------------------------------------------------------------------------------- declaration
 
 _SHARED = {
-    "corpus": first.CORPUS, "length": 16, "vocab_size": 2048, "texts": 1024, "held_out": first.TESTED, "batch": 32, "shard": 32,
-    "layers": 6, "hidden": 64, "steps": 300, "warmup": 30, "evaluations": 6, "rule": "adamw", "threshold": 1.0,
+    "corpus": first.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": first.TESTED, "batch": 32, "shard": 32,
+    "layers": 6, "hidden": 64, "steps": 400, "warmup": 40, "evaluations": 6, "rule": "adamw", "threshold": 1.0,
     "rates": [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2],
 }  # fmt: skip
 _DESCENT = {"rule": "sgd", "rates": [0.03, 0.06, 0.12, 0.24, 0.48, 0.96]}
@@ -160,10 +160,11 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    "Six layers, 64 wide, 300 steps, a warm-up of 30: which rates train in a longer run, or a larger model, is not said.",
+    "Six layers, 64 wide, 400 steps, a warm-up of 40: which rates train in a longer run, or a larger model, is not said.",
     "The ladder has steps of two: a ratio of highest rates is a power of two for each seed. Where all rates of the ladder train, "
     "the highest is the ladder's end, and so is the ratio at most.",
-    "A rate trains where the loss at [MASK] of texts that were read ends half a nat below word frequencies'.",
+    "A rate trains where the loss at [MASK] of texts that were read ends half a nat below the frequencies of these texts' own "
+    "words. They are 128, each read 100 times.",
     "Adam's second moment forgets with 0.98, as RoBERTa's: a long gradient is remembered for some fifty steps.",
 )
 
@@ -172,7 +173,7 @@ WHOLE = Experiment(
     slug="gradient_clipping",
     title="Gradient clipping",
     question="Does a deep encoder train at higher learning rates where its gradients are clipped?",
-    scale="models of 6 layers, 64 wide, 300 steps; 1,024 short texts",
+    scale="models of 6 layers, 64 wide, 400 steps on 128 short texts",
     claim=CLAIM,
     arms=ARMS,
     metrics=METRICS,
