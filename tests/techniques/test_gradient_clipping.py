@@ -36,15 +36,14 @@ NAMES = ("embeddings.word.weight", "encoder.layer.0.a.weight", "encoder.layer.0.
 
 
 @st.composite
-def trees(draw, dtype=np.float64):
+def trees(draw):
     """Parameters and gradients of one structure, sizes and scales; some gradients are 0."""
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     shapes = [draw(st.lists(st.integers(1, 4), min_size=low, max_size=3)) for low in (2, 2, 0, 1, 1)]
     scales = [10.0 ** draw(st.integers(-4, 3)) * draw(st.booleans()) for _ in NAMES]
-    params = {name: np.asarray(rng.standard_normal(shape) * 0.1).astype(dtype) for name, shape in zip(NAMES, shapes, strict=True)}
+    params = {name: np.asarray(rng.standard_normal(shape) * 0.1) for name, shape in zip(NAMES, shapes, strict=True)}
     gradients = {
-        name: np.asarray(scale * rng.standard_normal(p.shape)).astype(dtype)
-        for (name, p), scale in zip(params.items(), scales, strict=True)
+        name: np.asarray(scale * rng.standard_normal(p.shape)) for (name, p), scale in zip(params.items(), scales, strict=True)
     }
     return tree.nest(params), tree.nest(gradients)
 

@@ -8,6 +8,11 @@ masked rows in the same order.
 The question makes sense only where a post-LN model of this depth is able to learn: each of its runs also trains once with a
 warm-up, at the middle rate, and that must mostly succeed.
 
+The regime is still looked for, on the part of seed 1000. With 1,024 texts and 300 steps neither wiring left the plateau at 2e-3.
+With 128 texts, whose plateau is 5.81 nats, pre-LN ended after 400 steps at 4.62 (2e-3), 5.46 (4e-3) and 5.56 (8e-3), post-LN
+without a warm-up at 5.80 (4e-3). Post-LN with a warm-up of 80 was at 5.67 (2e-3) and falling: whether it trains in 600 steps, and
+at which rate the check is to ask, is open.
+
 Four arms train nothing: they measure the expected gradient of the feed-forward matrices at the start, by layer and by depth, as
 Xiong et al. do, on this very model and text.
 """
