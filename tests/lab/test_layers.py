@@ -1,5 +1,9 @@
 """Layers that are timed: all contenders compute the same, rounds go in turn, what is counted is what is stored."""
 
+import io
+import json
+import time
+
 import numpy as np
 import pytest
 
@@ -49,6 +53,23 @@ def test_a_round_takes_the_longest_first_and_the_contenders_in_turn():
     assert told == ["window, 512 tokens", "dense, 512 tokens", "window, 256 tokens", "dense, 256 tokens"]
     for name in ("dense", "window"):
         assert len(found[name]["ms"]) == 2 and min(found[name]["ms"]) > 0 and found[name]["mb"] > 0
+
+
+def test_the_first_reading_of_a_text_is_not_timed(monkeypatch, capsys):
+    def slow_at_first(name, length):
+        calls = []
+
+        def both():
+            calls.append(length)
+            time.sleep(0.3 if len(calls) == 1 else 0.001)
+
+        return both
+
+    monkeypatch.setattr(layers, "ours", slow_at_first)
+    monkeypatch.setattr("sys.stdin", io.StringIO('["dense", 4096]\n["window", 512]\n'))
+    layers._serve("numpy")
+    dense, window = (json.loads(line)["ms"] for line in capsys.readouterr().out.splitlines())
+    assert 1 <= dense < 150 and 1 <= window < 150
 
 
 def test_what_goes_wrong_in_a_measuring_process_is_told(monkeypatch):

@@ -136,8 +136,17 @@ def test_an_arm_runs_and_is_replayed(name):
     arm = small(name)
     found = run_arm(EXPERIMENT, arm, 0, Context())["figures"]
     assert 20 < found["near"] < 80 and 20 < found["far"] < 80 and len(found["curve"]) == 4
-    if not arm.trivial:
-        assert replay_arm(EXPERIMENT, arm, 0, Context()) == {"first_losses": found["first_losses"]}
+    expected = found if arm.trivial else {"first_losses": found["first_losses"]}
+    assert replay_arm(EXPERIMENT, arm, 0, Context()) == expected
+
+
+def test_a_trial_is_judged_on_passages_that_are_not_reported():
+    arm = small("dense")
+    trial = replace(arm, settings=arm.settings | EXPERIMENT.tuning.settings)
+    ours, theirs = (module.task_of(each.settings, 1000)[-1][0] for each in (arm, trial))
+    assert ours.shape == theirs.shape and not (ours[:, 20:] == theirs[:, 20:]).all(axis=1).any()
+    found = run_arm(EXPERIMENT, trial, 1000, Context())["figures"]
+    assert min(found["near"], found["far"]) <= found["dev"] <= max(found["near"], found["far"])
 
 
 def test_the_arms_of_a_round_read_the_same_measurement(tmp_path, monkeypatch):

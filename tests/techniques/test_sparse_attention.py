@@ -15,7 +15,7 @@ from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAtt
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 from bertcraft import check_grads
-from bertcraft.bert import encoder
+from bertcraft.bert import Config, encoder, initial_params
 from bertcraft.errors import InputError
 from bertcraft.techniques import sparse_attention as technique
 from bertcraft.tensor import functions as F
@@ -335,6 +335,19 @@ def test_what_cannot_be_meant_is_refused():
             encoder.encode(params, config, ids, sockets=encoder.Sockets(attention=technique.longformer(**wrong)))
     with pytest.raises(InputError, match="expected blocks"):
         technique.bigbird(0)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta"])
+@pytest.mark.parametrize("pattern", ["window", "bigbird"])
+def test_relative_positions_are_refused_and_not_left_out(family, pattern):
+    config = Config(
+        family=family, vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=20, **({"relative_attention": True, "pos_att_type": ("c2p",)} if family == "deberta" else {}),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="relative positions"):
+        encoder.encode(
+            initial_params(config, 0), config, np.full((2, 9), 4), sockets=encoder.Sockets(attention=SOCKETS[pattern])
+        )
 
 
 # -------------------------------------------------------------------------------------------------- what it costs

@@ -262,7 +262,12 @@ def bigbird(block: int, random: int = 3, seed: int = 0) -> Callable:
 
 
 def _mask(bias):
-    """True for real tokens, from :func:`F.padding_bias`."""
+    """True for real tokens, from :func:`F.padding_bias`. Raises InputError for a bias that says more than what is padding."""
+    if bias is not None and bias.shape[1:3] != (1, 1):
+        raise InputError(
+            f"sparse attention got a bias of shape {bias.shape}, a number for each head or pair of tokens: models with relative "
+            "positions, such as MPNet's, add one, and sparse attention has none. Use it with absolute positions"
+        )
     return None if bias is None else bias[:, 0, 0] == 0
 
 
@@ -272,4 +277,6 @@ def _checked(x, source, config: Config) -> int:
             f"sparse attention got {x.shape[1]} queries for a text of {source.shape[1]} tokens: it needs one for each token, to "
             "know where it stands. Call encode without at=, and take_positions on what it returns"
         )
+    if config.relative_attention:
+        raise InputError("sparse attention has no terms for relative positions, which this DeBERTa needs: use absolute positions")
     return config.num_attention_heads
