@@ -1,0 +1,534 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 04. ALBERT: one layer, many times
+#
+# BERT-large has 24 layers of 12.6 million numbers. ALBERT-large has *one* such layer and uses it 24 times. It fits into a
+# nineteenth of the memory and takes as long as before. You will see why both are true, what the sharing costs, which half of a
+# layer it costs most in, and why ALBERT asks for the order of two sentences where BERT asked whether they belong together.
+#
+# You need NumPy, [lesson 00](00_foundations.ipynb) for the parts of a layer and [its second part](00_foundations_2.ipynb) for
+# intervals. The sections take 170 minutes, nearly half of them exercises.
+
+# %%
+import numpy as np
+
+import bertcraft as bc
+from bertcraft.course import open_lesson
+from bertcraft.lab import drawing, style
+
+lesson = open_lesson("albert_parameter_sharing")
+check, hint, solution = lesson.check, lesson.hint, lesson.solution
+
+# %% [markdown]
+# ## 1. The claim (5 minutes)
+#
+# "18 times fewer parameters" compares two models of the same shape. It does not say that they are equally good.
+
+# %%
+lesson.claim()
+
+# %% [markdown]
+# Two models of the paper hide behind one name. The one with 18 times fewer parameters *loses* to BERT-large. The one that wins
+# is four times as wide, has two thirds of BERT-large's parameters, and trains at a third of its speed.
+#
+# ## 2. Background and motivation (10 minutes)
+#
+# In 2019 models grew until they no longer fit onto one accelerator, and machines that train one model together send each other
+# every gradient: one number a parameter. Fewer parameters would help with both. ALBERT saves them in two places.
+
+# %% alt="Left to right: token ids go into a thin table of V times E numbers, new, then a map from E to H, new, then one layer, new, whose output goes back to its input N times, and then to the heads for masked words and for sentence order, the last new."
+with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
+    ids = s.box("[CLS] A [SEP] B [SEP]", at=(0, 0), kind="data")
+    table = s.box("thin table\nV x E", at=(1, 0), kind="new")
+    widen = s.box("one map\nE x H", at=(2, 0), kind="new")
+    layer = s.box("the layer", at=(3, 0), kind="new")
+    words = s.box("masked words", at=(4, 0))
+    order = s.box("order of A and B", at=(4, 1), kind="new")
+    again = s.box("N times, with\nthe same numbers", at=(3, 1), kind="data")
+    s.arrow(ids, table, "(B, L)")
+    s.arrow(table, widen, "(B, L, E)")
+    s.arrow(widen, layer, "(B, L, H)")
+    s.arrow(layer, words)
+    s.arrow(layer, order)
+    s.arrow(layer, again)
+    s.arrow(again, layer)
+
+# %% [markdown]
+# **The table.** BERT's tokens have vectors as wide as its hidden states. A token's vector has to say only which token it is; the
+# hidden states hold what it means here. So ALBERT's table is thin (128 numbers a token) and one matrix widens it.
+#
+# **The layers.** All of them use the same numbers. That is less strange than it sounds: a program that refines its result in a
+# loop uses the same instructions each time.
+#
+# **The order.** BERT's second question, *does B follow A?*, has a cheap answer: a B from elsewhere is about something else. ALBERT
+# shows two neighbours, sometimes exchanged. Both ways round there are the same words.
+#
+# ## 3. Mathematical foundation (20 minutes)
+#
+# ### Two matrices for one
+#
+# In this lesson $e$ is the width of the thin table. A table $(V,H)$ holds $VH$ numbers; a product of a $(V,e)$ and an $(e,H)$
+# matrix holds
+#
+# $$V\,e+e\,H \tag{1}$$
+#
+# With $V=30{,}000$, $H=1024$ and $e=128$: 3.97 million in place of 30.72. The product is a $(V,H)$ table, too, but one of rank
+# $e$: all its rows lie in a space of 128 dimensions.
+#
+# ### One layer for many
+#
+# BERT's layer $n$ has parameters $\theta_n$; ALBERT's have the same:
+#
+# $$h^{(n)}=f\bigl(h^{(n-1)};\theta_n\bigr)\quad\longrightarrow\quad h^{(n)}=f\bigl(h^{(n-1)};\theta\bigr),\qquad n=1\dots N \tag{2}$$
+#
+# A layer keeps about $4H^2$ numbers for attention and $2HF$ for the feed-forward part, twice as many when $F=4H$. Shared, they are
+# kept once; either part can be shared alone. A product, though, is computed whenever it is used:
+#
+# $$\text{operations a token}=2\Bigl(eH+N\bigl(4H^2+2HF+2LH\bigr)\Bigr) \tag{3}$$
+#
+# There is an $N$ in (3) that no sharing takes out.
+#
+# ### The gradient of a number that is used often
+#
+# Give every use a copy of its own, $\theta_1=\dots=\theta_N=\theta$. The loss is a function of all copies, and by the chain rule
+# for several variables
+#
+# $$\frac{\partial\mathcal L}{\partial\theta}=\sum_{n=1}^{N}\frac{\partial\mathcal L}{\partial\theta_n}\bigg|_{\theta_1=\dots=\theta_N=\theta} \tag{4}$$
+#
+# **By hand.** One weight $w$, used twice: $h=w\,(w\,x)$ with $x=1$, $w=3$, and the loss is $h$. As two copies, $h=w_2w_1x$, the
+# derivatives are $w_2x=3$ by $w_1$ and $w_1x=3$ by $w_2$. Their sum, 6, is the derivative of $w^2$.
+#
+# **Predict first.** The four uses of a shared layer each ask for a change. Do they ask for the same?
+#
+# ### Which way round?
+#
+# Let $z$ $(2,)$ be the logits from the pooled [CLS]. With $y=0$ for two neighbours in their order and $y=1$ exchanged,
+#
+# $$\mathcal L=\mathcal L_\text{words}+\mathcal L_\text{order},\qquad \mathcal L_\text{order}=-\ln p_y,\quad p=\operatorname{softmax}(z) \tag{5}$$
+#
+# A model that knows the topics and nothing else has $p=(\frac12,\frac12)$ and the loss $\ln2=0.69$.
+#
+# ## 4. NumPy implementation (20 minutes)
+#
+# A model is a tree of arrays. Sharing is a tree in which something stands once and is filled in wherever it lacks. `shared` takes
+# out what the later layers (here: *groups*) are to have in common with the first; `complete` puts it back: the same array, not a
+# copy.
+
+# %%
+from bertcraft.bert import Config
+from bertcraft.errors import InputError
+from bertcraft.techniques import albert_parameter_sharing as technique
+from bertcraft.techniques import roberta_optimizations as masking
+from bertcraft.techniques.albert_parameter_sharing import SHARING, _groups, _with_groups
+from bertcraft.tensor import tree
+
+from bertcraft.techniques.albert_parameter_sharing import shared  # inline
+
+# %%
+from bertcraft.techniques.albert_parameter_sharing import complete  # inline
+
+# %% [markdown]
+# **Try it.** Four layers, 8 wide. Which names are left, and what do the lacking ones become?
+
+# %%
+config = Config(family="albert", head="masked_lm", vocab_size=40, hidden_size=8, embedding_size=4, num_attention_heads=2,
+                intermediate_size=16, num_hidden_layers=4, num_hidden_groups=4, max_position_embeddings=12)  # fmt: skip
+untied = technique.initial_params(config, seed=0, sharing="none", dtype=np.float64)
+for sharing in SHARING:
+    kept = shared(untied, sharing)
+    layers = _groups(complete(kept, config))
+    once = [layers["0"]["0"][part] is layers["3"]["0"][part] for part in ("attention", "ffn")]
+    print(f"{sharing:13} {sum(leaf.size for leaf in tree.leaves(kept)):5} numbers; the same object in layers 1 and 4:",
+          f"attention {once[0]}, feed-forward {once[1]}")  # fmt: skip
+
+# %% [markdown]
+# Because it is the same object, `grad` adds up its uses by itself. Equation (4), then, by giving every layer a copy:
+
+# %%
+rng = np.random.default_rng(0)
+batch = {"input_ids": rng.integers(5, 40, (6, 9)), "at": rng.integers(1, 9, (6, 2)), "labels": rng.integers(5, 40, (6, 2))}
+
+
+def loss(params):
+    """The masked language model's, of parameters that may lack what is shared."""
+    return masking.masked_lm_loss(complete(params, config), batch, None, config)
+
+
+tied = shared(untied, "all")
+of_shared = bc.grad(loss)(tied)
+of_copies = bc.grad(loss)(tree.map(np.copy, complete(tied, config)))
+ask = [_groups(of_copies)[str(i)]["0"]["ffn"]["weight"] for i in range(4)]
+print("the sum over the copies is the gradient:", np.allclose(sum(ask), _groups(of_shared)["0"]["0"]["ffn"]["weight"], atol=1e-12))
+cosine = [[float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)) for a in ask] for b in ask]
+print("cosines of what the four uses ask for:", *np.round(cosine, 2), sep="\n")
+
+# %% [markdown]
+# They do not ask for the same: one layer has to serve four masters.
+#
+# ### Which way round?
+#
+# Neighbours of one document only. Where a pair is too long the two are cut alike: a rule that left the first one longer would
+# give the order away.
+
+# %%
+from bertcraft.techniques.albert_parameter_sharing import consecutive, fitting  # inline
+
+# %%
+documents = [[np.array([10, 11]), np.array([12, 13, 14]), np.array([15])], [np.array([20, 21]), np.array([22])]]
+pairs = technique.order_pairs(documents, 9, cls_id=2, sep_id=3, pad_id=0, rng=np.random.default_rng(3))
+for row, label in zip(pairs.input_ids, pairs.labels, strict=True):
+    print(row, "exchanged" if label else "as it was")
+
+# %% [markdown]
+# ### Proof
+#
+# Against transformers' `AlbertForPreTraining`, both losses, from copied random weights.
+
+# %%
+if lesson.installed("transformers", "torch"):
+    import torch
+    from transformers import AlbertConfig, AlbertForPreTraining
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 8, "embedding_size": 4, "num_attention_heads": 2, "intermediate_size": 16,
+             "num_hidden_layers": 4, "max_position_embeddings": 12, "initializer_range": 0.3}  # fmt: skip
+    theirs = AlbertForPreTraining(AlbertConfig(**sizes)).double().eval()
+    copied = tree.nest({name: p.detach().numpy().copy() for name, p in theirs.named_parameters()})
+    both = Config.from_dict({**theirs.config.to_dict(), "num_hidden_groups": 4, "architectures": ["AlbertForPreTraining"]})
+    types = np.array([[0] * 5 + [1] * 4] * 6)
+    asked = {**batch, "at": np.array([[1, 3]] * 6), "token_type_ids": types, "next_sentence": np.array([0, 1, 1, 0, 1, 0])}
+    labels = np.full((6, 9), -100)
+    labels[:, [1, 3]] = asked["labels"]
+
+# %%
+if lesson.installed("transformers", "torch"):
+    out = theirs(torch.tensor(asked["input_ids"]), token_type_ids=torch.tensor(types), labels=torch.tensor(labels),
+                 sentence_order_label=torch.tensor(asked["next_sentence"]))  # fmt: skip
+    out.loss.backward()
+    value, gradients = bc.value_and_grad(technique.albert_loss)(copied, asked, None, both)
+    reference = dict(theirs.named_parameters())
+    worst = max(np.abs(leaf - reference[name].grad.numpy()).max() for name, leaf in tree.items(gradients))
+    print(f"loss {float(value):.6f} and {out.loss.item():.6f}; every gradient the same to 1e-8:", worst < 1e-8)
+
+# %% [markdown]
+# And without trusting anybody, numerically:
+
+# %%
+named, weight = dict(tree.items(tied)), "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight"
+bc.check_grads(lambda value: loss(tree.nest({**named, weight: value})), named[weight], order=1)
+print("analytic and numeric gradient of a shared matrix agree")
+
+# %% [markdown]
+# ## 5. Performance analysis (25 minutes)
+#
+# ### Counted exactly
+
+# %%
+BERT_LARGE = {"parameters": 335_141_888, "operations": technique.flops_per_token(Config(family="bert", **technique.SIZES["large"]), 512)}
+print("                 parameters   BERT-large's over it   operations a token, over BERT-large's")
+for size, shape in technique.SIZES.items():
+    albert = Config(family="albert", **shape)
+    count = sum(technique.parameter_counts(albert).values())
+    work = technique.flops_per_token(albert, 512) / BERT_LARGE["operations"]
+    print(f"ALBERT-{size:8} {count:12,} {BERT_LARGE['parameters'] / count:12.2f} {work:28.2f}")
+
+# %% [markdown]
+# In the second row stands the claim, 18.95 by exact count, and beside it what it does not say: the model computes as much as
+# BERT-large. The last row wins the paper's comparisons, with 7.5 times BERT-large's operations. (The paper prints 235 million for
+# it; its configuration counts 222.6.)
+
+# %% alt="Left: stacked bars of ALBERT-base's parameters in millions for all shared, feed-forward shared, attention shared and none shared: 12, 38, 64 and 89. Right: the score that the paper reports for each: 80.1, 80.2, 81.7 and 81.6."
+base = Config(family="albert", **technique.SIZES["base"], num_hidden_groups=12)
+REPORTED = {"all": 80.1, "feed_forward": 80.2, "attention": 81.7, "none": 81.6}  # mean score, base, e = 128
+with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
+    bottom = np.zeros(4)
+    for place, part in enumerate(("embeddings", "projection", "attention", "feed_forward", "pooler")):
+        millions = np.array([technique.parameter_counts(base, sharing)[part] / 1e6 for sharing in REPORTED])
+        left.bar(list(REPORTED), millions, 0.6, bottom=bottom, color=style.COLOURS[place], label=part)
+        bottom += millions
+    left.set(ylabel="parameters (millions)", xlabel="shared")
+    left.legend(fontsize=8)
+    right.plot(list(REPORTED), list(REPORTED.values()), **style.line(1) | {"linestyle": "none"})
+    right.set(ylabel="mean score (reported)", xlabel="shared", ylim=(79.5, 82.2))
+
+# %% [markdown]
+# Sharing attention costs nothing here; sharing the feed-forward part costs nearly all that is lost (Lan et al. 2020, table 4).
+#
+# ### Live: a quarter of the layers' numbers
+#
+# Two masked language models of two layers, 64 wide, on short requests: layers of their own, and one used twice. **Predict
+# first**: how far apart are they at [MASK]?
+
+# %% quick="STEPS = 8"
+STEPS = 450  # try 900
+
+# %%
+from bertcraft.lab import architectures
+from bertcraft.lab.experiment import Context
+from bertcraft.lab.experiments.albert_parameter_sharing import build
+from bertcraft.machine import cpu_count
+
+SMALL = {"corpus": "utterances", "length": 24, "vocab_size": 4096, "held_out": 500, "layers": 2, "hidden": 64, "embedding": 64,
+         "batch": 64, "shard": 32, "rate": 4e-3, "warmup": min(40, STEPS // 2), "steps": STEPS, "evaluations": 5}  # fmt: skip
+tasks = {title: architectures.task_of(SMALL | {"sharing": sharing}, 0, build)
+         for title, sharing in {"layers of their own": "none", "one layer, twice": "all"}.items()}  # fmt: skip
+judge = architectures.judge(architectures.setting_of(SMALL), "held_out", 24)
+runs = {
+    title: architectures.fitted(task, {}, 0, Context(threads=cpu_count()), evaluate=lambda p, task=task: judge(task.architecture, p))
+    for title, task in tasks.items()
+}
+
+# %% alt="Loss at MASK of unread requests against steps for layers of their own and for one layer used twice; both fall below the dotted line of word frequencies."
+with style.shown(width=6.0, height=3.2) as ax:
+    for place, (title, run) in enumerate(runs.items()):
+        steps, found = zip(*run.evaluations, strict=True)
+        ax.plot(steps, [each["loss"] for each in found], **style.line(place), label=title)
+    ax.axhline(judge.unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+    ax.set(xlabel="step", ylabel="loss at [MASK] (nats)")
+    ax.legend(fontsize=8)
+
+# %%
+from bertcraft.bert import Model
+
+for title, run in runs.items():
+    own = tasks[title].architecture
+    model = Model(own.config, own.whole(run.params))
+    model.tokenizer = tasks[title].texts.tokenizer
+    guesses = [", ".join(word for word, _ in model.fill(text, top=3)[0])
+               for text in ("how do i activate my new [MASK] ?", "set an [MASK] for seven in the morning")]  # fmt: skip
+    print(f"{title:20}", *guesses, sep=" | ")
+
+# %% [markdown]
+# One seed of a small model: no evidence for either. For that there is the stored experiment, with four layers.
+#
+# ### The stored experiment
+#
+# First, whether the questions can be asked:
+
+# %%
+from bertcraft.course import display, measured
+
+display.show(measured.checks(lesson.slug))
+
+# %%
+lesson.results()
+
+# %%
+lesson.comparisons()
+
+# %%
+lesson.plots(1)
+
+# %% [markdown]
+# ### When it does not help
+#
+# When you want speed, a smaller activation memory or a better model at equal compute. (3) has no saving in it.
+#
+# ## 6. In production (10 minutes)
+#
+# `AlbertConfig()` without arguments is *xxlarge*, 4,096 wide; and `num_hidden_groups` is the paper's third choice, groups of
+# layers that share. The folder of a model with everything shared holds one layer:
+
+# %%
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+with tempfile.TemporaryDirectory() as folder:
+    tied32 = tree.map(lambda leaf: leaf.astype(np.float32), tied)
+    Model(replace(config, num_hidden_groups=1), tied32).save(Path(folder) / "shared")
+    Model(config, complete(tied32, config)).save(Path(folder) / "copies")
+    for name in ("shared", "copies"):
+        size = (Path(folder) / name / "model.safetensors").stat().st_size
+        print(f"{name:7} {size:,} bytes")
+    if lesson.installed("transformers", "torch"):
+        from transformers import AlbertForMaskedLM
+
+        opened = AlbertForMaskedLM.from_pretrained(Path(folder) / "shared").eval()
+        with torch.no_grad():
+            logits = opened(torch.tensor(batch["input_ids"])).logits.numpy()
+        ours = Model(config, complete(tied32, config))(batch["input_ids"]).logits
+        print("transformers computes the same from it:", np.allclose(logits, ours, atol=1e-4))
+
+# %% [markdown]
+# **Status today (2026).** ALBERT checkpoints are rare; quantised and distilled models took their place where memory is scarce.
+# Both ideas live on in language models for phones: thin or shared tables of words, and blocks of layers that are used twice.
+#
+# ## 7. On your data (5 minutes)
+#
+# `bertcraft pretrain masked_lm --architecture albert --corpus FOLDER --steps 90000 --out run` trains one on your `.txt` files.
+# More often you fine-tune a released one:
+#
+# ```python
+# from transformers import pipeline, AutoTokenizer, AutoModelForSequenceClassification, Trainer, TrainingArguments
+# from datasets import load_dataset
+#
+# name = "albert/albert-base-v2"
+# tokenizer = AutoTokenizer.from_pretrained(name)
+# data = load_dataset("csv", data_files="texts.csv")["train"].class_encode_column("label").train_test_split(0.2, seed=0)
+# data = data.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
+# model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=data["train"].features["label"].num_classes)
+# trainer = Trainer(model, TrainingArguments("out", num_train_epochs=3, learning_rate=2e-5), train_dataset=data["train"],
+#                   eval_dataset=data["test"], processing_class=tokenizer)
+# trainer.train(); trainer.save_model("my_model")
+# ```
+#
+# | symptom | setting |
+# | --- | --- |
+# | the folder is small, yet memory is full | activations are those of an unshared model: smaller batches, or `gradient_checkpointing=True` |
+# | no faster than BERT | expected, see (3): a model of fewer layers, or distillation |
+# | the loss stays where it began | a shared layer gets the gradients of all its uses: halve the learning rate, lengthen the warm-up |
+#
+# ## 8. Exercises (70 minutes)
+#
+# `hint("name")` helps, `solution("name")` tells.
+#
+# ### 8.1 Count it (one star, 10 minutes)
+#
+# The weights (no biases, no norms, no positions) of an encoder with a thin table and a given part shared.
+
+
+# %% exercise="count_weights" stars=1
+def count_weights(vocabulary, thin, hidden, inner, layers, shared):
+    """shared: "all", "attention", "feed_forward" or "none". An integer."""
+    ### BEGIN SOLUTION
+    attention = 1 if shared in ("all", "attention") else layers
+    feed_forward = 1 if shared in ("all", "feed_forward") else layers
+    return vocabulary * thin + thin * hidden + attention * 4 * hidden**2 + feed_forward * 2 * hidden * inner
+    ### END SOLUTION
+
+
+# %%
+check.count_weights(count_weights)
+
+# %% [markdown]
+# ### 8.2 Only the last use learns (two stars, 10 minutes)
+#
+# Back through $y=W\,W\cdots W\,x$. It runs, and it is wrong as soon as $W$ is used twice. Find the mistake and mend it.
+
+
+# %% exercise="shared_gradient" stars=2
+def shared_gradient(weight, x, gradient, uses):
+    """The gradient of W (H, H), given x (H,) and the gradient of the loss by y (H,)."""
+    inputs = [x]
+    for _ in range(uses):
+        inputs.append(weight @ inputs[-1])
+    total = np.zeros_like(weight)
+    for use in reversed(range(uses)):
+        ### BEGIN SOLUTION
+        total += np.outer(gradient, inputs[use])
+        ### END SOLUTION
+        ### BEGIN STUB
+        # total = np.outer(gradient, inputs[use])
+        ### END STUB
+        gradient = weight.T @ gradient
+    return total
+
+
+# %%
+check.shared_gradient(shared_gradient)
+
+# %% [markdown]
+# ### 8.3 Pairs whose topic tells nothing (two stars, 15 minutes)
+#
+# All neighbours of every document, each exchanged with probability one half.
+
+
+# %% exercise="honest_pairs" stars=2
+def honest_pairs(documents, rng):
+    """documents: lists of segments. A list of triples (first, second, label): 0 as in the text, 1 exchanged."""
+    ### BEGIN SOLUTION
+    found = []
+    for document in documents:
+        for a, b in zip(document, document[1:], strict=False):
+            exchanged = int(rng.random() < 0.5)
+            found.append((b, a, 1) if exchanged else (a, b, 0))
+    return found
+    ### END SOLUTION
+
+
+# %%
+check.honest_pairs(honest_pairs)
+
+# %% [markdown]
+# ### 8.4 The best thin table (three stars, 15 minutes)
+#
+# You have a trained table $(V,H)$ and want (1): a $(V,e)$ table and an $(e,H)$ map whose product is as near to it as possible, in
+# squared error.
+
+
+# %% exercise="thin_table" stars=3
+def thin_table(table, width):
+    """table (V, H) -> the thin table (V, width) and the map (width, H)."""
+    ### BEGIN SOLUTION
+    u, s, vt = np.linalg.svd(table, full_matrices=False)
+    return u[:, :width] * s[:width], vt[:width]
+    ### END SOLUTION
+
+
+# %%
+check.thin_table(thin_table)
+
+# %% [markdown]
+# ### 8.5 Which one do you ship? (two stars, 10 minutes, a decision)
+#
+# An app may download 130 MB. Measured on its own task (ten seeds, points less the unshared model, 95 % intervals):
+#
+# | shared | download | a text takes | accuracy |
+# | --- | --- | --- | --- |
+# | none | 178 MB | 31 ms | |
+# | attention | 121 MB | 31 ms | -0.1 [-0.5, +0.3] |
+# | all | 24 MB | 31 ms | -1.5 [-2.0, -0.9] |
+#
+# - `model`: "none", "attention" or "all".
+# - `because`: (a) it is faster; (b) it fits, and the one that is smaller is shown to be worse than unshared; (c) it was shown to
+#   be as good as the unshared model.
+# - `unless`: what would change your mind? (a) a slower phone; (b) five more seeds; (c) a limit of 50 MB.
+
+
+# %% exercise="ship" stars=2
+def ship():
+    """Your choices."""
+    ### BEGIN SOLUTION
+    return {"model": "attention", "because": "b", "unless": "c"}
+    ### END SOLUTION
+
+
+# %%
+check.ship(ship)
+
+# %% [markdown]
+# ### 8.6 Deeper for nothing? (three stars, 10 minutes)
+#
+# A shared layer costs no parameters when it is used once more. On paper: let $f(h)=\rho\,(h-h^*)+h^*$ with $|\rho|<1$. Where does
+# $h^{(N)}$ go, how much does use $N+1$ move it, and what does the gradient of a loss at the end say about the first uses? Then
+# compare with the paper's remark that the states of its shared layers do *not* settle.
+
+# %% [markdown] solution=true
+# **Model answer.** $h^{(N)}-h^*=\rho^N(h^{(0)}-h^*)$: it goes to the fixed point $h^*$; use $N+1$ moves it by
+# $(\rho-1)\rho^N(h^{(0)}-h^*)$, geometrically less. The gradient by the state before use $n$ has the factor $\rho^{N-n+1}$: the
+# first uses hardly count in (4). So if layers settled, more of them would be useless. The paper draws how far each layer moves the
+# states, and for ALBERT the distance falls but does not go to zero.
+
+# %% [markdown]
+# ## 9. Pitfalls, references, what next (5 minutes)
+#
+# - **Parameters are not time, nor activations.** Always draw both axes.
+# - **Three changes came at once.** Table, layers and order have to be switched one at a time.
+# - **Version 2 of the checkpoints** trained longer, on more data, without dropout: base went from 80.1 to 82.3, more than any of
+#   the three changes brought.
+# - **A shared parameter gets the sum of gradients.** Clipping by norm and a rate chosen for unshared layers need a second look.
+# - **Sentence order needs documents.** Neighbours of a shuffled file of sentences are no neighbours.
+#
+# **Read**: Lan et al. 2020, [ALBERT](https://arxiv.org/abs/1909.11942). Dehghani et al. 2019,
+# [Universal transformers](https://arxiv.org/abs/1807.03819), shared layers before it.
+#
+# **Next** on the path *Architecture & Innovation*: [10, sparse attention](10_sparse_attention.ipynb).
