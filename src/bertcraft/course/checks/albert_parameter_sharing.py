@@ -84,7 +84,7 @@ def _check_honest_pairs(honest_pairs) -> None:
                 "a pair has segments of two documents: then the topic gives the answer away, as in next-sentence prediction"
             )
         if any(abs(first[1] - second[1]) != 1 for first, second, _ in got):
-            raise Wrong("a pair is no neighbours: both segments follow each other in the document")
+            raise Wrong("these two are no neighbours: the segments of a pair follow each other in the document")
         if len(got) != len(expected):
             raise Wrong(f"{len(expected)} pairs of neighbours are in these documents, you made {len(got)}")
         for first, second, label in got:
@@ -132,7 +132,7 @@ EXERCISES = (
          "The table and its map have V E + E H weights; attention has 4 H^2, the feed-forward part 2 H F."),
     ),
     Exercise(
-        "shared_gradient", "Only the last use learns", 2, _check_shared_gradient,
+        "shared_gradient", "Only one use learns", 2, _check_shared_gradient,
         ("How many outer products should be added up?",
          "Keep a sum, `total += np.outer(g, inputs[use])`, and let g go back through W after each use."),
     ),
@@ -152,7 +152,7 @@ EXERCISES = (
             "model": {
                 "attention": "",
                 "all": "it pays 1.5 points for room that nobody asked for: the next larger one fits",
-                "none": "it does not fit: 178 MB, and the limit is 130",
+                "none": "it does not fit: 179 MB, and the limit is 130",
             },
             "because": {
                 "b": "",
