@@ -126,7 +126,7 @@ WRONG = [
     ("shared_gradient", "gradient = weight.T @ gradient", "pass", "has come back through the later ones"),
     ("shared_gradient", "inputs[use])", "inputs[use + 1])", "not with its output"),
     ("shared_gradient", "np.outer(gradient, inputs[use])", "np.outer(inputs[use], gradient)", "transposed"),
-    ("shared_gradient", ADDED, f"if use == uses - 1:\n            {ADDED.replace('np', 'uses * np')}", "different inputs"),
+    ("shared_gradient", ADDED, f"if use == uses - 1:\n            {ADDED.replace('np', 'uses * np', 1)}", "different inputs"),
     ("honest_pairs", "zip(document, document[1:]", "zip(document, document[2:]", "no neighbours"),
     ("honest_pairs", "for document in documents:", "for document in [sum(documents, [])]:", "of two documents"),
     ("honest_pairs", "(b, a, 1) if exchanged else (a, b, 0)", "(b, a, 0) if exchanged else (a, b, 1)", "the opposite"),
