@@ -58,7 +58,7 @@ with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
     s.arrow(widen, layer, "(B, L, H)")
     s.arrow(layer, words)
     s.arrow(layer, order)
-    s.arrow(layer, again)
+    s.arrow(layer, again, "(B, L, H)")
     s.arrow(again, layer)
 
 # %% [markdown]
@@ -288,19 +288,20 @@ for size, shape in technique.SIZES.items():
 # BERT-large. The last row wins the paper's comparisons, with 7.5 times BERT-large's operations. (The paper prints 235 million for
 # it; its configuration counts 222.6.)
 
-# %% alt="Left: stacked bars of ALBERT-base's parameters in millions for all shared, feed-forward shared, attention shared and none shared: 12, 38, 64 and 89. Right: the score that the paper reports for each: 80.1, 80.2, 81.7 and 81.6."
+# %% alt="Left: stacked bars of ALBERT-base's parameters in millions for all shared, feed-forward shared, attention shared and none shared: 12, 38, 64 and 90. Right: the score that the paper reports for each: 80.1, 80.2, 81.7 and 81.6."
 base = Config(family="albert", **technique.SIZES["base"], num_hidden_groups=12)
 REPORTED = {"all": 80.1, "feed_forward": 80.2, "attention": 81.7, "none": 81.6}  # mean score, base, e = 128
+names = [sharing.replace("_", "-") for sharing in REPORTED]
 with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
     bottom = np.zeros(4)
     for place, part in enumerate(("embeddings", "projection", "attention", "feed_forward", "pooler")):
         millions = np.array([technique.parameter_counts(base, sharing)[part] / 1e6 for sharing in REPORTED])
-        left.bar(list(REPORTED), millions, 0.6, bottom=bottom, color=style.COLOURS[place], label=part)
+        left.bar(names, millions, 0.6, bottom=bottom, color=style.COLOURS[place], label=part.replace("_", "-"))
         bottom += millions
     left.set(ylabel="parameters (millions)", xlabel="shared")
     left.legend(fontsize=8)
-    right.plot(list(REPORTED), list(REPORTED.values()), **style.line(1) | {"linestyle": "none"})
-    right.set(ylabel="mean score (reported)", xlabel="shared", ylim=(79.5, 82.2))
+    right.plot(names, list(REPORTED.values()), **style.line(1) | {"linestyle": "none"})
+    right.set(ylabel="mean score (reported)", xlabel="shared", ylim=(79.5, 82.2), xlim=(-0.4, 3.4))
 
 # %% [markdown]
 # In the paper's base model sharing attention costs nothing, and sharing the feed-forward part nearly all that is lost (Lan et al.
