@@ -622,13 +622,14 @@ check.ship(ship)
 #
 # A shared layer costs no parameters when it is used once more. On paper: let $f(h)=\rho\,(h-h^*)+h^*$ with $|\rho|<1$. Where does
 # $h^{(N)}$ go, how much does use $N+1$ move it, and what does the gradient of a loss at the end say about the first uses? Then
-# compare with the paper's remark that the states of its shared layers do *not* settle.
+# compare with the eight uses of part 5, and with the paper's remark that the states of its shared layers do *not* settle.
 
 # %% [markdown] solution=true
 # **Model answer.** $h^{(N)}-h^*=\rho^N(h^{(0)}-h^*)$: it goes to the fixed point $h^*$; use $N+1$ moves it by
 # $(\rho-1)\rho^N(h^{(0)}-h^*)$, geometrically less. The gradient by the state before use $n$ has the factor $\rho^{N-n+1}$: the
-# first uses hardly count in (4). So if layers settled, more of them would be useless. The paper draws how far each layer moves the
-# states, and for ALBERT the distance falls but does not go to zero.
+# first uses hardly count in (4). So if layers settled, more of them would be useless. The small layer of part 5, used beyond its
+# training, moves the states less with each use, about as such an $f$ does. The paper draws how far each of ALBERT-large's 24 uses
+# moves them: the distance falls but does not go to zero.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
