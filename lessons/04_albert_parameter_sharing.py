@@ -360,12 +360,11 @@ for title, run in runs.items():
     own = tasks[title].architecture
     model = Model(own.config, own.whole(run.params))
     model.tokenizer = tasks[title].texts.tokenizer
-    guesses = [", ".join(word for word, _ in model.fill(text, top=3)[0])
-               for text in ("how do i activate my new [MASK] ?", "set an [MASK] for seven in the morning")]  # fmt: skip
-    print(f"{title:20}", *guesses, sep=" | ")
+    guesses = ", ".join(word for word, _ in model.fill("how do i activate my new [MASK] ?", top=3)[0])
+    print(f"{title:20} how do i activate my new [MASK] ?   {guesses}")
 
 # %% [markdown]
-# One seed of a small model: no evidence for either. For that there is the stored experiment, with four layers.
+# Both have learnt what customers of a bank activate. One seed of a small model is no evidence for either. For that there is the stored experiment, with four layers.
 #
 # ### Once more, for nothing?
 #
@@ -397,10 +396,10 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
     right.set(xlabel="use", ylabel="angle, input to output (degrees)", ylim=(0, None), xticks=range(1, 9))
 
 # %% [markdown]
-# **What happened.** Two uses are best, as in training. A third already costs something, and after eight the model guesses worse
-# than word frequencies do. Yet the states settle: each use moves them less than the one before. They settle at a place that the
-# head was never taught to read. How often a layer is used is part of what it has learnt; a model that may be stopped at any use has
-# to be trained for that (Dehghani et al. 2019).
+# **What happened.** Two uses are best, as in training. A third already costs something, and after eight the model guesses far worse
+# than word frequencies do. Nor do the states settle: each use moves them less than the one before, and the eighth still turns them
+# by some 20 degrees, to where the head was never taught to read. How often a layer is used is part of what it has learnt; a model
+# that may be stopped at any use has to be trained for that (Dehghani et al. 2019).
 #
 # ### The stored experiment
 #
@@ -627,9 +626,9 @@ check.ship(ship)
 # %% [markdown] solution=true
 # **Model answer.** $h^{(N)}-h^*=\rho^N(h^{(0)}-h^*)$: it goes to the fixed point $h^*$; use $N+1$ moves it by
 # $(\rho-1)\rho^N(h^{(0)}-h^*)$, geometrically less. The gradient by the state before use $n$ has the factor $\rho^{N-n+1}$: the
-# first uses hardly count in (4). So if layers settled, more of them would be useless. The small layer of part 5, used beyond its
-# training, moves the states less with each use, about as such an $f$ does. The paper draws how far each of ALBERT-large's 24 uses
-# moves them: the distance falls but does not go to zero.
+# first uses hardly count in (4). So if layers settled, more of them would be useless. The small layer of part 5 moves the states
+# less with each use, but not geometrically less: no such $f$. The paper draws how far each of ALBERT-large's 24 uses moves them:
+# the distance falls but does not go to zero.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
