@@ -232,7 +232,7 @@ def test_a_config_cannot_be_changed_and_a_copy_is_validated():
 REFUSED = [
     (
         "bert", {"model_type": "gpt2"},
-        r"model_type: got 'gpt2', expected one of bert, roberta, electra, distilbert, alb",
+        r"model_type: got 'gpt2', expected one of bert, roberta, roberta-prelayernorm, electra, distilbert, alb",
     ),
     ("bert", {"model_type": None}, "model_type: got None"),
     ("bert", {"model_type": ["bert"]}, r"model_type: got \['bert'\]"),
