@@ -64,8 +64,13 @@ def verify(folder: Path, config: Config, params: dict) -> None:
 
 
 @cache
-def _default_config(family: str):
-    return transformers.CONFIG_MAPPING[family]()
+def _default_config(model_type: str):
+    return transformers.CONFIG_MAPPING[model_type]()
+
+
+def family_of(model_type: str) -> str:
+    """The family of a model type, written out by hand."""
+    return {"roberta-prelayernorm": "roberta_prelayernorm"}.get(model_type, model_type)
 
 
 # What a setting is where transformers' configuration of the family has no such key.
@@ -76,8 +81,8 @@ _MISSING = {
 
 
 def _verify_config(raw: dict, config: Config, stored: dict) -> None:
-    family = raw["model_type"]
-    default = _default_config(family)
+    family = family_of(raw["model_type"])
+    default = _default_config(raw["model_type"])
     assert config.family == family
     if raw.get("architectures"):
         assert raw["architectures"] == [ARCHITECTURES[family][config.head]]
@@ -177,6 +182,7 @@ def _tied(config: Config) -> dict[str, tuple[str, ...]]:
         "distilbert": {words: ("vocab_projector.weight",)},
         "albert": {words: ("predictions.decoder.weight",), "predictions.bias": ("predictions.decoder.bias",)},
         "mpnet": {words: ("lm_head.decoder.weight",), "lm_head.bias": ("lm_head.decoder.bias",)},
+        "roberta_prelayernorm": {words: ("lm_head.decoder.weight",), "lm_head.bias": ("lm_head.decoder.bias",)},
     }[config.family]
 
 

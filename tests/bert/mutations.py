@@ -18,6 +18,7 @@ from bertcraft.bert.config_tables import ARCHITECTURES, FIELDS, KEYS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from checkpoint_images import CONFIG, INDEX, WEIGHTS, Image, Special, joined, originals, split
+from checkpoint_judge import family_of
 
 BAD_VALUES = [
     None, True, False, -1, 0, 1, 2, 3, 5, 8, 7.0, 0.5, 1.5, -0.1, 10**6, 2**31 - 1, 2**31, 2**63, 10**400,
@@ -43,7 +44,7 @@ def config_edits() -> Iterator[tuple[str, Image]]:
             continue
         labels_only = what.endswith("sequence_classification")  # the other keys are those of the masked LM
         content = json.loads(image[CONFIG])
-        family = content["model_type"]
+        family = family_of(content["model_type"])
         keys = {KEYS.get(family, {}).get(name, name) for name in FIELDS[family]}
         for key in sorted({"id2label", "label2id", "num_labels"} if labels_only else keys | set(OTHER_KEYS)):
             without = {name: value for name, value in content.items() if name != key}
