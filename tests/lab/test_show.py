@@ -82,8 +82,12 @@ def test_the_ledger_shows_what_is_measured_and_what_is_not(tmp_path, printed):
 
 
 def test_stale_and_missing_runs_are_named(tmp_path, printed):
+    assert not show.check([TOY], tmp_path), "what was never measured is not out of date"
+    assert "not measured yet" in printed()
+    arm = TOY.arm("untrained")
+    Results(TOY, tmp_path).add(arm, 0, {"figures": TOY.run(arm, 0, Context()), "seconds": 1.0, "peak_mb": 1}, {})
     assert show.check([TOY], tmp_path)
-    assert "6 trials missing; 9 runs missing: bertcraft run 01 --full" in printed()
+    assert "6 trials missing; 8 runs missing: bertcraft run 01 --full" in printed()
     full(tmp_path)
     printed()
     assert not show.check([TOY], tmp_path)

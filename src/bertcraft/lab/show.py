@@ -128,7 +128,7 @@ def _measured(experiment: Experiment, runs: list[dict]) -> str:
 
 
 def check(experiments: list[Experiment], folder: Path | None = None) -> bool:
-    """Say of each experiment's stored runs whether today's code would give them; true if not, or if any is missing.
+    """Say of each experiment's stored runs whether today's code would give them; true if not, or if some are missing.
 
     Where only the kernels have changed, the cheapest run is replayed: its figures must come again within ``AGREES``.
     """
@@ -151,6 +151,8 @@ AGREES = 2e-3  # relative, of the figures that a replay gives: losses of first s
 def _states(experiment: Experiment, results: Results) -> list[tuple[str, bool]]:
     """What is to be said of stored runs, and whether it means that they have to be run again."""
     runs, stale, states = results.runs(), results.stale(), []
+    if not runs:
+        return [(words.NOT_YET, False)]
     missing = len(results.missing()) - len(stale)
     if trials := results.missing_trials():
         states.append((f"{words.counted(len(trials), 'trial')} missing", True))

@@ -231,7 +231,7 @@ def _kept(name: str, treatment: str, margin: float, ratio: bool = False) -> Comp
 
 
 COMPARISONS = (
-    _kept("Houlsby 64 within 0.4 points of full", "houlsby-64", 0.4),
+    _kept("adapters (Houlsby 64) less full fine-tuning, at most 0.4 points worse", "houlsby-64", 0.4),
     _kept("Houlsby 64 keeps 99 % of full", "houlsby-64", 0.01, ratio=True),
     _kept("Houlsby 8 keeps 99 % of full", "houlsby-8", 0.01, ratio=True),
     Comparison("Houlsby 8 trains 0.4 % of full", "houlsby-8", "full", "own", statistics.EXACT, -1, 5e-4, True, 0.004),

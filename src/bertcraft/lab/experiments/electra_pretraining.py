@@ -238,7 +238,7 @@ CHECKS = (
 )
 
 COMPARISONS = (
-    Comparison("masked LM's compute over ELECTRA's for one score", "mlm", "electra", "to_level", ratio=True),
+    Comparison("compute for one score, masked LM's over ELECTRA's", "mlm", "electra", "to_level", ratio=True),
     Comparison("the same, ELECTRA at half its rate", "mlm", "slow", "to_level", ratio=True),
     Comparison("ELECTRA against masked LM, 8 TFLOP", "electra", "mlm", "accuracy"),
     Comparison("the same on HWU64", "electra", "mlm", "intents"),
