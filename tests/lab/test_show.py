@@ -111,6 +111,13 @@ def test_changed_kernels_are_told_from_changed_code_by_a_replay(tmp_path, printe
     assert "differs by 1e-02: bertcraft run 01 --full" in printed()
 
 
+def test_the_cheapest_run_that_trained_is_replayed_and_not_a_cheaper_count():
+    counted = {"seconds": 0.0, "figures": {"mb": 1.0}}
+    dear, cheap = ({"seconds": seconds, "figures": {"first_losses": [7.0]}} for seconds in (9.0, 2.0))
+    assert show.to_replay([counted, dear, cheap]) is cheap
+    assert show.to_replay([counted]) is counted
+
+
 def test_a_best_setting_at_an_end_of_its_grid_is_said(tmp_path, printed):
     low = {"rate": (1e-2, 1e-1, 1.0)}
     narrow = replace(TOY, tuning=replace(TOY.tuning, grids={"plain": low, "better": low}))
