@@ -50,29 +50,29 @@ def _clipped(g, most):
 def _check_accumulated_step(accumulated_step) -> None:
     weights, scale = np.array([1.0, -2.0, 0.5]), 1024.0
     parts = np.array([[6.0, -8.0, 0.0], [-4.0, 2.0, 1.0], [1.0, 0.0, 8.0]])
-    mean, total = parts.mean(axis=0), parts.sum(axis=0)
-    got = accumulated_step(weights, parts * scale, scale, 1.0, 0.1)
+    mean = parts.mean(axis=0)
+    got, tiny = accumulated_step(weights, parts * scale, scale, 1.0, 0.1), 1e-4
     step = (weights - np.asarray(got, float)) / 0.1 if np.shape(got) == (3,) else None
     of_parts = np.mean([_clipped(part, 1.0) for part in parts], axis=0)
     if _near(step, of_parts / scale, 1e-3):
         raise Wrong("the micro-batches are clipped one by one, and still scaled: add up, divide by the scale, then clip, once")
     if _near(step, of_parts, 1e-3):
         raise Wrong("unscaled, but each micro-batch is clipped by itself: by (7) only the sum of all may be clipped")
-    if _near(step, _clipped(mean * scale, 1.0) / scale, 1e-3):
-        raise Wrong("clipped before it is unscaled: by (8) the threshold is then 1024 times as strict; divide by the scale first")
+    short = accumulated_step(np.zeros(3), parts * tiny * scale, scale, 1.0, 1.0)
     if _near(step, _clipped(mean, 1.0) / scale, 1e-3):
+        if _near(short, -mean * tiny, 1e-3):
+            raise Wrong(
+                "clipped before it is unscaled: by (8) the threshold is then 1024 times as strict; divide by the scale first"
+            )
         raise Wrong("divided by the scale twice: the step is a thousandth of what it should be")
-    if _near(step, _clipped(mean * scale, 1.0), 1e-3) and not _near(
-        accumulated_step(np.zeros(3), parts * 0.01 * scale, scale, 1.0, 1.0), -mean * 0.01, 1e-3
-    ):
+    if _near(short, -mean * tiny * scale, 1e-3):
         raise Wrong("the scale is never divided out: a gradient that is shorter than the limit makes a step 1024 times too long")
-    same(got, weights - 0.1 * _clipped(mean, 1.0), "the weights after a step clipped at 1", rtol=1e-5)
-    got = accumulated_step(np.zeros(3), parts * 0.1 * scale, scale, 1.0, 1.0)
-    if _near(got, -_clipped(total * 0.1, 1.0), 1e-3):
-        raise Wrong("the sum of the micro-batches is clipped, not their mean: divide by their number first")
-    if _near(got, -_clipped(mean, 1.0), 1e-3):
+    if _near(short, -parts.sum(axis=0) * tiny, 1e-3):
+        raise Wrong("that is the sum of the micro-batches, not their mean: divide by their number first")
+    if _near(short, -_clipped(mean, 1.0), 1e-3):
         raise Wrong("a gradient shorter than the limit was made longer: clipping only ever shortens")
-    same(got, -mean * 0.1, "the weights after a step that needs no clipping", rtol=1e-5)
+    same(got, weights - 0.1 * _clipped(mean, 1.0), "the weights after a step clipped at 1", rtol=1e-5)
+    same(short, -mean * tiny, "the weights after a step that needs no clipping", rtol=1e-5)
 
 
 def _rows(gradient, weight, ratio, eps, axis=1):
