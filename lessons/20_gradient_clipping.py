@@ -15,8 +15,8 @@
 # So what does the line do? You will walk over the original cliff, prove in two lines that under Adam a constant shortening does
 # nothing, and then see what a single long gradient does to a run that has no such line.
 #
-# You need NumPy, and [lesson 06](06_gradient_accumulation.ipynb) for micro-batches. The sections take 195 minutes, nearly half of
-# them exercises.
+# You need NumPy, [lesson 00](00_foundations.ipynb) for gradients and Adam, and [lesson 06](06_gradient_accumulation.ipynb) for
+# micro-batches. The sections take 225 minutes, nearly half of them exercises.
 
 # %%
 import numpy as np
@@ -83,22 +83,23 @@ walks = {
     "clipped at 0.2": descent(one_unit_loss, START, chain(technique.by_global_norm(THRESHOLD), sgd(RATE)), 60),
 }
 
-# %% alt="Left: map of the loss over the weight w and the bias b. A high plain below, a low one above, between them a wall along a falling diagonal, with the valley right at its foot. The unclipped walk goes down to the foot, meets the wall and is thrown far across the low plain; the clipped walk stays at the foot. Right: the loss along both walks; the unclipped one ends higher than it began, the clipped one near zero."
+# %% alt="Left: map of the loss over the weight w and the bias b. A high plain, dark, below; a low one, light, above; between them a wall along a falling diagonal, with the valley at its foot. From a star both walks go down to the foot; the unclipped one meets the wall and is thrown far across the low plain, the clipped one stays at the foot. Right: the loss along both. After a leap the unclipped walk stays higher than it began; the clipped one climbs the wall now and again, less high each time, and ends near zero."
 with style.shown(columns=2, width=9.0, height=3.3) as (left, right):
     left.contourf(w, b, height, levels=12, cmap="Greys")
     for place, (title, walk) in enumerate(walks.items()):
         left.plot(walk["w"], walk["b"], **style.line(2 - place) | {"markersize": 3, "linewidth": 1}, label=title)
         loss = one_unit_loss(walk)
         right.plot(loss, **style.line(2 - place) | {"markersize": 3, "linewidth": 1}, label=f"{title}: ends at {loss[-1]:.4f}")
-    left.set(xlabel="weight w", ylabel="bias b", xlim=(3.6, 5.6), ylim=(-2.8, -0.9))
+    left.plot(*START.values(), "*", color="black", markersize=10)
+    left.set(xlabel="weight w", ylabel="bias b", title="loss: the darker the higher")
     left.grid(False)
     left.legend(fontsize=8)
-    right.set(xlabel="steps", ylabel="loss")
-    right.legend(fontsize=8)
+    right.set(xlabel="steps", ylabel="loss", ylim=(-0.01, 0.34))
+    right.legend(fontsize=8, loc="upper left")
 
 # %% [markdown]
-# The valley lies at the foot of a wall. A descent that steps onto the wall finds a slope of hundreds, believes it, and is thrown
-# far beyond everything it has learnt. Clipped, it also steps onto the wall, again and again, and each time gets off by a short step.
+# The valley lies at the foot of a wall. A descent that steps onto the wall finds a steep slope, believes it, and is thrown far
+# beyond everything it has learnt. Clipped, it steps onto the wall again and again, and each time gets off by a short step.
 #
 # In a training of today the shortening stands in one place, between the sum of everything and the update:
 
@@ -179,18 +180,18 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 #
 # $$m_t=1+(1-\beta_1)\,\beta_1^t\,(S-1),\qquad u_t=1+(1-\beta_2)\,\beta_2^t\,(S^2-1).\tag{6}$$
 #
-# With $S=1000$, $\beta_1=0.9$, $\beta_2=0.999$: the first step is $100.9/31.6=3.2$ times a usual one. That is not the harm. After
-# fifty steps $m$ has forgotten, $u$ has not: each step is a thirtieth of a usual one. It takes
-# $\ln\!\left((1-\beta_2)S^2\right)/(1-\beta_2)$, nearly 7,000 steps, until the long gradient's part in $u$ is down to that of all
+# With $S=1000$, $\beta_1=0.9$, $\beta_2=0.999$: the first step is $100.9/31.6=3.2$ times a usual one. That is not the harm. In a
+# hundred steps $m$ has forgotten, $u$ has not: each step is then a thirtieth of a usual one. It takes
+# $\ln\!\left((1-\beta_2)S^2\right)/\ln(1/\beta_2)$, some 6,900 steps, until the long gradient's part in $u$ is down to that of all
 # others. With RoBERTa's $\beta_2=0.98$ it takes 490. **Under Adam a spike is not a leap but a standstill.**
 
 # %%
 SPIKE = 1000.0  # S; try 10
 
-# %% alt="Adam's step over its usual length against steps since a gradient that was a thousand times as long, both logarithmic. With beta-2 0.999 it is 3 at first, falls to a thirtieth within fifty steps and is back only after thousands; with 0.98 it falls as low and is back after some five hundred; clipped at twice the usual norm it never leaves 1."
+# %% alt="Adam's step over its usual length against steps since a gradient that was a thousand times as long, both logarithmic. With beta-2 0.999 it is 3 at first, a thirtieth after a hundred steps and back only after thousands; with 0.98 it falls to a sixtieth and is back after some five hundred; clipped at twice the usual norm it hardly leaves 1."
 since = np.unique(np.geomspace(1, 20_000, 60).astype(int)) - 1
 with style.shown(width=6.6, height=2.8) as ax:
-    for place, (title, b2, size) in enumerate((("β₂ = 0.999", 0.999, SPIKE), ("β₂ = 0.98", 0.98, SPIKE), ("0.999, clipped at 2", 0.999, 2.0))):
+    for place, (title, b2, size) in enumerate((("β₂ = 0.999", 0.999, SPIKE), ("β₂ = 0.98", 0.98, SPIKE), ("0.999, clipped at 2", 0.999, 2))):
         m, u = (1 + (1 - beta) * beta**since * (size**power - 1) for beta, power in ((0.9, 1), (b2, 2)))
         ax.plot(since + 1, m / np.sqrt(u), **style.line(place) | {"markersize": 3}, label=title)
     ax.set(xscale="log", yscale="log", xlabel="steps, the long gradient's own the first", ylabel="step over a usual one")
