@@ -188,12 +188,12 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 # %%
 SPIKE = 1000.0  # S; try 10
 
-# %% alt="Adam's step over its usual length against steps since a gradient that was a thousand times as long, both logarithmic. With beta-2 0.999 it is 3 at first, a thirtieth after a hundred steps and back only after thousands; with 0.98 it falls to a sixtieth and is back after some five hundred; clipped at twice the usual norm it hardly leaves 1."
+# %% alt="Adam's step over its usual length against steps since a gradient that was a thousand times as long, both logarithmic. With beta-2 0.999 it is 3 at first, a thirtieth after a hundred steps and back only after thousands; with 0.98 it falls to a sixtieth and is back after some five hundred; and with S = 2, a gradient clipped at twice the usual norm, it hardly leaves 1."
 since = np.unique(np.geomspace(1, 20_000, 60).astype(int)) - 1
 with style.shown(width=6.6, height=2.8) as ax:
-    for place, (title, b2, size) in enumerate((("β₂ = 0.999", 0.999, SPIKE), ("β₂ = 0.98", 0.98, SPIKE), ("0.999, clipped at 2", 0.999, 2))):
+    for place, (b2, size) in enumerate(((0.999, SPIKE), (0.98, SPIKE), (0.999, 2.0))):
         m, u = (1 + (1 - beta) * beta**since * (size**power - 1) for beta, power in ((0.9, 1), (b2, 2)))
-        ax.plot(since + 1, m / np.sqrt(u), **style.line(place) | {"markersize": 3}, label=title)
+        ax.plot(since + 1, m / np.sqrt(u), **style.line(place) | {"markersize": 3}, label=f"β₂ = {b2}, S = {size:g}")
     ax.set(xscale="log", yscale="log", xlabel="steps, the long gradient's own the first", ylabel="step over a usual one")
     ax.legend(fontsize=8)
 
@@ -299,15 +299,15 @@ for most in (1.0, 0.01):
 #
 # ### Live: the cliff, from many starts
 #
-# One start is an anecdote. Now 300, at five rates. Which share is in the valley, below 0.01, after 100 steps?
+# One start is an anecdote. Now 200, at five rates. Which share is in the valley, below 0.01, after 60 steps?
 
 # %%
 RATES, MOST = (0.03, 0.1, 0.3, 1.0, 3.0), (np.inf, 1.0, 0.1)
 rng = np.random.default_rng(0)
-starts = {"w": rng.uniform(3.5, 7, 300), "b": rng.uniform(-3.5, -1.5, 300)}
+starts = {"w": rng.uniform(3.5, 7, 200), "b": rng.uniform(-3.5, -1.5, 200)}
 
 
-def arrived(rate: float, most: float, steps: int = 100) -> float:
+def arrived(rate: float, most: float, steps: int = 60) -> float:
     """The share of the starts that are below 0.01 after some steps, in %."""
     at = starts
     for _ in range(steps):
@@ -319,7 +319,7 @@ def arrived(rate: float, most: float, steps: int = 100) -> float:
 
 shares = {most: [arrived(rate, most) for rate in RATES] for most in MOST}
 
-# %% alt="Share of 300 starts that reach the valley against the learning rate from 0.03 to 3, for no clipping, a threshold of 1 and one of 0.1. All rise with the rate; clipped at 1 is above unclipped at every rate, clipped at 0.1 catches up at high rates."
+# %% alt="Share of 200 starts that reach the valley against the learning rate from 0.03 to 3, for no clipping, a threshold of 1 and one of 0.1. All rise with the rate; clipped at 1 is above unclipped at every rate, clipped at 0.1 catches up at high rates."
 with style.shown(width=6.2, height=2.8) as ax:
     for place, (most, share) in enumerate(shares.items()):
         ax.plot(RATES, share, **style.line(place), label="unclipped" if most == np.inf else f"clipped at {most}")
@@ -337,8 +337,8 @@ with style.shown(width=6.2, height=2.8) as ax:
 # broken batch: its gradient arrives a thousand times too long, as when somebody's loss was added up and not averaged. First an
 # untouched run, and the norms of its gradients.
 
-# %% quick="STEPS = 10"
-STEPS, SIZE = 300, 1000.0  # SIZE: how much too long the planted gradient is
+# %% quick="STEPS = 8"
+STEPS, SIZE = 240, 1000.0  # SIZE: how much too long the planted gradient is
 
 # %%
 from bertcraft.lab import pretraining
@@ -366,10 +366,10 @@ def planted(times: float) -> Rule:
 
 # %%
 def trained(clip: Rule, times: float = SIZE, b2: float = 0.98):
-    """A ``FitResult`` of AdamW; after each tenth of the steps the loss at [MASK] of unread text, too."""
+    """A ``FitResult`` of AdamW; after each eighth of the steps the loss at [MASK] of unread text, too."""
     rule = chain(planted(times), clip, adamw(warmup_linear(3e-3, STEPS // 8, STEPS), b2=b2, eps=1e-6))
     return fit(step, tree.map(np.copy, start), rule, task.make_batch, STEPS, seed=0,
-               evaluate=lambda p: task.judge(p, task.config)["loss"], evaluate_every=STEPS // 10)  # fmt: skip
+               evaluate=lambda p: task.judge(p, task.config)["loss"], evaluate_every=STEPS // 8)  # fmt: skip
 
 
 runs = {"nothing planted": trained(none(), times=1.0)}
