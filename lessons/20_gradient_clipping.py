@@ -458,12 +458,19 @@ lesson.results("highest", "share", "loss", "lost", "spikes", "angle", "kept")
 # %%
 lesson.comparisons()
 
-# %% alt="The highest rate that trains over that of the same optimiser unclipped, for each way of clipping, with 95 percent intervals; one is the line of no effect."
+# %% alt="Loss at MASK of texts read where each learning rate ended, a line for each way of clipping, left under AdamW, right under gradient descent with momentum; a dotted line for word frequencies, and one half a nat below, under which a rate counts as one that trains."
+lesson.plots(1)
+
+# %% alt="The largest norm of a gradient in each tenth of a run, logarithmic, a line for each rate; left unclipped, right with gradients clipped at 1; a dotted line at the threshold."
 lesson.plots(2)
 
+# %% alt="The highest rate that trains over that of the same optimiser unclipped, for each way of clipping, with 95 percent intervals; one is the line of no effect."
+lesson.plots(3)
+
 # %% [markdown]
-# (*Not measured yet* above means: it is being measured.) *norm* against *none* is the claim. *half* and *ten* ask whether the
-# threshold matters, *value* and *adaptive* whether the way does, and gradient descent shows the same without Adam.
+# (*Not measured yet* above means: it is being measured.) *global norm, 1* against *unclipped* is the claim. *Half the mean* and *ten
+# times the mean* ask whether the threshold matters, *by value* and *adaptive* whether the way does, and gradient descent asks the
+# same without Adam.
 #
 # ### When does it not help?
 #
@@ -525,8 +532,10 @@ if lesson.installed("transformers"):
 # slow"). With parameters cut over processes (FSDP), torch's own function has seen a part of the norm only; the wrapper's
 # `clip_grad_norm_` is the one to call. `accelerate`'s does both right, in the one place where gradients are in sync.
 #
-# **Status today (2026).** On by default, at 1, almost everywhere. Large runs log the norm as their first alarm, and skip or repeat
-# a step whose norm is far off. Some clip against a running mean of the norm in place of a fixed number.
+# **Status today (2026).** On by default, at 1, almost everywhere. At scale it is not enough: PaLM (Chowdhery and others 2022,
+# section 5.1) was clipped and its loss leapt some 20 times all the same. Each time the run went back a hundred steps and left out 200
+# to 500 batches. The same batches did no harm to the model in another state, so it was not the data alone. Newer rules clip what is
+# unusual for this run, not what exceeds a fixed number (ZClip, Kumar and others 2025).
 #
 # ## 7. On your data (5 minutes)
 #

@@ -68,6 +68,14 @@ def test_thresholds_of_the_mean_are_of_an_unclipped_run_at_the_lowest_rate():
     assert found("norm")["threshold"] == 1.0
 
 
+@pytest.mark.parametrize(("name", "runs"), [("none", 2), ("half", 3)])
+def test_progress_is_that_of_all_rates(name, runs):
+    told = []
+    run_arm(EXPERIMENT, tiny(name), 0, Context(report=lambda done, total, text: told.append((done, total))))
+    assert {total for _, total in told} == {runs * TINY["steps"]}
+    assert [done for done, _ in told] == sorted({done for done, _ in told}) and told[-1][0] == told[-1][1]
+
+
 def test_what_clipping_does_to_a_gradient():
     """By the norm its length alone; by value its direction; where nothing is clipped, nothing."""
     none, norm, value = (found(name, threshold=1e-3) for name in ("none", "norm", "value"))

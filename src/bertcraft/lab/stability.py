@@ -8,7 +8,7 @@ has a part of the corpus of its own.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,11 @@ def attempt(task: Task, rate: float, rule: Rule, seed: int, context: Context, si
         "norms": [float(part.max()) for part in parts], "back": curve[-1] <= enough or min(curve) > enough,
         "first_losses": result.losses[:REPLAYED].tolist(),
     }  # fmt: skip
+
+
+def within(context: Context, number: int, of: int) -> Context:
+    """The context of attempt ``number``, from 0, of several: what it reports is its part of the whole."""
+    return replace(context, report=lambda done, total, text: context.report(number * total + done, of * total, text))
 
 
 def figures(task: Task, found: list[dict]) -> dict:

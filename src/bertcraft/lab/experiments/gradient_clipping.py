@@ -57,11 +57,14 @@ def trained(settings: dict, seed: int, context: Context) -> dict:
     def attempt(rate: float, own: dict, threshold: float, where: Context) -> dict:
         return stability.attempt(task, rate, rule_of(own, rate, threshold), seed, where, {**own, "threshold": threshold})
 
-    if settings.get("of_mean"):  # the threshold is so many times the mean norm
+    rates, found = settings["rates"], []
+    before = int(settings.get("of_mean", False))
+    if before:  # the threshold is so many times the mean norm
         unclipped = {**settings, "clip": "none"}
         where = replace(context, folder=context.folder / "norms" if context.folder else None)
-        threshold *= attempt(settings["rates"][0], unclipped, 0.0, where)["norm"]
-    found = [attempt(rate, settings, threshold, context) for rate in settings["rates"]]
+        threshold *= attempt(rates[0], unclipped, 0.0, stability.within(where, 0, len(rates) + 1))["norm"]
+    for number, rate in enumerate(rates, before):
+        found.append(attempt(rate, settings, threshold, stability.within(context, number, len(rates) + before)))
     return stability.figures(task, found) | {"threshold": threshold, **clipped(task, settings, threshold)}
 
 
