@@ -51,7 +51,7 @@ def rule_of(settings: dict, rate: float, threshold: float) -> Rule:
 
 
 def trained(settings: dict, seed: int, context: Context) -> dict:
-    """Train at each rate of the ladder; what clipping does to the gradients of a model that was trained at the lowest."""
+    """Train at each rate of the ladder; and what clipping does to gradients at the start."""
     task, threshold = stability.task_of(settings, seed, build), settings["threshold"]
 
     def attempt(rate: float, own: dict, threshold: float, where: Context) -> dict:
