@@ -183,7 +183,7 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 # With $S=1000$, $\beta_1=0.9$, $\beta_2=0.999$: the first step is $100.9/31.6=3.2$ times a usual one. That is not the harm. In a
 # hundred steps $m$ has forgotten, $u$ has not: each step is then a thirtieth of a usual one. It takes
 # $\ln\!\left((1-\beta_2)S^2\right)/\ln(1/\beta_2)$, some 6,900 steps, until the long gradient's part in $u$ is down to that of all
-# others. With RoBERTa's $\beta_2=0.98$ it takes 490. **Under Adam a spike is not a leap but a standstill.**
+# others. With RoBERTa's $\beta_2=0.98$ it takes 490. **For such a number the leap is small and the standstill long.**
 
 # %%
 SPIKE = 1000.0  # S; try 10
@@ -329,7 +329,9 @@ with style.shown(width=6.2, height=2.8) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# @@TOY@@
+# Unclipped, a quarter arrive at the rate 1; clipped, half. The threshold of 0.1 makes small rates slower still, because no step is
+# longer than $\eta\kappa$, and is the best of the three at high ones. That is the claim in miniature: **clipped, a higher rate still
+# works.**
 #
 # ### Live: a small BERT, and one bad batch
 #
@@ -379,7 +381,8 @@ print("the paper's thresholds, half to ten times the mean:", technique.threshold
 print(f"longer than 1: {np.mean(norms > 1):.0%} of the steps; than twice the mean: {np.mean(norms > 2 * norms.mean()):.0%}")
 
 # %% [markdown]
-# @@NORMS@@
+# The norm falls from nearly 4 to about 1 within forty steps and stays there. Clipped at 1, three steps in four are shortened, most of
+# them by little.
 #
 # **Predict first**: the same run with the bad batch, unclipped; clipped at 1; and unclipped with the $\beta_2=0.999$ that torch has
 # by default. Which one is thrown off, which one stands still?
@@ -388,7 +391,7 @@ print(f"longer than 1: {np.mean(norms > 1):.0%} of the steps; than twice the mea
 runs |= {"bad batch, unclipped": trained(none()), "bad batch, clipped at 1": trained(by_norm(1.0)),
          "the same, unclipped, β₂ = 0.999": trained(none(), b2=0.999)}  # fmt: skip
 
-# %% alt="@@ALT@@"
+# %% alt="Left: norms of the gradient over 240 steps, for four runs, as they are before the planted factor: they fall from nearly 4 to about 1 within forty steps and stay between 0.8 and 2. Right: loss at MASK of unread text. With nothing planted it falls from 6.95 to 6.58. With the bad batch half way the unclipped runs leap up, with beta-2 0.999 the higher, and then fall slowly; the clipped run goes on falling and ends lowest. A dotted line for word frequencies at 6.65."
 with style.shown(columns=2, width=9.0, height=3.1) as (left, right):
     for place, (title, run) in enumerate(runs.items()):
         left.plot(run.gradient_norms, **style.line(place) | {"marker": "", "linewidth": 1})
@@ -400,19 +403,14 @@ with style.shown(columns=2, width=9.0, height=3.1) as (left, right):
     right.legend(fontsize=7)
 
 # %% [markdown]
-# @@SPIKE@@
-
-# %%
-from bertcraft.bert import Model
-
-for sentence in ("how do i activate my new [MASK] ?", "set an [MASK] for seven in the morning"):
-    print(sentence)
-    for title in ("bad batch, unclipped", "bad batch, clipped at 1"):
-        model = Model(task.config, runs[title].params)
-        model.tokenizer = task.texts.tokenizer
-        print(f"   {title:24s}", ", ".join(f"{word} {p:.0%}" for word, p in model.fill(sentence, top=4)[0]))
-
-# %% [markdown]
+# Clipped, the bad batch leaves no trace: its gradient counts as one of length 1, as all others do. Unclipped, the loss leaps and then
+# crawls, and by the end is not down to word frequencies.
+#
+# **A surprise**: (6) promised a standstill, and hardly a leap. But in (6) a number's gradient was always 1. Real ones change
+# their sign from batch to batch, so usually $m$ is small beside $\sqrt u$. After the bad batch *every* number follows that one batch, at
+# $0.1/\sqrt{1-\beta_2}$ of the full rate and for some ten steps: 0.7 of it with 0.98, 3.2 times with 0.999. That is the leap, and its
+# order.
+#
 # ### Live: a constant factor, on real gradients
 #
 # Ten gradients of this model, all times $S$, go through Adam. How long is its tenth step, compared with $S=1$ and no $\epsilon$?
@@ -430,7 +428,7 @@ def tenth_step(factor: float, eps: float) -> float:
     return float(global_norm(change))
 
 
-# %% alt="@@ALTEPS@@"
+# %% alt="Length of Adam's tenth step in per cent against the constant factor, from 1e-7 to 1000. With epsilon 1e-8 it is 100 from a factor of 1 on, with 1e-6 from 10 on; below it falls, in the end to a few per cent."
 factors, plain = 10.0 ** np.arange(-7, 4), tenth_step(1.0, 1e-12)
 with style.shown(width=6.2, height=2.7) as ax:
     for place, eps in enumerate((1e-8, 1e-6)):
@@ -440,7 +438,8 @@ with style.shown(width=6.2, height=2.7) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# @@EPS@@
+# To the right nothing changes, as (5) says. At $S=1$ BERT's $\epsilon$ of $10^{-6}$ already takes a twelfth of this step; were the
+# gradients clipped to a hundredth, it would take half.
 #
 # ### The stored experiment
 #
