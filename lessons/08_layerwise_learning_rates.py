@@ -95,7 +95,7 @@ with drawing.schematic(columns=4, rows=8, width=8.6, row_height=0.56) as s:
 # %% quick="READ, TESTED = 150, 60"
 READ, TESTED = 1200, 500
 
-# %% alt="Two curves over the depth of MiniLM, from the embeddings at 0 to layer 6: the share of questions whose kind a linear map names, and the share of the words' variance that another explains."
+# %%
 from bertcraft.bert import sentences
 from bertcraft.data.batches import pad
 from bertcraft.lab.experiments import layerwise_learning_rates as experiment
@@ -119,5 +119,664 @@ def mapped(x, y, strength=100.0):
     return mean + x[READ:] @ np.linalg.solve(known.T @ known + strength * np.eye(x.shape[1]), known.T @ (y[:READ] - mean))
 
 
+# %% alt="Two curves over the depth of MiniLM, from the embeddings at 0 to layer 6: the share of questions whose kind a linear map names, and the share of the words' variance that another explains."
+texts, kinds = [questions.texts[i] for i in rows], questions.numbers[rows]
+split_up = [text.casefold().split() for text in texts]
+counted = sorted({word for words in split_up for word in words}, key=lambda word: -sum(word in words for words in split_up))
+holds = np.array([[word in words for word in counted[20:120]] for words in split_up], float)
+vectors = by_depth(model, texts)
+of_kind = [100 * np.mean(mapped(x, np.eye(len(questions.labels))[kinds]).argmax(1) == kinds[READ:]) for x in vectors]
+left_over = [np.sum((mapped(x, holds) - holds[READ:]) ** 2) for x in vectors]
+explained = 100 * (1 - np.array(left_over) / np.sum((holds[READ:] - holds[:READ].mean(0)) ** 2))
+
+with style.shown(columns=2, width=8.4, height=2.6) as panels:
+    for place, (ax, curve, title) in enumerate(zip(panels, (of_kind, explained), ("kinds named (%)", "words explained (%)"), strict=True)):
+        ax.plot(curve, **style.line(place))
+        ax.set(xlabel="depth (0: embeddings)", ylabel=title)
+
 # %% [markdown]
-# .
+# TODO: what is seen.
+#
+# ## 3. Mathematical foundation (25 minutes)
+#
+# ### A rate for each depth
+#
+# Let $\theta_l$ be the parameters at depth $l$: $l=0$ the embeddings, 1 to $N$ the layers, $N+1$ the head, and $g_l$ their
+# gradient. With a **decay** $\xi\le1$ (a letter of this lesson) a step of gradient descent is
+#
+# $$\theta_l\leftarrow\theta_l-\eta_l\,g_l,\qquad\eta_{l-1}=\xi\,\eta_l,\qquad\text{so}\quad\eta_l=\xi^{N-l}\,\eta.\tag{1}$$
+#
+# **By hand**, ULMFiT's $\xi=1/2.6$ with $N=3$ and $\eta=0.01$: $0.01$, $0.0038$, $0.0015$, and $0.0006$ for the embeddings. With
+# BERT's $N=12$ the embeddings would get $2.6^{-12}=0.00001$ of the rate. That is not a gentle rate, it is a frozen model. What
+# carries over is not $\xi$ but the span $\xi^N$: $2.6^{-3}=0.057=0.79^{12}$, which is nearly the 0.8 of ELECTRA's code. Sun's
+# $0.95^{12}=0.54$ is far gentler.
+#
+# ### It is the update that is multiplied
+#
+# Why not multiply each layer's *gradient* by $\xi^{N-l}$? Because Adam divides it out again. Of gradients $g_1,\dots,g_t$ it keeps
+# the means $m$ and $u$ and moves by
+#
+# $$\Delta\theta=-\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon},\qquad m\leftarrow\beta_1m+(1-\beta_1)g,\quad
+# u\leftarrow\beta_2u+(1-\beta_2)g^2.\tag{2}$$
+#
+# With $cg$ in place of $g$, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes (but for $\epsilon$). The *first* step is
+# $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam the rate of a layer says how far it can go: not much
+# farther than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
+#
+# ### A layer that joins late
+#
+# Let depth $l$ learn from step $s_l$ on (a letter of this lesson), the head from the first and each other after the one above,
+#
+# $$s_l=\text{every}\cdot(N+1-l).\tag{3}$$
+#
+# What is $t$ in (2) then? The corrections are there because $m$ and $u$ begin at 0: after $t$ gradients their weights sum up to
+# $1-\beta_1^t$ and $1-\beta_2^t$. So $t$ counts the gradients that *this* parameter has seen. Count all steps of the training
+# instead, and the $k$-th update of a layer that slept $s$ steps is multiplied by
+#
+# $$\frac{1-\beta_1^{k}}{1-\beta_1^{s+k}}\Bigg/\sqrt{\frac{1-\beta_2^{k}}{1-\beta_2^{s+k}}}.\tag{4}$$
+#
+# **By hand**, after a long sleep and with $\beta_1=0.9$, $\beta_2=0.999$: the first update is $0.1/\sqrt{0.001}=3.2$ times too long.
+# **Predict first**: when is it worst?
+
+# %% alt="The factor of equation 4 against the number of updates since a layer joined, logarithmic, for sleeps of 25, 1,000 and 10,000 steps. After 10,000 it begins at 3.2, rises to 6.5 at the twelfth update and falls to 1.3 at the thousandth; after 1,000 it is lower by a fifth; after 25 it begins at 0.54 and stays below 1.4."
+SLEEPS = (25, 1_000, 10_000)  # steps
+k = np.unique(np.geomspace(1, 3000, 200).astype(int))
+
+
+def too_long(k, s, b1=0.9, b2=0.999):
+    return (1 - b1**k) / (1 - b1 ** (s + k)) / np.sqrt((1 - b2**k) / (1 - b2 ** (s + k)))  # equation 4
+
+
+with style.shown(width=6.6, height=2.8) as ax:
+    for place, sleep in enumerate(SLEEPS):
+        ax.plot(k, too_long(k, sleep), **style.line(place) | {"marker": ""}, label=f"slept {sleep:,} steps")
+    ax.axhline(1, color="0.3", lw=1, ls=":")
+    ax.set(xscale="log", xlabel="updates since it joined", ylabel="longer than it should be", ylim=(0, 7))
+    ax.legend(fontsize=8)
+
+# %% [markdown]
+# At the twelfth update, 6.5 times: $m$ has caught up with its gradients long before $u$ has. And a short sleep makes the first
+# steps too *short*. A layer is unfrozen late to be treated gently; miscounted, it is hit hardest of all.
+#
+# ### The slanted triangle
+#
+# Up in a tenth of the steps, then down. With $T$ steps, the peak at step $\text{cut}=\lfloor0.1\,T\rfloor$ and ratio 32,
+#
+# $$\eta(t)=\eta\,\frac{1+p\,(\text{ratio}-1)}{\text{ratio}},\qquad p=\frac t{\text{cut}}\ \text{ up to cut},\qquad
+# p=\frac{T-t}{T-\text{cut}}\ \text{ behind it.}\tag{5}$$
+#
+# By hand, $T=40$: it starts at $\eta/32$, has its peak at step 4, and half-way down, at step 22, $p=\frac12$ gives $0.516\,\eta$.
+# The paper writes the second $p$ with $\text{cut}\,(1/0.1-1)$ as its divisor, the same unless cut was rounded. Where it was, the
+# rate ends below $\eta/32$, and for 77 steps below *zero*.
+#
+# ## 4. NumPy implementation (25 minutes)
+#
+# ### How deep is a parameter?
+#
+# Not from its name alone: eight families name their layers differently. But the library knows which arrays are whose.
+
+# %%
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bertcraft.bert import Config, encoder, families
+from bertcraft.errors import InputError
+from bertcraft.lab import finetune as tuning
+from bertcraft.tensor import functions as F
+from bertcraft.tensor import tree
+from bertcraft.train import Rule, adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train.rules import named
+from bertcraft.train.schedules import Schedule
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import depths  # inline
+
+# %%
+config, start = tuning.classifier(model, classes=len(questions.labels), seed=0, dropout=0.1)
+depth = depths(start, config)
+for d in range(config.num_hidden_layers + 2):
+    own = {name: leaf for name, leaf in tree.items(start) if depth[name] == d}
+    print(f"depth {d}: {sum(leaf.size for leaf in own.values()):>10,} numbers, {next(iter(own))} ...")
+
+# %% [markdown]
+# Half of MiniLM lies at depth 0. The pooler counts as head: it was never pretrained.
+#
+# ### Rates by depth
+#
+# `layerwise` makes a rule for each depth: from a schedule times a factor, whatever `make` makes of it, AdamW here.
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import factors  # inline
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import by_group  # inline
+
+# %% [markdown]
+# `named` walks over a tree with the names of its leaves; `inplace` is the same update without copies.
+#
+# ### Frozen, or late
+#
+# **Frozen** is not a rate of 0, under which Adam keeps its two means, and not a gradient of 0, under which momentum goes on and weights
+# decay. It is a rule that does nothing.
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import FROZEN, unfreezing, delayed  # inline
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import layerwise  # inline
+
+# %% [markdown]
+# Its schedule, seen from inside, begins at 0 when it wakes: hence `step + starts[d]`. Now ULMFiT whole, with its triangle:
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import slanted_triangle, by_epoch  # inline
+
+# %%
+DECAY, EVERY, STEPS_SHOWN = 0.8, 6, 60  # try 1 / 2.6
+
+# %% alt="Left: the learning rate of each depth of a model of six layers against steps, on a slanted triangle; a depth's line begins where it joins, the head first, and lower depths have lower lines. Right: a rate that falls linearly after a warm-up, by step as a smooth line and by epoch as stairs; the stairs stay at zero for the whole first epoch."
+shares = factors(DECAY, 6)
+with style.shown(columns=2, width=9.2, height=3.0) as (left, right):
+    triangle = slanted_triangle(1.0, STEPS_SHOWN)
+    for d, joins in reversed(list(enumerate(unfreezing(6, EVERY)))):
+        steps = np.arange(joins, STEPS_SHOWN)
+        label = {0: "embeddings", 7: "head"}.get(d, f"layer {d}")
+        left.plot(steps, shares[d] * triangle(steps), **style.line(7 - d) | {"markevery": [0]}, label=label)
+    left.set(xlabel="steps", ylabel="rate (of the peak)", ylim=(0, 1.05))
+    left.legend(fontsize=7)
+    steps = np.arange(60)
+    right.plot(steps, warmup_linear(1.0, 12, 60)(steps), **style.line(0) | {"marker": ""}, label="by step")
+    staircase = by_epoch(warmup_linear(1.0, 1, 5), 12)
+    right.step(steps, [staircase(step) for step in steps], where="post", **style.line(1) | {"marker": ""}, label="by epoch of 12 steps")
+    right.set(xlabel="steps", ylabel="rate (of the peak)", ylim=(-0.03, 1.05))
+    right.legend(fontsize=8)
+
+# %% [markdown]
+# On the right, a schedule made for epochs: the whole first epoch is trained at a rate of 0, and all the rest is late.
+#
+# ### A frozen layer still drops out
+#
+# Freezing concerns updates; dropout belongs to the forward pass. `below` computes what is frozen without it, `above` the rest. What
+# `below` gives never changes, so for texts that are read often it can be kept.
+
+# %%
+from bertcraft.techniques.layerwise_learning_rates import _through, below, above  # inline
+
+# %%
+ids = np.array([model.tokenizer.encode("how far is it from denver to aspen").ids])
+once, again = (above(start, config, below(start, config, ids, frozen=3), frozen=3) for _ in range(2))
+noisy = [encoder.encode(start, config, ids, rng=np.random.default_rng(seed)) for seed in (1, 2)]
+lower = [encoder.encode(start, config, ids, rng=None), once]
+print("no dropout anywhere, the same as the plain encoder:", bool(np.allclose(*lower, atol=1e-5)), bool(np.array_equal(once, again)))
+states = below(start, config, ids, frozen=3)
+print("below, twice the same:", bool(np.array_equal(states, below(start, config, ids, frozen=3))))
+print(f"all in training mode: two readings of one text differ by {np.abs(noisy[0] - noisy[1]).max():.1f}")
+
+# %% [markdown]
+# ### Proof
+#
+# A slope along a random direction of what lies above, in double precision; then (1): each depth's update is its factor times that of plain
+# AdamW. (Section 6 holds it against torch for 20 steps.)
+
+# %%
+wide, draw = tree.map(lambda leaf: leaf.astype(np.float64), start), np.random.default_rng(0)
+upper = {name: leaf for name, leaf in tree.items(wide) if 4 <= depth[name] <= 6}
+way = {name: draw.standard_normal(leaf.shape) for name, leaf in upper.items()}
+kept, target = below(wide, config, ids, frozen=3), draw.standard_normal((1, ids.shape[1], config.hidden_size))
+
+
+def loss(learning):
+    return np.sum(above(tree.nest(dict(tree.items(wide)) | dict(tree.items(learning))), config, kept, frozen=3) * target)
+
+
+at = lambda t: float(loss(tree.nest({name: leaf + t * way[name] for name, leaf in upper.items()})))  # noqa: E731
+gradient = dict(tree.items(bc.grad(loss)(tree.nest(upper))))
+along = sum(float(np.sum(gradient[name] * way[name])) for name in upper)
+print(f"gradient along the direction over the measured slope: {along / ((at(1e-6) - at(-1e-6)) / 2e-6):.7f}")
+g = tree.map(lambda leaf: draw.standard_normal(leaf.shape), start)
+updates, _ = (rule := layerwise(lambda step: 1e-3, factors(0.9, 6), depth)).update(g, rule.init(start), start)
+plain, _ = adamw(1e-3).update(g, adamw(1e-3).init(start), start)
+pairs = zip(tree.items(updates), tree.leaves(plain), strict=True)
+print("each update is its factor times AdamW's:", all(np.allclose(u, factors(0.9, 6)[depth[n]] * v) for (n, u), v in pairs))
+
+# %% [markdown]
+# ## 5. Performance analysis (25 minutes)
+#
+# ### Counted exactly: what the lowest gets, and what freezing saves
+#
+# **Predict first**: the embeddings and half of the layers are frozen. How much of a training step's work is saved? The derivative need not go
+# below the lowest layer that learns, so each frozen layer costs its forward pass alone, a third of its work; and if `below` is
+# kept from an earlier reading, nothing.
+
+# %%
+for title, layers in (("an LSTM, 3", 3), ("MiniLM, 6", 6), ("BERT-base, 12", 12), ("BERT-large, 24", 24)):
+    lowest = {f"{decay:.2g}": factors(decay, layers)[0] for decay in (0.95, 0.9, 0.8, technique.ULMFIT)}
+    print(f"{title:15} embeddings' share of the rate:", "  ".join(f"{decay}: {share:.2g}" for decay, share in lowest.items()))
+
+# %% alt="Bars of million operations in the matrix products of a training step on one short text, with 0 to 6 lower layers frozen: forward and backward. With three frozen the whole is about two thirds; a mark shows what is left where the frozen layers' results are kept: about half."
+from bertcraft.lab import flops
+
+
+def step_loss(learning, rest, states, frozen):
+    whole = tree.nest(dict(tree.items(rest)) | dict(tree.items(learning)))
+    x = below(whole, config, ids, frozen=frozen) if states is None else states
+    return np.sum(above(whole, config, x, frozen=frozen)[:, 0])
+
+
+spent = np.zeros((7, 3))
+for frozen in range(7):
+    learning = tree.nest({name: leaf for name, leaf in tree.items(start) if depth[name] > frozen or frozen == 0})
+    states = below(start, config, ids, frozen=frozen)
+    spent[frozen, 0] = flops.count(step_loss, learning, start, None, frozen)
+    if frozen < 6:
+        spent[frozen, 1] = flops.count(bc.value_and_grad(step_loss), learning, start, None, frozen) - spent[frozen, 0]
+    spent[frozen, 2] = spent[frozen, 1] + flops.count(step_loss, learning, start, states, frozen)
+
+with style.shown(width=6.6, height=2.7) as ax:
+    ax.bar(range(7), spent[:, 0] / 1e6, color=style.COLOURS[0], label="forward")
+    ax.bar(range(7), spent[:, 1] / 1e6, bottom=spent[:, 0] / 1e6, color=style.COLOURS[1], hatch="//", edgecolor="white", label="backward")
+    ax.plot(range(7), spent[:, 2] / 1e6, "D", color=style.COLOURS[2], label="frozen part kept")
+    ax.set(xlabel="lower layers frozen, of 6", ylabel="million operations")
+    ax.legend(fontsize=8)
+print("three frozen:", f"{spent[3, :2].sum() / spent[0, :2].sum():.0%}, kept: {spent[3, 2] / spent[0, :2].sum():.0%}")
+
+# %% [markdown]
+# ### Live: three decays, and how far each layer goes
+#
+# MiniLM learns the kinds of 500 questions; all three have the same rate for the top layer. **Predict first**: by (2), which depth moves
+# farthest? And at which depth do the *states* of unseen texts change most?
+
+# %% quick="STEPS, TESTED = 3, 40"
+STEPS, RATE, SEED = 60, 5e-4, 51
+RECIPES = {"one rate": 1.0, "0.9 a layer": 0.9, "1/2.6 a layer": technique.ULMFIT}
+
+# %%
+from bertcraft.bert import Model
+from bertcraft.lab import ruled
+from bertcraft.lab.experiment import Context
+from bertcraft.tensor.parallel import cpu_count
+
+learnt_from, test = experiment.some("trec", experiment.split(500, SEED).train), experiment.some("trec", parts.dev[:TESTED])
+settings = tuning.Settings(steps=STEPS, batch_size=16, shard_size=16, dropout=0.1, max_length=experiment.LONGEST)
+
+
+def recipe(decay):
+    schedule = warmup_linear(RATE, STEPS // 10, STEPS)
+    return lambda params, config: chain(
+        clip_by_global_norm(1.0), layerwise(schedule, factors(decay, config.num_hidden_layers), depths(params, config))
+    )
+
+
+tuned = {}
+for name, decay in RECIPES.items():
+    tuned[name], losses = ruled.classifier(
+        model, learnt_from, recipe(decay), settings, classes=len(questions.labels), seed=SEED, context=Context(cpu_count())
+    )  # fmt: skip
+    right = 100 * tuning.accuracy(tuned[name], test, cpu_count())
+    print(f"{name:14} loss {losses[:5].mean():.2f} to {losses[-5:].mean():.2f}, {right:.1f} % of {len(test)} questions")
+
+# %%
+KINDS = {1: "title", 5: "duration", 7: "abbreviation", 8: "person", 9: "organisation", 11: "definition", 12: "date", 13: "reason",
+         15: "state", 16: "description", 17: "number", 18: "place", 22: "country", 23: "colour", 25: "city", 40: "length"}  # fmt: skip
+answers = {name: tuning.predict(each, test.texts[:8]).argmax(axis=1) for name, each in tuned.items()}
+print(f"{'question':46}", *(f"{name:14}" for name in tuned), "right")
+for i, text in enumerate(test.texts[:8]):
+    said = [KINDS.get(int(c), f"kind {c}") for c in (*(each[i] for each in answers.values()), test.labels[i])]
+    print(f"{text[:45]:46}", *(f"{each:14}" for each in said))
+
+# %% alt="Left: how far the weights of each depth have moved from their start, relative to their length, for three decays. Right: how far the mean vectors of unseen requests have turned at each depth."
+requests, request_parts = experiment.data_of("hwu64")
+other = [requests.texts[i] for i in request_parts.dev[:TESTED]]
+before = by_depth(model, other)
+with style.shown(columns=2, width=9.2, height=2.9) as (left, right):
+    for place, (name, each) in enumerate(tuned.items()):
+        pairs = [(depth[n], a, b) for (n, a), b in zip(tree.items(each.trained), tree.leaves(each.frozen), strict=True)]
+        length = lambda d, f: np.sqrt(sum(np.sum(f(a, b) ** 2) for own, a, b in pairs if own == d))  # noqa: B023, E731
+        moved = [100 * length(d, np.subtract) / length(d, lambda a, b: b) for d in range(7)]
+        left.plot(moved, **style.line(place), label=name)
+        after = by_depth(Model(each.config, each.trained), other)
+        alike = np.sum(before * after, -1) / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
+        right.plot(1 - alike.mean(axis=1), **style.line(place))
+    left.set(xlabel="depth (0: embeddings)", ylabel="weights moved (% of their length)", ylim=(0, None))
+    right.set(xlabel="depth (0: embeddings)", ylabel="states turned (1 - cosine)")
+    left.legend(fontsize=8)
+
+# %% [markdown]
+# TODO what is seen.
+#
+# What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests, each the mean
+# of five labelled vectors, a new request going to the nearest.
+
+# %%
+known = np.concatenate([request_parts.train[requests.numbers[request_parts.train] == c][:5] for c in range(64)])
+asked = request_parts.dev[:TESTED]
+
+
+def nearest(which):
+    """Of the requests asked, the share (%) whose nearest mean of last-layer vectors is that of their kind."""
+    x = by_depth(which, [requests.texts[i] for i in np.concatenate([known, asked])])[-1]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    means = x[: len(known)].reshape(64, 5, -1).mean(axis=1)
+    return 100 * np.mean((x[len(known) :] @ means.T).argmax(axis=1) == requests.numbers[asked])
+
+
+print(f"{'not tuned':14} {nearest(model):.1f} %")
+for name, each in tuned.items():
+    print(f"{name:14} {nearest(Model(each.config, each.trained)):.1f} %")
+
+# %% [markdown]
+# TODO
+#
+# One seed, one rate for all: this says what the technique *does*, not whether it is better. A decay of 0.9 lowers nearly all rates,
+# and one rate that is lower would also move less. So the experiment gives each arm the rate that is best for it.
+#
+# ### The stored experiment
+#
+# 500 labelled texts of TREC, HWU64 or BANKING77, 300 steps of 16; each arm tries the same five rates on development texts. MiniLM
+# has six layers, so 0.9 spans what 0.95 does over twelve, and is the claim. First, whether the question can be asked:
+
+# %%
+from bertcraft.course import display, measured
+
+display.show(measured.checks(lesson.slug))
+
+# %%
+lesson.results()
+
+# %%
+lesson.comparisons()
+
+# %% alt="Accuracy of each arm less that of one rate, paired over seeds, in points with 95 percent intervals, and small marks for single seeds by task."
+lesson.plots(2)
+
+# %% [markdown]
+# (*Not measured yet* above means: it is being measured.) The first row is the claim. Then its rivals: *head ten times the body* asks whether a new head merely needs a
+# higher rate, *lower half frozen* whether the lower layers are better left alone, *frozen, without dropout* whether it is their noise
+# that matters. Triangle and unfreezing are added to 0.9, so each is read against it.
+#
+# ### When does it not help?
+#
+# - **With many labels**: every layer has enough to learn from.
+# - **When the new texts are unlike the old ones**: then the lower layers need to learn most.
+# - **Under adapters or LoRA** (lesson [12](12_adapter_modules.ipynb)), which leave the old weights alone anyway.
+# - **In place of tuning the rate**: a decay changes the best rate. Tune both, or neither.
+#
+# ## 6. In production (15 minutes)
+#
+# torch has **parameter groups**. Ours against them, with ULMFiT's whole recipe, on the names of MiniLM with two rows of each array:
+
+# %%
+if lesson.installed("torch"):
+    import torch
+
+    params = tree.nest({name: leaf[:2].astype(np.float64) for name, leaf in tree.items(start)})
+    starts, shares, triangle = unfreezing(6, every=2), factors(0.8, 6, head=2.0), slanted_triangle(1.0, 20)
+    rule = layerwise(lambda step: 3e-3 * triangle(step), shares, depth, starts=starts)
+    state, weights = rule.init(params), {name: torch.nn.Parameter(torch.tensor(leaf)) for name, leaf in tree.items(params)}
+    groups = [
+        {"params": [w], "lr": 3e-3 * shares[depth[name]], "weight_decay": 0.01 if w.ndim > 1 else 0.0}
+        for name, w in weights.items()
+    ]
+    adam = torch.optim.AdamW(groups)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: float(triangle(step)))  # multiplies each group's own rate
+    for step in range(20):
+        g = tree.map(lambda leaf: draw.standard_normal(leaf.shape), params)
+        updates, state = rule.update(g, state, params)
+        params = tree.map(np.add, params, updates)
+        for name, leaf in tree.items(g):
+            weights[name].grad = torch.tensor(leaf) if step >= starts[depth[name]] else None  # None: requires_grad is False
+        adam.step()
+        scheduler.step()
+
+# %%
+if lesson.installed("torch"):
+    mine = {name: state[str(d)].get("rule", state[str(d)]) for name, d in depth.items()}
+    means = {name: leaf for d in state.values() for name, leaf in tree.items(d.get("rule", d)["u" if "u" in d else "v"])}
+    gap = max(np.abs(leaf - weights[name].detach().numpy()).max() for name, leaf in tree.items(params))
+    gap_of_means = max(np.abs(leaf - adam.state[weights[name]]["exp_avg_sq"].numpy()).max() for name, leaf in means.items())
+    print("20 steps, the same weights to 1e-12:", bool(gap < 1e-12), " the same mean squares:", bool(gap_of_means < 1e-12))
+    print("the same count of updates:", all(int(mine[name]["step"]) == int(adam.state[w]["step"]) for name, w in weights.items()))
+    print("counts by depth:", {d: int(mine[name]["step"]) for name, d in sorted(depth.items(), key=lambda item: item[1])})
+
+# %% [markdown]
+# torch keeps a count for every parameter, from its first gradient on. Three ways to spoil it:
+
+# %%
+if lesson.installed("torch"):
+    w, late = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    adam = torch.optim.AdamW([{"params": [w], "lr_scale": 0.1}], lr=0.01, weight_decay=0.0)
+    w.grad = torch.ones(1)
+    adam.step()
+    print(f"1. lr_scale is 0.1, the rate 0.01, and the step {1 - w.item():.4f} long")
+
+    adam = torch.optim.AdamW([late], lr=0.01, weight_decay=0.0)
+    for step in range(2001):  # frozen for 2,000 steps by gradients of zero
+        late.grad = torch.full((1,), float(step == 2000))
+        adam.step()
+    print(f"2. frozen by zeros, then the rate is 0.01 and the first step {1 - late.item():.4f} long")
+
+    layer, x = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.1)), torch.ones(4, 8)
+    layer.requires_grad_(False)
+    twice = [torch.equal(layer(x), layer(x)), torch.equal(layer.eval()(x), layer(x))]
+    print("3. frozen, the same output twice:", twice[0], " after eval():", twice[1])
+
+# %% [markdown]
+# 1. torch accepts any key in a group and ignores it. `lr_scale` is timm's, and only *its* schedulers read it: with others,
+#    `layer_decay` had no effect at all (pytorch-image-models, pull request 2532).
+# 2. Equation (4). `grad = None`, or `requires_grad = False` from the start, is safe. Weights that are frozen *later* by zeros move
+#    on by momentum, and decay.
+# 3. And `model.train()` at the start of each epoch turns it on again.
+#
+# Count depths with care: ELECTRA's released code gives the top layer $0.8^2$ of the rate and not 0.8, because a pooler was removed and its depth was
+# not (google-research/electra, issue 51). And transformers' `Trainer` has no such option: hand it an optimiser (section 7).
+#
+# **Status today (2026).** Vision transformers are fine-tuned with a decay as a rule (MAE's code: 0.75), and so are encoders in
+# competitions. Large language models are not: low-rank adapters leave their layers alone.
+#
+# ## 7. On your data (5 minutes)
+#
+# With `rate_of` of exercise 8.1, a CSV with the columns text and label (0, 1, ...):
+#
+# ```python
+# import datasets, torch, transformers as t
+# data = datasets.load_dataset("csv", data_files="texts.csv")["train"]
+# name = "sentence-transformers/all-MiniLM-L6-v2"
+# words = t.AutoTokenizer.from_pretrained(name)
+# data = data.map(lambda row: words(row["text"], truncation=True, max_length=128))
+# model = t.AutoModelForSequenceClassification.from_pretrained(name, num_labels=len(set(data["label"])))
+# layers = model.config.num_hidden_layers
+# groups = [{"params": [w], "lr": rate_of(n, 2e-4, 0.9, layers), "weight_decay": 0.01 if w.ndim > 1 else 0.0}
+#           for n, w in model.named_parameters()]
+# arguments = t.TrainingArguments("out", num_train_epochs=3, lr_scheduler_type="linear", warmup_ratio=0.1)
+# trainer = t.Trainer(model, arguments, train_dataset=data, processing_class=words, optimizers=(torch.optim.AdamW(groups), None))
+# trainer.train(); trainer.save_model("my_model")
+# ```
+#
+# | symptom | setting |
+# | --- | --- |
+# | training loss hardly falls | the decay is too strong for so many layers: look at $\xi^N$, take 0.05 or more |
+# | a jump in the loss when a layer joins | bias correction by a count of all steps, or a rate at its peak just then |
+# | good on training texts, worse than a probe on new ones | a lower rate first; then freeze the lower half |
+# | a decay changes nothing | print each group's `lr` after a step of the scheduler |
+# | slower than expected with frozen layers | gradients are still computed: set `requires_grad`, not the rate |
+#
+# ## 8. Exercises (100 minutes)
+#
+# `hint("name")` helps, `solution("name")` tells.
+#
+# ### 8.1 A rate by its name (one star, 10 minutes)
+#
+# For torch's groups: from a parameter's name in a BERT classifier to its rate, by (1). The layers are called
+# `bert.encoder.layer.0` to `bert.encoder.layer.11`. Pooler and classifier learn as fast as the top layer.
+
+
+# %% exercise="rate_of" stars=1
+def rate_of(name, rate, decay, layers):
+    """The learning rate of the parameter of that name; rate: of the top layer; layers: how many there are."""
+    ### BEGIN SOLUTION
+    if "embeddings" in name:
+        return rate * decay**layers
+    if ".layer." in name:
+        number = int(name.split(".layer.")[1].split(".")[0])
+        return rate * decay ** (layers - 1 - number)
+    return rate
+    ### END SOLUTION
+
+
+# %%
+check.rate_of(rate_of)
+
+# %% [markdown]
+# ### 8.2 Another number of layers (one star, 5 minutes)
+#
+# A decay was good for a model of `layers` layers. Which decay leaves the embeddings the same share of the rate in a model of
+# `own_layers`?
+
+
+# %% exercise="carried_over" stars=1
+def carried_over(decay, layers, own_layers):
+    """The decay a layer for ``own_layers`` that spans as much as ``decay`` does over ``layers``."""
+    ### BEGIN SOLUTION
+    return decay ** (layers / own_layers)
+    ### END SOLUTION
+
+
+# %%
+check.carried_over(carried_over)
+
+# %% [markdown]
+# ### 8.3 The triangle (two stars, 15 minutes)
+#
+# Equation (5) without looking at `slanted_triangle`; it also has to hold where $T$ is no multiple of ten, and behind the end.
+
+
+# %% exercise="slanted" stars=2
+def slanted(step, total, cut_frac, ratio):
+    """The share of the peak at a step, a whole number from 0; from step ``total`` on it is 1 / ratio."""
+    ### BEGIN SOLUTION
+    cut = int(total * cut_frac)
+    p = step / cut if step < cut else max(0, (total - step) / (total - cut))
+    return (1 + p * (ratio - 1)) / ratio
+    ### END SOLUTION
+
+
+# %%
+check.slanted(slanted)
+
+# %% [markdown]
+# ### 8.4 A layer that jumps (two stars, 15 minutes)
+#
+# Adam for one weight that joins after `start` steps, without epsilon. It runs, and the weight's first steps have the wrong length. Find out why.
+
+
+# %% exercise="late_adam" stars=2
+def late_adam(gradients, start, rate):
+    """The updates of all steps, an array (T,) as gradients are: 0 for the first ``start`` of them, then Adam's."""
+    b1, b2, m, u, updates = 0.9, 0.999, 0.0, 0.0, []
+    for t, g in enumerate(gradients, 1):
+        if t <= start:
+            updates.append(0.0)
+            continue
+        m, u = b1 * m + (1 - b1) * g, b2 * u + (1 - b2) * g * g
+        ### BEGIN SOLUTION
+        count = t - start
+        updates.append(-rate * (m / (1 - b1**count)) / np.sqrt(u / (1 - b2**count)))
+        ### END SOLUTION
+        ### BEGIN STUB
+        # updates.append(-rate * (m / (1 - b1**t)) / np.sqrt(u / (1 - b2**t)))
+        ### END STUB
+    return np.array(updates)
+
+
+# %%
+check.late_adam(late_adam)
+
+# %% [markdown]
+# ### 8.5 By epoch (one star, 10 minutes)
+#
+# Many a script calls `scheduler.step()` once an epoch. Which rates does it train with? Then compare the sum of rates with that of
+# the schedule by step: what has the model lost?
+
+
+# %% exercise="stairs" stars=1
+def stairs(schedule, steps_an_epoch, steps):
+    """The rates (steps,) of steps 0, 1, 2, ... where ``schedule(count)`` is asked for the number of epochs that are over."""
+    ### BEGIN SOLUTION
+    return np.array([schedule(step // steps_an_epoch) for step in range(steps)])
+    ### END SOLUTION
+
+
+# %%
+check.stairs(stairs)
+
+# %% [markdown]
+# ### 8.6 Which recipe? (two stars, 20 minutes, a decision)
+#
+# A team fine-tunes a model of twelve layers with one rate, 5e-5, that was chosen years ago. Somebody tries 0.9 a layer at 1e-4. Agreed before: the old
+# form (one rate, well chosen) stays unless falling rates are *shown* to be better. One seed on development texts, accuracy (%):
+#
+# | top layer's rate | 2.5e-5 | 5e-5 | 1e-4 | 2e-4 | 4e-4 |
+# | --- | --- | --- | --- | --- | --- |
+# | one rate | 80.1 | 82.0 | 83.3 | 82.9 | 71.5 |
+# | 0.9 a layer | 78.9 | 81.2 | 83.1 | 83.5 | 81.8 |
+#
+# Ten new seeds on test texts, points with 95 % intervals; half a point would matter:
+#
+# | | difference |
+# | --- | --- |
+# | A: 0.9 at 1e-4 less one rate at 5e-5 | +1.1 [+0.4, +1.8] |
+# | B: 0.9 at 2e-4 less one rate at 1e-4 | +0.2 [-0.5, +0.9] |
+#
+# - `recipe`: "one at 5e-5", "one at 1e-4", "0.9 at 1e-4" or "0.9 at 2e-4".
+# - `gain_in_A` comes from: (a) the falling rates; (b) the higher rate, as far as the first table tells; (c) chance.
+# - `B_says`: (a) 0.9 is better; (b) the two are equal within half a point; (c) neither is shown.
+# - `unless`: what would change your mind? (a) more seeds, after which B's interval lies above 0; (b) a seed in which 0.9 has 84 %;
+#   (c) A with twice as many seeds.
+
+
+# %% exercise="which_recipe" stars=2
+def which_recipe():
+    """A dict with "recipe", and "a", "b" or "c" for "gain_in_A", "B_says" and "unless"."""
+    ### BEGIN SOLUTION
+    return {"recipe": "one at 1e-4", "gain_in_A": "b", "B_says": "c", "unless": "a"}
+    ### END SOLUTION
+
+
+# %%
+check.which_recipe(which_recipe)
+
+# %% [markdown]
+# ### 8.7 Derive: how much slower is it all? (three stars, 25 minutes)
+#
+# (a) What is the geometric mean of the factors in (1) over the depths 0 to $N$? For $\xi=0.9$ and $N=6$, which single rate has it?
+# (b) Depth $l$ decays by the factor $1-\eta_l\lambda$ a step. After $T$ steps at constant rates, what share of its start would be left at the
+# top, and at the bottom, without gradients? (c) Show that for SGD with momentum, multiplying the gradient by $c$ *is* the same as multiplying
+# the rate, and that clipping all gradients to one norm before it changes that.
+
+# %% [markdown] solution=true
+# **Model answer.** (a) $\bigl(\prod_{l=0}^N\xi^{N-l}\bigr)^{1/(N+1)}=\xi^{N(N+1)/2\,/\,(N+1)}=\xi^{N/2}$: here $0.9^3=0.73$. A single rate of
+# $0.73\,\eta$ is the fair rival if nothing is tuned. (b) $(1-\eta\lambda)^T\approx e^{-\eta\lambda T}$ at the top, $e^{-\xi^N\eta\lambda T}$ at the
+# bottom. With $\eta=2\cdot10^{-4}$, $\lambda=0.01$ and $T=300$ that is 0.9994 and 0.9997: in a short run decay hardly matters at any depth.
+# (c) The velocity is linear in the gradients: with $cg$ it is $c$ times as large at every step, and so is the update $\eta$ times it.
+# Clipping divides by the norm of *all* gradients; shrinking some of them makes that norm smaller and the others larger after clipping. So
+# clip first, with true gradients, and let the rates follow.
+
+# %% [markdown]
+# ## 9. Pitfalls, references, what next (5 minutes)
+#
+# - **Compare at each one's best rate**: a decay lowers the mean rate, which may be all that helped.
+# - **A decay belongs to a depth**: never carry 2.6, or 0.95, to another number of layers; carry $\xi^N$.
+# - **The head** is new: it may need more than the top layer. ULMFiT gave it 2.6 times as much.
+# - **Clip before the groups**, over what learns. Frozen layers must not count in the norm.
+# - **Schedules by step**, resumed with their count; a layer that joins late keeps to the common clock, only Adam has its own.
+#
+# **Read**: Howard and Ruder 2018, [ULMFiT](https://arxiv.org/abs/1801.06146), sections 3.2 and 3.3. Sun and others 2019, [How to
+# Fine-Tune BERT for Text Classification?](https://arxiv.org/abs/1905.05583). He and others 2022, [MAE](https://arxiv.org/abs/2111.06377). Code:
+# [torch's parameter groups](https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options),
+# [timm](https://github.com/huggingface/pytorch-image-models), [ELECTRA](https://github.com/google-research/electra/blob/master/model/optimization.py).
+#
+# **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each. Then freeze the lower half and
+# keep what `below` computes: how much faster is an epoch, and what does it cost?
+#
+# **Next** on the path *Training & Optimization*: 09, the schedules themselves, of which the triangle is one.
+# [12 adapter modules](12_adapter_modules.ipynb) leave the old layers alone altogether.
