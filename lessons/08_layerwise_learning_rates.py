@@ -148,7 +148,7 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 #
 # **By hand**, ULMFiT's $\xi=1/2.6$ with $N=3$ and $\eta=0.01$: $0.01$, $0.0038$, $0.0015$, and $0.0006$ for the embeddings. With
 # BERT's $N=12$ the embeddings would get $2.6^{-12}=0.00001$ of the rate. That is not a gentle rate, it is a frozen model. What
-# carries over is not $\xi$ but the span $\xi^N$: $2.6^{-3}=0.057=0.79^{12}$, which is nearly the 0.8 of ELECTRA's code. Sun's
+# carries over is not $\xi$ but the span $\xi^N$: $2.6^{-3}=0.057\approx0.79^{12}$, which is nearly the 0.8 of ELECTRA's code. Sun's
 # $0.95^{12}=0.54$ is far gentler.
 #
 # ### It is the update that is multiplied
@@ -178,7 +178,7 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 # **By hand**, after a long sleep and with $\beta_1=0.9$, $\beta_2=0.999$: the first update is $0.1/\sqrt{0.001}=3.2$ times too long.
 # **Predict first**: when is it worst?
 
-# %% alt="The factor of equation 4 against the number of updates since a layer joined, logarithmic, for sleeps of 25, 1,000 and 10,000 steps. After 10,000 it begins at 3.2, rises to 6.5 at the twelfth update and falls to 1.3 at the thousandth; after 1,000 it is lower by a fifth; after 25 it begins at 0.54 and stays below 1.4."
+# %% alt="The factor of equation 4 against the number of updates since a layer joined, logarithmic, for sleeps of 25, 1,000 and 10,000 steps. After 10,000 it begins at 3.2, rises to 6.6 at the twelfth update and falls to 1.3 at the thousandth; after 1,000 it is lower by a fifth; after 25 it begins at 0.54 and stays below 1.4."
 SLEEPS = (25, 1_000, 10_000)  # steps
 k = np.unique(np.geomspace(1, 3000, 200).astype(int))
 
@@ -195,7 +195,7 @@ with style.shown(width=6.6, height=2.8) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# At the twelfth update, 6.5 times: $m$ has caught up with its gradients long before $u$ has. And a short sleep makes the first
+# At the twelfth update, 6.6 times: $m$ has caught up with its gradients long before $u$ has. And a short sleep makes the first
 # steps too *short*. A layer is unfrozen late to be treated gently; miscounted, it is hit hardest of all.
 #
 # ### The slanted triangle

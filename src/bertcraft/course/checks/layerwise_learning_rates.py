@@ -88,7 +88,7 @@ def _check_slanted(slanted) -> None:
     got, right = told(77, 0.1, 32)
     if got[-1] < 0:
         raise Wrong("for 77 steps it ends below 0: that is the printed formula where cut is rounded; divide by total - cut")
-    if np.argmax(got) == np.argmax(right) and not _near(got.max(), 1.0):
+    if not _near(got.max(), 1.0):
         raise Wrong("for 77 steps the peak is missed: cut is the whole number 7, not 7.7")
     same(got, right, "the shares of the peak at steps 0 to 77 of 77", rtol=1e-9)
     got, right = told(40, 0.1, 32, beyond=3)
@@ -99,16 +99,16 @@ def _check_slanted(slanted) -> None:
 # ------------------------------------------------------------------------------------------------------ a layer that joins late
 
 
-def _late(gradients, start, *, asleep=0, counts_all=False, gathers=False, corrects=True):
+def _late(gradients, start, *, counts_all=False, gathers=False, corrects=True):
     """Adam's updates, right or with a mistake, for a rate of 1."""
     b1, b2, m, u, found = 0.9, 0.999, 0.0, 0.0, []
     for t, g in enumerate(gradients, 1):
-        if gathers or t > start + asleep:
+        if gathers or t > start:
             m, u = b1 * m + (1 - b1) * g, b2 * u + (1 - b2) * g * g
-        if t <= start + asleep:
+        if t <= start:
             found.append(0.0)
             continue
-        count = t if counts_all else t - start - asleep
+        count = t if counts_all else t - start
         first, second = (1 - b1**count, 1 - b2**count) if corrects else (1.0, 1.0)
         found.append(-(m / first) / math.sqrt(u / second))
     return np.array(found)
@@ -117,6 +117,8 @@ def _late(gradients, start, *, asleep=0, counts_all=False, gathers=False, correc
 def _check_late_adam(late_adam) -> None:
     gradients, start = np.array([3.0, -1.0, 2.0, 0.5, -4.0, 1.0, 0.25, -2.0]), 3
     got, right = np.asarray(late_adam(gradients, start, 0.1), float), 0.1 * _late(gradients, start)
+    if got.shape == right.shape and (got[:start].any() or got[start] == 0):
+        raise Wrong("it wakes at the wrong step: with start = 3 the updates 1, 2 and 3 are 0, and the fourth is not")
     if _near(got, 0.1 * _late(gradients, start, counts_all=True)):
         raise Wrong(
             f"the first update of the layer is {abs(got[start]):.3f} long for a rate of 0.1: a first step of Adam's is as long as "
@@ -126,8 +128,6 @@ def _check_late_adam(late_adam) -> None:
         raise Wrong("the means have seen gradients while the layer slept: a frozen layer computes none, they begin at 0 with it")
     if _near(got, 0.1 * _late(gradients, start, corrects=False)):
         raise Wrong("nothing is corrected: the first update is 3.2 times as long as the rate; divide m by 1 - b1^t, u by 1 - b2^t")
-    if any(_near(got, 0.1 * _late(gradients, start, asleep=by)) for by in (-1, 1)):
-        raise Wrong("it wakes at the wrong step: with start = 3 the updates 1, 2 and 3 are 0, and the fourth is not")
     if _near(got, -right):
         raise Wrong("the sign is wrong: an update is added to the weight, and goes against the gradient")
     same(got, right, "the updates of a weight that joins after 3 steps", rtol=1e-9)
