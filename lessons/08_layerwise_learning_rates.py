@@ -105,14 +105,14 @@ questions, parts = experiment.data_of("trec")
 rows = np.concatenate([np.random.default_rng(0).permutation(parts.train)[:READ], parts.dev[:TESTED]])
 
 
-def by_depth(model, texts):
-    """The mean of the token vectors at each depth: (depths, texts, H)."""
+def by_depth(which, texts):
+    """The mean of the token vectors of a model of MiniLM's shape at each depth: (depths, texts, H)."""
     ids, mask = pad([np.array(each) for each in sentences.tokenize(model, texts, experiment.LONGEST)], 0)
-    states = model(ids, mask, output_hidden_states=True).hidden_states
+    states = which(ids, mask, output_hidden_states=True).hidden_states
     return np.stack([(h * mask[..., None]).sum(1) / mask.sum(1, keepdims=True) for h in states])
 
 
-def mapped(x, y, strength=100.0):
+def mapped(x, y, strength=300.0):
     """Least squares from the first READ rows: what it says of the others."""
     x = (x - x[:READ].mean(0)) / x[:READ].std(0)
     known, mean = x[:READ], y[:READ].mean(0)
