@@ -38,7 +38,7 @@ lesson.claim()
 # The technique is from ULMFiT (Howard and Ruder 2018), whose model is an LSTM of three layers. BERT appeared nine months later,
 # and Sun and others (2019) tried the idea on it. Both tables, drawn:
 
-# %% alt="Left: validation error of ULMFiT for five recipes on three tasks. Rates by layer alone lower IMDb from 6.87 to 5.57, TREC-6 from 6.86 to 6.21, AG from 5.81 to 5.62; with gradual unfreezing AG rises to 6.04, and the slanted triangle on top gives 5.00, 5.69 and 5.38. Right: BERT-base's test error on IMDb against the decay a layer, 1 to 0.85, for two rates: 5.42, 5.40, 5.52, 5.65 and 5.52, 5.46, 5.44, 5.58; a bar shows two standard errors."
+# %% alt="Left: validation error of ULMFiT for five recipes on three tasks. Rates by layer alone lower IMDb from 6.87 to 5.57, TREC-6 from 6.86 to 6.21, AG from 5.81 to 5.62; with gradual unfreezing AG rises to 6.04, and the slanted triangle on top gives 5.00, 5.69 and 5.38. Right: BERT-base's test error on IMDb against the decay a layer, 1 to 0.85, for two rates: 5.42, 5.40, 5.52, 5.65 and 5.52, 5.46, 5.44, 5.58; all lie in a grey band of two standard errors around 5.42."
 # Howard & Ruder 2018, table 7: validation error (%) on IMDb, TREC-6, AG
 ULMFIT = {"one rate": (6.87, 6.86, 5.81), "rates by layer": (5.57, 6.21, 5.62), "unfreezing": (6.37, 6.86, 5.81),
           "rates, unfreezing": (5.39, 5.86, 6.04), "rates, unfreezing,\ntriangle": (5.00, 5.69, 5.38)}  # fmt: skip
@@ -53,8 +53,9 @@ with style.shown(columns=2, width=9.4, height=3.1) as (left, right):
     left.set(xlabel="validation error (%)", ylim=(4.4, -0.4), title="ULMFiT, three LSTM layers")
     for place, (rate, errors) in enumerate(SUN.items()):
         right.plot(DECAYS, errors, **style.line(place), label=rate)
-    right.errorbar(0.96, 5.6, 2 * deviation, color="0.4", capsize=3, label="two standard errors")
-    right.set(xlabel="decay a layer", ylabel="test error (%)", xlim=(1.01, 0.84), ylim=(5.2, 5.95), title="BERT-base, IMDb")
+    right.axhspan(5.42 - 2 * deviation, 5.42 + 2 * deviation, color="0.9", label="5.42, two standard errors")
+    right.set(xlabel="decay a layer", ylabel="test error (%)", xlim=(1.01, 0.84), ylim=(5, 6.2), title="BERT-base, IMDb")
+    right.set_xticks(DECAYS)
     left.legend(fontsize=8)
     right.legend(fontsize=8, loc="upper left")
 print(f"0.02 points of 25,000 reviews: {0.0002 * 25_000:.0f} reviews. Standard error of an error of 5.4 %: {deviation:.2f} points.")
@@ -71,20 +72,17 @@ print(f"0.02 points of 25,000 reviews: {0.0002 * 25_000:.0f} reviews. Standard e
 # (**discriminative** rates), they join later (**gradual unfreezing**), and the rate rises briefly and falls long (**slanted
 # triangle**).
 
-# %% alt="The stack from bottom to top: token ids, embeddings, layers 1, 2, up to N minus 1 and N, head. Beside each depth the factor of its rate: xi to the N for the embeddings, xi to the N minus 1 for layer 1, xi for layer N minus 1, one for layer N and the head; and the step at which it joins: the head at 0, layer N after one epoch, the embeddings after N plus 1."
-with drawing.schematic(columns=4, rows=8, width=8.6, row_height=0.56) as s:
-    rows = (("head", "new", "$\\eta$", "0"), ("layer N", "step", "$\\eta$", "1 epoch"), ("layer N - 1", "step", "$\\xi\\,\\eta$", "2 epochs"),
-            ("...", "step", "...", "..."), ("layer 1", "step", "$\\xi^{N-1}\\eta$", "N epochs"),
-            ("embeddings", "step", "$\\xi^{N}\\eta$", "N + 1 epochs"))  # fmt: skip
-    for place, title in ((1.2, "depth"), (2.1, "learning rate"), (3.1, "joins after")):
-        s.note(title, at=(place, 0), kind="new" if place == 2.1 else "step")
-    below = s.box("token ids", at=(0.3, 7), kind="data")
-    for i, (name, kind, rate, joins) in reversed(list(enumerate(rows, 1))):
-        box = s.box(name, at=(0.3, i), kind=kind)
-        s.arrow(below, box, "(B, L)" if i == 6 else "(B, L, H)" if i > 1 else "(B, H)")
-        depth = {1: "N + 1", 2: "N", 3: "N - 1", 4: "...", 5: "1", 6: "0"}[i]
-        for place, text in ((1.2, depth), (2.1, rate), (3.1, joins)):
-            s.note(text, at=(place, i), kind="new" if place == 2.1 else "step")
+# %% alt="The stack from bottom to top: token ids, embeddings, layer 1, and so on to layers N minus 1 and N, head; arrows carry shapes B, L, H. At each depth a blue box with its rate points at it: xi to the N eta for the embeddings, xi to the N minus 1 eta for layer 1, xi eta for layer N minus 1, eta for layer N and the head. The arrows say when it joins: the head at once, layer N after one epoch, N minus 1 after two, the embeddings after N plus 1."
+PARTS = (("token ids", "", ""), ("embeddings", "$\\xi^{N}\\,\\eta$", "after N + 1 epochs"),
+         ("layer 1", "$\\xi^{N-1}\\,\\eta$", "after N epochs"), ("...", "...", ""),
+         ("layer N - 1", "$\\xi\\,\\eta$", "after 2 epochs"), ("layer N", "$\\eta$", "after 1 epoch"), ("head", "$\\eta$", "at once"))  # fmt: skip
+with drawing.schematic(columns=3, rows=7, width=7.0, row_height=0.6) as s:
+    below = None
+    for i, (name, rate, joins) in enumerate(PARTS):
+        box = s.box(name, at=(0.4, 6 - i), kind="data" if i == 0 else "step")
+        if below:
+            s.arrow(below, box, {1: "(B, L)", 6: "(B, H)"}.get(i, "(B, L, H)"))
+            s.arrow(s.box(rate, at=(2.2, 6 - i), kind="new"), box, joins, kind="new")
         below = box
 
 # %% [markdown]
