@@ -404,13 +404,14 @@ for name, decay in RECIPES.items():
     print(f"{name:14} loss {losses[:5].mean():.2f} to {losses[-5:].mean():.2f}, {right:.1f} % of {len(test)} questions")
 
 # %%
-KINDS = {1: "title", 5: "duration", 7: "abbreviation", 8: "person", 9: "organisation", 11: "definition", 12: "date", 13: "reason",
+KINDS = {0: "manner", 1: "title", 5: "duration", 7: "abbreviation", 8: "person", 9: "organisation", 11: "definition", 12: "date", 13: "reason",
          15: "state", 16: "description", 17: "number", 18: "place", 22: "country", 23: "colour", 25: "city", 40: "length"}  # fmt: skip
-answers = {name: tuning.predict(each, test.texts[:8]).argmax(axis=1) for name, each in tuned.items()}
+SHOWN = range(41, 49)
+answers = {name: tuning.predict(each, [test.texts[i] for i in SHOWN]).argmax(axis=1) for name, each in tuned.items()}
 print(f"{'question':46}", *(f"{name:14}" for name in tuned), "right")
-for i, text in enumerate(test.texts[:8]):
-    said = [KINDS.get(int(c), f"kind {c}") for c in (*(each[i] for each in answers.values()), test.labels[i])]
-    print(f"{text[:45]:46}", *(f"{each:14}" for each in said))
+for *said, i in zip(*answers.values(), SHOWN, strict=True):
+    told = [KINDS.get(int(c), f"kind {c}") for c in (*said, test.labels[i])]
+    print(f"{test.texts[i][:45]:46}", *(f"{each:14}" for each in told))
 
 # %% alt="Left: how far the weights of each depth have moved from their start, in percent of their length, for three decays. Right: how far the mean vectors of unseen requests have turned at each depth."
 requests, request_parts = experiment.data_of("hwu64")
