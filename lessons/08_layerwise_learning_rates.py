@@ -137,7 +137,9 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
         ax.set(xlabel="depth (0: embeddings)", ylabel=title)
 
 # %% [markdown]
-# TODO: what is seen.
+# The words get lost on the way up. The kinds are about equally easy at every depth (with 300 questions the standard error is nearly
+# three points), and *not* easiest on top: MiniLM's last layer was made to compare sentences, and is the least finished for this task.
+# So there is something to keep below, and something to change above.
 #
 # ## 3. Mathematical foundation (25 minutes)
 #
@@ -161,9 +163,9 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 # $$\Delta\theta=-\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon},\qquad m\leftarrow\beta_1m+(1-\beta_1)g,\quad
 # u\leftarrow\beta_2u+(1-\beta_2)g^2.\tag{2}$$
 #
-# With $cg$ in place of $g$, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes (but for $\epsilon$). The *first* step is
-# $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam the rate of a layer says how far it can go: not much
-# farther than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
+# With $cg$ in place of $g$, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes (but for $\epsilon$). The *first* step
+# is $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam a layer's rate says how far it can go: hardly farther
+# than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
 #
 # ### A layer that joins late
 #
@@ -343,8 +345,8 @@ for title, layers in (("an LSTM, 3", 3), ("MiniLM, 6", 6), ("BERT-base, 12", 12)
 #
 # **Predict first**: embeddings and half of the layers are frozen. How much of a step's work is saved?
 #
-# A layer costs one part of work forward and two backward: the derivative of its weights, and that of its input. A derivative need not go below the lowest
-# layer that learns. So of $3N$ parts, with $k$ layers frozen,
+# A layer costs one part of work forward and two backward: the derivative of its weights, and that of its input. A derivative need not
+# go below the lowest layer that learns. So of $3N$ parts, with $k$ layers frozen,
 #
 # $$N+2(N-k)\quad\text{are left, or }3(N-k)\text{ where the states below are kept.}\tag{6}$$
 #
@@ -371,8 +373,8 @@ print(f"states kept: {flops.count(work, upper, start, below(start, config, ids, 
 #
 # ### Live: three decays, and how far each layer goes
 #
-# MiniLM learns the kinds of 500 questions; all three have the same rate for the top layer. **Predict first**: by (2), which depth moves
-# farthest? And at which depth do the *states* of unseen texts change most?
+# MiniLM learns the kinds of 500 questions in 40 steps of 16. All three have the same rate for the top layer, and six times as much for
+# the head, which is new. **Predict first**: by (2), which depth moves farthest? And where do the *states* of unseen texts change most?
 
 # %% quick="STEPS = 2"
 STEPS, RATE, HEAD, SEED = 40, 5e-4, 6.0, 51  # HEAD: times the top layer's rate, for it is new
@@ -434,8 +436,8 @@ with style.shown(columns=2, width=9.2, height=2.9) as (left, right):
 # %% [markdown]
 # TODO what is seen.
 #
-# What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to a home robot. Each
-# kind is the mean of five labelled vectors, and a new request goes to the nearest.
+# What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to a home
+# robot. Each kind is the mean of five labelled vectors, and a new request goes to the nearest.
 
 # %%
 for name, vectors in seen.items():
@@ -470,9 +472,9 @@ lesson.comparisons()
 lesson.plots(2)
 
 # %% [markdown]
-# (*Not measured yet* above means: it is being measured.) The first row is the claim. Then its rivals: *head ten times the body* asks whether a new head merely needs a
-# higher rate, *lower half frozen* whether the lower layers are better left alone, *frozen, without dropout* whether it is their noise
-# that matters. Triangle and unfreezing are added to 0.9, so each is read against it.
+# (*Not measured yet* above means: it is being measured.) The first row is the claim. Then its rivals: *head ten times the body* asks
+# whether a new head merely needs a higher rate, *lower half frozen* whether the lower layers are better left alone, *frozen, without
+# dropout* whether it is their noise that matters. Triangle and unfreezing are added to 0.9, so each is read against it.
 #
 # ### When does it not help?
 #
@@ -543,12 +545,13 @@ if lesson.installed("torch"):
 # %% [markdown]
 # 1. torch accepts any key in a group and ignores it. `lr_scale` is timm's, and only *its* schedulers read it: with others,
 #    `layer_decay` had no effect at all (pytorch-image-models, pull request 2532).
-# 2. Equation (4). `grad = None`, or `requires_grad = False` from the start, is safe. Weights that are frozen *later* by zeros move
-#    on by momentum, and decay.
-# 3. And `model.train()` at the start of each epoch turns it on again.
+# 2. Equation (4). `grad = None`, or `requires_grad = False` from the start, is safe. Weights frozen *later* by zeros move on by
+#    momentum, and decay.
+# 3. `model.train()` at the start of each epoch turns dropout on again.
 #
-# Count depths with care: ELECTRA's released code gives the top layer $0.8^2$ of the rate and not 0.8, because a pooler was removed and its depth was
-# not (google-research/electra, issue 51). And transformers' `Trainer` has no such option: hand it an optimiser (section 7).
+# Count depths with care: ELECTRA's released code gives the top layer $0.8^2$ of the head's rate where 0.8 was meant, because a pooler
+# was removed and its depth was not (google-research/electra, issue 51). And transformers' `Trainer` has no such option: hand it an
+# optimiser (section 7).
 #
 # **Status today (2026).** Vision transformers are fine-tuned with a decay as a rule (MAE's code: 0.75), and so are encoders in
 # competitions. Large language models are not: low-rank adapters leave their layers alone.
@@ -646,7 +649,8 @@ check.slanted(slanted)
 # %% [markdown]
 # ### 8.4 A layer that jumps (two stars, 15 minutes)
 #
-# Adam for one weight that joins after `start` steps, without epsilon. It runs, and the weight's first steps have the wrong length. Find out why.
+# Adam for one weight that joins after `start` steps, without epsilon. It runs, and the weight's first steps have the wrong length. Find
+# out why, and mend it.
 
 
 # %% exercise="late_adam" stars=2
@@ -692,8 +696,8 @@ check.stairs(stairs)
 # %% [markdown]
 # ### 8.6 Which recipe? (two stars, 20 minutes, a decision)
 #
-# A team fine-tunes a model of twelve layers with one rate, 5e-5, that was chosen years ago. Somebody tries 0.9 a layer at 1e-4. Agreed before: the old
-# form (one rate, well chosen) stays unless falling rates are *shown* to be better. One seed on development texts, accuracy (%):
+# A team fine-tunes a model of twelve layers with one rate, 5e-5, that was chosen years ago. Somebody tries 0.9 a layer at 1e-4. Agreed
+# before: one rate, well chosen, stays unless falling rates are *shown* to be better. One seed on development texts, accuracy (%):
 #
 # | top layer's rate | 2.5e-5 | 5e-5 | 1e-4 | 2e-4 | 4e-4 |
 # | --- | --- | --- | --- | --- | --- |
@@ -729,17 +733,17 @@ check.which_recipe(which_recipe)
 # ### 8.7 Derive: how much slower is it all? (three stars, 25 minutes)
 #
 # (a) What is the geometric mean of the factors in (1) over the depths 0 to $N$? For $\xi=0.9$ and $N=6$, which single rate has it?
-# (b) Depth $l$ decays by the factor $1-\eta_l\lambda$ a step. After $T$ steps at constant rates, what share of its start would be left at the
-# top, and at the bottom, without gradients? (c) Show that for SGD with momentum, multiplying the gradient by $c$ *is* the same as multiplying
-# the rate, and that clipping all gradients to one norm before it changes that.
+# (b) Depth $l$ decays by the factor $1-\eta_l\lambda$ a step. After $T$ steps at constant rates, what share of its start would be left
+# at the top, and at the bottom, without gradients? (c) Show that for SGD with momentum, multiplying the gradient by $c$ *is* the same
+# as multiplying the rate, and that clipping all gradients to one norm changes that.
 
 # %% [markdown] solution=true
-# **Model answer.** (a) $\bigl(\prod_{l=0}^N\xi^{N-l}\bigr)^{1/(N+1)}=\xi^{N(N+1)/2\,/\,(N+1)}=\xi^{N/2}$: here $0.9^3=0.73$. A single rate of
-# $0.73\,\eta$ is the fair rival if nothing is tuned. (b) $(1-\eta\lambda)^T\approx e^{-\eta\lambda T}$ at the top, $e^{-\xi^N\eta\lambda T}$ at the
-# bottom. With $\eta=2\cdot10^{-4}$, $\lambda=0.01$ and $T=300$ that is 0.9994 and 0.9997: in a short run decay hardly matters at any depth.
-# (c) The velocity is linear in the gradients: with $cg$ it is $c$ times as large at every step, and so is the update $\eta$ times it.
-# Clipping divides by the norm of *all* gradients; shrinking some of them makes that norm smaller and the others larger after clipping. So
-# clip first, with true gradients, and let the rates follow.
+# **Model answer.** (a) $\bigl(\prod_{l=0}^N\xi^{N-l}\bigr)^{1/(N+1)}=\xi^{N(N+1)/2\,/\,(N+1)}=\xi^{N/2}$: here $0.9^3=0.73$. A
+# single rate of $0.73\,\eta$ is the fair rival if nothing is tuned. (b) $(1-\eta\lambda)^T\approx e^{-\eta\lambda T}$ at the top,
+# $e^{-\xi^N\eta\lambda T}$ at the bottom. With $\eta=2\cdot10^{-4}$, $\lambda=0.01$ and $T=300$ that is 0.9994 and 0.9997: in a
+# short run decay hardly matters at any depth. (c) The velocity is linear in the gradients: with $cg$ it is $c$ times as large at every
+# step, and so is the update, $\eta$ times it. Clipping divides by the norm of *all* gradients: shrink some of them first, and that
+# norm is smaller and the others come out larger. So clip true gradients, and let the rates follow.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
@@ -751,12 +755,14 @@ check.which_recipe(which_recipe)
 # - **Schedules by step**, resumed with their count; a layer that joins late keeps to the common clock, only Adam has its own.
 #
 # **Read**: Howard and Ruder 2018, [ULMFiT](https://arxiv.org/abs/1801.06146), sections 3.2 and 3.3. Sun and others 2019, [How to
-# Fine-Tune BERT for Text Classification?](https://arxiv.org/abs/1905.05583). He and others 2022, [MAE](https://arxiv.org/abs/2111.06377). Code:
+# Fine-Tune BERT for Text Classification?](https://arxiv.org/abs/1905.05583). He and others 2022,
+# [MAE](https://arxiv.org/abs/2111.06377). Code:
 # [torch's parameter groups](https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options),
-# [timm](https://github.com/huggingface/pytorch-image-models), [ELECTRA](https://github.com/google-research/electra/blob/master/model/optimization.py).
+# [timm](https://github.com/huggingface/pytorch-image-models),
+# [ELECTRA](https://github.com/google-research/electra/blob/master/model/optimization.py).
 #
-# **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each. Then freeze the lower half and
-# keep what `below` computes: how much faster is an epoch, and what does it cost?
+# **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each. Then freeze
+# the lower half and keep what `below` computes: how much faster is an epoch, and what does it cost?
 #
 # **Next** on the path *Training & Optimization*: 09, the schedules themselves, of which the triangle is one.
 # [12 adapter modules](12_adapter_modules.ipynb) leave the old layers alone altogether.
