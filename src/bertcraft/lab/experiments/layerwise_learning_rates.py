@@ -226,7 +226,7 @@ WHOLE = Experiment(
     tuning=TUNING,
     run=run,
     replay=replay,
-    minutes=60,
+    minutes=100,
     code=(ruled, tuning, frozen, baselines),
     notes=NOTES,
 )
