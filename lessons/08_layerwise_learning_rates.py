@@ -121,7 +121,7 @@ def mapped(x, y, strength=300.0):
     return mean + x[READ:] @ np.linalg.solve(known.T @ known + strength * np.eye(x.shape[1]), known.T @ (y[:READ] - mean))
 
 
-# %% alt="Two curves over the depth of MiniLM, from the embeddings at 0 to layer 6: the share of questions whose kind a linear map names, and the share of the words' variance that another explains."
+# %% alt="Two curves over the depth of MiniLM, from the embeddings at 0 to layer 6. Left: the share of questions whose kind a linear map names, between 60 and 63 percent at every depth. Right: the share of the words' variance that another explains, falling from 38 percent at depths 0 and 1 to 12 at layer 6."
 texts, kinds = [questions.texts[i] for i in rows], questions.numbers[rows]
 split_up = [text.casefold().split() for text in texts]
 counted = sorted({word for words in split_up for word in words}, key=lambda word: -sum(word in words for words in split_up))
@@ -132,9 +132,9 @@ left_over = [np.sum((mapped(x, holds) - holds[READ:]) ** 2) for x in vectors]
 explained = 100 * (1 - np.array(left_over) / np.sum((holds[READ:] - holds[:READ].mean(0)) ** 2))
 
 with style.shown(columns=2, width=8.4, height=2.6) as panels:
-    for place, (ax, curve, title) in enumerate(zip(panels, (of_kind, explained), ("kinds named (%)", "words explained (%)"), strict=True)):
-        ax.plot(curve, **style.line(place))
-        ax.set(xlabel="depth (0: embeddings)", ylabel=title)
+    for place, (curve, title) in enumerate(((of_kind, "kinds named (%)"), (explained, "words explained (%)"))):
+        panels[place].plot(curve, **style.line(place))
+        panels[place].set(xlabel="depth (0: embeddings)", ylabel=title, ylim=(0, 1.4 * max(curve)))
 
 # %% [markdown]
 # The words get lost on the way up. The kinds are about equally easy at every depth (with 300 questions the standard error is nearly
@@ -313,6 +313,8 @@ for title, read in (("all layers", lambda: encoder.encode(start, config, ids, rn
     print(f"dropout in {title}: the states of two readings differ by {np.sqrt(np.mean((read() - read()) ** 2)):.2f}")
 
 # %% [markdown]
+# Most of the noise comes from the upper half: each layer's norm dampens what arrives from below.
+#
 # ### Proof
 #
 # A derivative through `above` against the measured slope, in double precision. Then (1): each depth's update is its factor
@@ -415,7 +417,7 @@ for *said, i in zip(*answers.values(), SHOWN, strict=True):
     told = [KINDS.get(int(c), f"kind {c}") for c in (*said, test.labels[i])]
     print(f"{test.texts[i][:45]:46}", *(f"{each:14}" for each in told))
 
-# %% alt="Left: how far the weights of each depth have moved from their start, in percent of their length, for three decays. Right: how far the mean vectors of unseen requests have turned at each depth."
+# %% alt="Left: how far the weights of each depth have moved from their start, in percent of their length. With one rate the embeddings 0.7, the layers 3.1 to 3.8; with 0.9 a layer from 0.4 and 2.0 up to 3.8; with 1/2.6 nearly nothing up to layer 3, then steeply up to 3.9 at layer 6. Right: how far the mean vectors of unseen requests have turned, more at each depth, up to 0.48, 0.39 and 0.09 at layer 6."
 requests, request_parts = experiment.data_of("hwu64")
 known = np.concatenate([request_parts.train[requests.numbers[request_parts.train] == c][:5] for c in range(64)])
 other = [requests.texts[i] for i in (*known, *request_parts.dev[:TESTED])]
@@ -434,7 +436,9 @@ with style.shown(columns=2, width=9.2, height=2.9) as (left, right):
     left.legend(fontsize=8)
 
 # %% [markdown]
-# TODO what is seen.
+# With one rate the layers go about equally far, as (2) says; only the embeddings do less, for most words never occur. With 0.9 the lowest
+# layer goes six tenths as far, which is $0.9^5$. The states turn most on top whatever the recipe: each layer adds its own change to those
+# of all below.
 #
 # What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to a home
 # robot. Each kind is the mean of five labelled vectors, and a new request goes to the nearest.
@@ -447,7 +451,9 @@ for name, vectors in seen.items():
     print(f"{name:14} {100 * right.mean():.1f} % of {len(right)} requests")
 
 # %% [markdown]
-# TODO
+# Forty steps on questions cost the encoder 13 of its 63 points on requests with one rate, and none with 1/2.6, which has also learnt
+# least. (With 300 requests a standard error is nearly three points.) **That is the trade a decay offers: keep more, learn less.** And
+# forty steps are few: the linear map of section 2 still names more kinds.
 #
 # One seed, one rate for all: this says what the technique *does*, not whether it is better. A decay of 0.9 lowers nearly all rates,
 # and one rate that is lower would also move less. So the experiment gives each arm the rate that is best for it.
