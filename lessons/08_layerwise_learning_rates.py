@@ -294,7 +294,7 @@ with style.shown(columns=2, width=9.2, height=3.0) as (left, right):
     right.legend(fontsize=8)
 
 # %% [markdown]
-# On the right, a schedule made for epochs: the whole first epoch is trained at a rate of 0, and all the rest is late.
+# On the right, a schedule made for epochs: the first epoch is trained at a rate of 0.
 #
 # ### A frozen layer still drops out
 #
@@ -313,7 +313,7 @@ for title, read in (("all layers", lambda: encoder.encode(start, config, ids, rn
     print(f"dropout in {title}: the states of two readings differ by {np.sqrt(np.mean((read() - read()) ** 2)):.2f}")
 
 # %% [markdown]
-# Most of the noise comes from the upper half: each layer's norm dampens what arrives from below.
+# Most of the noise comes from the upper half.
 #
 # ### Proof
 #
@@ -371,7 +371,7 @@ print(f"three of six frozen: {flops.count(work, upper, start, None, 3) / whole:.
 print(f"states kept: {flops.count(work, upper, start, below(start, config, ids, frozen=3), 3) / whole:.0%}")
 
 # %% [markdown]
-# (A little less than (6): the lowest layer that learns has nobody to pass the derivative of its input to.)
+# (A little less than (6): the lowest layer that learns passes no derivative on.)
 #
 # ### Live: three decays, and how far each layer goes
 #
@@ -486,7 +486,7 @@ lesson.plots(2)
 #
 # - **With many labels**: every layer has enough to learn from.
 # - **When the new texts are unlike the old ones**: then the lower layers need to learn most.
-# - **Under adapters or LoRA** (lesson [12](12_adapter_modules.ipynb)), which leave the old weights alone anyway.
+# - **Under adapters** (lesson [12](12_adapter_modules.ipynb)), which leave the old weights alone anyway.
 # - **In place of tuning the rate**: a decay changes the best rate. Tune both, or neither.
 #
 # ## 6. In production (15 minutes)
@@ -758,7 +758,7 @@ check.which_recipe(which_recipe)
 # - **A decay belongs to a depth**: never carry 2.6, or 0.95, to another number of layers; carry $\xi^N$.
 # - **The head** is new: it may need more than the top layer. ULMFiT gave it 2.6 times as much.
 # - **Clip before the groups**, over what learns. Frozen layers must not count in the norm.
-# - **Schedules by step**, resumed with their count; a layer that joins late keeps to the common clock, only Adam has its own.
+# - **Schedules by step.** A layer that joins late keeps to the common clock; only Adam has its own.
 #
 # **Read**: Howard and Ruder 2018, [ULMFiT](https://arxiv.org/abs/1801.06146), sections 3.2 and 3.3. Sun and others 2019, [How to
 # Fine-Tune BERT for Text Classification?](https://arxiv.org/abs/1905.05583). He and others 2022,
@@ -767,8 +767,7 @@ check.which_recipe(which_recipe)
 # [timm](https://github.com/huggingface/pytorch-image-models),
 # [ELECTRA](https://github.com/google-research/electra/blob/master/model/optimization.py).
 #
-# **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each. Then freeze
-# the lower half and keep what `below` computes: how much faster is an epoch, and what does it cost?
+# **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each.
 #
 # **Next** on the path *Training & Optimization*: 09, the schedules themselves, of which the triangle is one.
 # [12 adapter modules](12_adapter_modules.ipynb) leave the old layers alone altogether.
