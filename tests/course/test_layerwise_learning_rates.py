@@ -196,7 +196,7 @@ WRONG = [
     ("slanted", P, "(total - step) / (total - cut)", "goes on falling"),
     ("late_adam", CORRECTED, "m / np.sqrt(u)", "nothing is corrected"),
     ("late_adam", SLEEPING + MEANS, MEANS + SLEEPING, "seen gradients while the layer slept"),
-    ("late_adam", "t <= start", "t < start", "wakes at the wrong step"),
+    ("late_adam", "    for t, g", "    start += 1\n    for t, g", "wakes at the wrong step"),
     ("late_adam", "append(-rate", "append(rate", "the sign is wrong"),
     ("stairs", "step // steps_an_epoch", "step", "at every step"),
     ("stairs", "step // steps_an_epoch", "-(-step // steps_an_epoch)", "round down"),

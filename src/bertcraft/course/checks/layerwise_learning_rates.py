@@ -1,4 +1,4 @@
-"""Checks of lesson 08: a rate by its name, a decay for another depth, the triangle, a layer that joins late, stairs, a decision."""
+"""Checks of lesson 08: a rate by its name, a decay for another depth, the triangle, a late layer, stairs, which recipe."""
 
 import math
 
@@ -121,17 +121,18 @@ def _check_late_adam(late_adam) -> None:
         raise Wrong("it wakes at the wrong step: with start = 3 the updates 1, 2 and 3 are 0, and the fourth is not")
     if _near(got, 0.1 * _late(gradients, start, counts_all=True)):
         raise Wrong(
-            f"the first update of the layer is {abs(got[start]):.3f} long for a rate of 0.1: a first step of Adam's is as long as "
-            "the rate. The corrections count the updates of *this* weight, of which there was none while it slept"
+            f"the first update of the layer is {abs(got[start]):.3f} long for a rate of 0.1: a first step of Adam's is as long "
+            "as the rate. The corrections count the updates of *this* weight, of which there was none while it slept"
         )
     if any(_near(got, 0.1 * _late(gradients, start, gathers=True, counts_all=counted)) for counted in (False, True)):
         raise Wrong("the means have seen gradients while the layer slept: a frozen layer computes none, they begin at 0 with it")
     if _near(got, 0.1 * _late(gradients, start, corrects=False)):
-        raise Wrong("nothing is corrected: the first update is 3.2 times as long as the rate; divide m by 1 - b1^t, u by 1 - b2^t")
+        raise Wrong("nothing is corrected: the first update is 3.2 times the rate; divide m by 1 - b1^t, u by 1 - b2^t")
     if _near(got, -right):
         raise Wrong("the sign is wrong: an update is added to the weight, and goes against the gradient")
     same(got, right, "the updates of a weight that joins after 3 steps", rtol=1e-9)
-    same(np.asarray(late_adam(gradients, 0, 1.0), float), _late(gradients, 0), "the updates of a weight that never slept", rtol=1e-9)
+    never = np.asarray(late_adam(gradients, 0, 1.0), float)
+    same(never, _late(gradients, 0), "the updates of a weight that never slept", rtol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------------------- stairs
