@@ -296,6 +296,22 @@ def test_patience_and_every_gradient_equal_transformers():
     assert equal_gradients(student, gradients) > 30
 
 
+def test_a_teacher_with_its_norms_before_the_layers_is_seen_inside_too():
+    network = make("roberta-prelayernorm", "masked_lm", 5, num_hidden_layers=3)
+    config, params = ours(network, "roberta-prelayernorm", "masked_lm")
+    arrays = inputs(network, 5, padded=True)
+    real = arrays["attention_mask"] == 1
+    with torch.no_grad():
+        states, scores = with_scores(network, {name: torch.tensor(arrays[name]) for name in ("input_ids", "attention_mask")})
+    found = technique.inside(params, config, arrays["input_ids"], arrays["attention_mask"])
+    assert len(found.states) == len(states) == 4 and len(found.scores) == len(scores) == 3
+    for state, expected in zip(found.states, states, strict=True):
+        np.testing.assert_allclose(state[real], expected.numpy()[real], atol=1e-8)
+    pairs = np.broadcast_to(real[:, None, :, None] & real[:, None, None], scores[0].shape)
+    for score, expected in zip(found.scores, scores, strict=True):
+        np.testing.assert_allclose(score[pairs], expected.numpy()[pairs], atol=1e-8)
+
+
 # -------------------------------------------------------------------------------------------------------- gradients
 
 

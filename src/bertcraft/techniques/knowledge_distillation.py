@@ -103,7 +103,7 @@ def patient_loss(student: Sequence, teacher: Sequence):
 class Inside(NamedTuple):
     """What stands inside an encoder."""
 
-    states: tuple  # (N, L, H) before the first layer and after each
+    states: tuple  # (N, L, H) before the first layer and after each, the last as the encoder gives it
     scores: tuple  # (N, heads, L, L) of each layer: the products of queries and keys over sqrt(head size)
 
 
@@ -121,7 +121,7 @@ def inside(params: dict, config: Config, input_ids, attention_mask=None, rng=Non
 
     def wiring(layer: dict, x, *rest):
         states.append(x)
-        return encoder.post_layer_norm(layer, x, *rest)
+        return encoder.own_wiring(config)(layer, x, *rest)
 
     sockets = encoder.Sockets(attention=attention, wiring=wiring)
     last = encoder.encode(params, config, input_ids, attention_mask, rng=rng, sockets=sockets)
