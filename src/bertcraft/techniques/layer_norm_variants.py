@@ -120,16 +120,20 @@ def sockets(wiring: str, norms: str = "layer") -> Sockets:
     return Sockets(norm=encoder.norm if norms == "layer" else norm, wiring=WIRINGS[wiring].wiring)
 
 
-def initial_params(config: Config, seed: int, wiring: str = "post", norms: str = "layer", dtype: type = np.float32) -> dict:
+def initial_params(
+    config: Config, seed: int, wiring: str = "post", norms: str = "layer", dtype: type = np.float32, *,
+    deviation: float | None = None,
+) -> dict:  # fmt: skip
     """Parameters to start from: those of a BERT, its norms where the wiring has them; weights alike whatever the norms.
 
-    config: of the family bert. The norm of the embeddings is a layer norm in all; DeepNorm multiplies values, output of
-    attention and feed-forward matrices by beta. Raises InputError for other families or names.
+    config: of the family bert; deviation: of the weights, as for :func:`bertcraft.bert.initial_params`. The norm of the
+    embeddings is a layer norm in all; DeepNorm multiplies values, output of attention and feed-forward matrices by beta. Raises
+    InputError for other families or names.
     """
     _check(wiring, norms)
     if config.family != "bert":
         raise InputError(f"config: got the family {config.family!r}, expected bert, whose norms are moved about")
-    params, (_, before, behind) = initial_model(config, seed, dtype), WIRINGS[wiring]
+    params, (_, before, behind) = initial_model(config, seed, dtype, deviation=deviation), WIRINGS[wiring]
     body = families.backbone(params, config)
 
     def fresh() -> dict:

@@ -6,12 +6,13 @@ is tuned. All arms of a seed begin with the same weights, norms aside (DeepNorm'
 masked rows in the same order.
 
 The question makes sense only where a post-LN model of this depth is able to learn: each of its runs also trains once with a
-warm-up, at the middle rate, and that must mostly succeed.
+warm-up, at the lowest rate, and that must mostly succeed.
 
-The regime is still looked for, on the part of seed 1000. With 1,024 texts and 300 steps neither wiring left the plateau at 2e-3.
-With 128 texts, whose plateau is 5.81 nats, pre-LN ended after 400 steps at 4.62 (2e-3), 5.46 (4e-3) and 5.56 (8e-3), post-LN
-without a warm-up at 5.80 (4e-3). Post-LN with a warm-up of 80 was at 5.67 (2e-3) and falling: whether it trains in 600 steps, and
-at which rate the check is to ask, is open.
+The regime was looked for on the part of seed 1000, by that check alone. With 1,024 texts and 300 steps neither wiring left the
+plateau at 2e-3. With 128 texts and weights that start with a deviation of 1/sqrt(64), pre-LN without a warm-up ended after 400
+steps at 4.62 (2e-3), 5.46 (4e-3) and 5.56 nats (8e-3); post-LN with a warm-up stayed on the plateau of 5.77 for 600 steps (2e-3,
+1e-3) or crept off it (5e-4: 5.25). With BERT's own deviation, 0.02 at 768, in proportion to the root of the width (0.07; tried:
+0.06), post-LN with a warm-up of 120 was at 3.02 after 600 steps (1e-3). That was taken; no other arm had been tried with it.
 
 Four arms train nothing: they measure the expected gradient of the feed-forward matrices at the start, by layer and by depth, as
 Xiong et al. do, on this very model and text.
@@ -42,7 +43,7 @@ def build(settings: dict, setting: Setting, texts: Texts, seed: int) -> Architec
     """An encoder with the wiring and the norms of an arm, which knows the word frequencies."""
     config = pretraining.config_of(setting, len(texts.log_frequency))
     wiring, norms = settings["wiring"], settings["norms"]
-    start = technique.initial_params(config, seed, wiring, norms)
+    start = technique.initial_params(config, seed, wiring, norms, deviation=settings["deviation"])
     start["cls"]["predictions"]["bias"][:] = texts.log_frequency
     return Architecture(config, start, encode=partial(encoder.encode, sockets=technique.sockets(wiring, norms)))
 
@@ -57,7 +58,7 @@ def rule_of(settings: dict, rate: float, warmup: int) -> Rule:
 
 
 def trained(settings: dict, seed: int, context: Context) -> dict:
-    """Train at each rate; of post-LN, also whether one of them trains with a warm-up."""
+    """Train at each rate; of post-LN, also whether the lowest of them trains with a warm-up."""
     task = stability.task_of(settings, seed, build)
 
     def attempt(rate: float, warmup: int) -> dict:
@@ -68,7 +69,7 @@ def trained(settings: dict, seed: int, context: Context) -> dict:
     found["time"] = architectures.step_milliseconds(task.architecture, task.setting, task.make_batch)
     if settings.get("checked_warmup"):
         inside = replace(context, folder=context.folder / "warm" if context.folder else None)
-        context, rate = inside, settings["rates"][len(settings["rates"]) // 2]
+        context, rate = inside, settings["rates"][0]
         found["with_warmup"] = float(attempt(rate, settings["checked_warmup"])["trained"])
     return found
 
@@ -116,7 +117,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 _SHARED = {
     "corpus": first.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": first.TESTED, "batch": 32, "shard": 32,
-    "layers": 12, "hidden": 64, "steps": 600, "warmup": 0, "evaluations": 6, "clip": 0.0, "norms": "layer",
+    "layers": 12, "hidden": 64, "deviation": 0.07, "steps": 600, "warmup": 0, "evaluations": 6, "clip": 0.0, "norms": "layer",
     "rates": [1e-3, 2e-3, 4e-3, 8e-3],
 }  # fmt: skip
 _START = {"depths": [3, 6, 12, 24]}
@@ -192,8 +193,8 @@ NOTES = (
     "Twelve layers, 64 wide, for 600 steps: deep for its width, and short. Which rates train in a longer run is not said.",
     "A rate trains where the loss at [MASK] of texts that were read ends half a nat below the frequencies of these texts' own "
     "words. They are 128, each read 150 times: the model is asked whether it gets anywhere, not whether it is good.",
-    "No gradient is clipped but in one arm. The weights start with a deviation of 1/sqrt(64), larger than Xavier's for the "
-    "matrices that are four times as wide.",
+    "No gradient is clipped but in one arm. The weights start with a deviation of 0.07: BERT's 0.02, in proportion to the root "
+    "of the width. With 1/sqrt(64), nearly twice that, post-LN hardly left the plateau even with a warm-up.",
     "RMSNorm stands within the layers and behind them; that of the embeddings is a layer norm in every arm.",
 )
 
