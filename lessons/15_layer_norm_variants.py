@@ -188,6 +188,8 @@ with style.shown(width=6.0, height=2.9) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
+# Sandwich ends a little above its line: what a half adds is not quite unrelated to what was there.
+#
 # ### A norm's derivative
 #
 # Without $\epsilon$ and $\gamma$, (2) is $y=\sqrt H\,x/|x|$. The quotient rule gives, for $i=j$ with the 1 and else without,

@@ -82,6 +82,13 @@ def test_all_start_from_the_same_weights_with_norms_of_their_own():
     assert any(np.abs(leaf - plain[key]).max() > 0 for key, leaf in start("deep").items())
 
 
+def test_weights_start_with_berts_deviation_in_proportion_to_the_width():
+    arm = EXPERIMENT.arm("post")
+    assert arm.settings["deviation"] == pytest.approx(0.02 * (768 / arm.settings["hidden"]) ** 0.5, rel=0.02)
+    start = dict(tree.items(stability.task_of(arm.settings, 3, module.build).architecture.start))
+    assert np.std(start["bert.encoder.layer.0.output.dense.weight"]) == pytest.approx(arm.settings["deviation"], rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["post", "pre_rms"])
 def test_figures_of_a_run_and_its_replay(name):
     own = found(name)

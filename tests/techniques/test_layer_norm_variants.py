@@ -447,6 +447,13 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_norms():
                 np.testing.assert_array_equal(leaf, plain[name])
 
 
+def test_a_deviation_of_the_start_is_that_of_the_weights():
+    plain, half = (dict(tree.items(technique.initial_params(small(), 4, "pre", deviation=d))) for d in (0.5, 0.25))
+    for name, leaf in plain.items():
+        drawn = name.endswith("weight") and "LayerNorm" not in name
+        np.testing.assert_allclose(half[name], leaf * (0.5 if drawn else 1), rtol=1e-6, err_msg=name)
+
+
 def test_unknown_names_and_families_are_refused():
     with pytest.raises(InputError, match="wiring 'first'.*post, pre, sandwich, deep"):
         technique.sockets("first")
