@@ -114,15 +114,15 @@ def at_start(wiring: str, layers: int):
 NAMES = {"post": "post-LN", "pre": "pre-LN", "sandwich": "sandwich", "deep": "DeepNorm"}
 found = {wiring: {layers: at_start(wiring, layers) for layers in DEPTHS} for wiring in ("post", "pre")}
 
-# %% alt="Norm of the last layer's gradient against the number of layers, 3 to 24, both logarithmic. Post-LN stays about level, pre-LN falls; a dotted line falls as one over the root of the depth."
+# %% alt="Norm of the last layer's gradient against the number of layers, 3 to 24. Post-LN stays near 0.2, pre-LN falls to about half; a dotted line falls as one over the root of the depth."
 with style.shown(width=6.0, height=2.9) as ax:
     for place, wiring in enumerate(("post", "pre")):
         last = np.array([found[wiring][layers][-1, 1] for layers in DEPTHS])
         ax.plot(DEPTHS, last, **style.line(place), label=NAMES[wiring])
     ax.plot(DEPTHS, last[0] * (np.array(DEPTHS) / DEPTHS[0]) ** -0.5, color="0.5", lw=1, ls=":", label="1 / root of the layers")
-    ax.set(xscale="log", yscale="log", xlabel="layers of the model", ylabel="the last layer's gradient")
+    ax.set(xscale="log", xlabel="layers of the model", ylabel="norm of the last layer's gradient", ylim=(0, None))
     ax.set_xticks(DEPTHS, map(str, DEPTHS))
-    ax.minorticks_off()
+    ax.set_xticks([], minor=True)
     ax.legend(fontsize=8)
 
 # %% [markdown]
@@ -386,9 +386,9 @@ with style.shown(columns=2, width=8.8, height=3.0) as panels:
 
 # %% [markdown]
 # A change of 1 is as large as the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first step of
-# 0.001 leaves nothing of post-LN's states as it was, and changes half as much in pre-LN. DeepNorm, whose constants were derived
-# to bound just this, hardly moves. Every layer's change is carried on by all layers above; how much of it depends on what a half
-# adds compared with what passes by. Larger weights make halves add more:
+# 0.001 changes post-LN's states by as much as they are long, pre-LN's by half of that. DeepNorm, whose constants were derived to
+# bound just this, hardly moves. Every layer's change is carried on by all layers above; how much of it depends on what a half adds
+# compared with what passes by. In sandwich a half always adds a vector of full length. Larger weights make it longer in the others:
 
 # %%
 for deviation in (0.07, 0.125):

@@ -65,7 +65,7 @@ def show_start(path: Path, runs: list[dict], experiment: Experiment, starts: lis
         axes[0].set(xlabel=f"layer of {layers[-1]}", ylabel="norm of the expected gradient", yscale="log")
         axes[1].set(xlabel="layers of the model", ylabel="the last layer's", xscale="log", yscale="log")
         axes[1].set_xticks(depths, [str(depth) for depth in depths])
-        axes[1].minorticks_off()
+        axes[1].set_xticks([], minor=True)
         axes[0].legend(fontsize=7.5)
         axes[1].legend(fontsize=7.5)
     return path
