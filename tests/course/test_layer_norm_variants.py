@@ -153,9 +153,10 @@ def test_the_bug_to_be_found_is_told_what_it_does():
 
 ROOT = "np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)"
 SQUARE = "np.mean(centred**2, axis=-1, keepdims=True)"
+DOUBLE = "np.mean(np.float64(x) ** %d, axis=-1, keepdims=True)"
 WRONG = [
-    ("rms_norm", "x / np", "(x - x.mean(axis=-1, keepdims=True)) / np", "RMSNorm"),
-    ("rms_norm", ROOT, "np.std(x, axis=-1, keepdims=True)", "RMSNorm"),
+    ("rms_norm", "x / np", "(x - x.mean(axis=-1, keepdims=True)) / np", "a mean is taken away"),
+    ("rms_norm", ROOT, "np.std(x, axis=-1, keepdims=True)", "as np.std does"),
     ("rms_norm", "np.mean", "np.sum", "divided by the length"),
     ("rms_norm", ROOT, "(np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) + eps)", "eps stands behind the root"),
     ("rms_norm", "np.sqrt", "", "the root is missing"),
@@ -163,8 +164,7 @@ WRONG = [
     ("rms_norm", " * weight", "", "the weight is missing"),
     ("rms_norm", "* weight", "* (1 + weight)", "Gemma"),
     ("layer_norm", SQUARE, "np.maximum(np.mean(x * x, axis=-1, keepdims=True) - mean**2, 0)", "their digits are used up"),
-    ("layer_norm", SQUARE, "(np.mean(np.float64(x) ** 2, axis=-1, keepdims=True) - np.float64(x).mean(-1, keepdims=True) ** 2)",
-     "10^9"),
+    ("layer_norm", SQUARE, f"({DOUBLE % 2} - {DOUBLE % 1} ** 2).astype(x.dtype)", "10^9"),
     ("layer_norm", SQUARE, "np.var(x, axis=-1, keepdims=True, ddof=1)", "divided by H - 1"),
     ("layer_norm", "np.sqrt(variance + eps)", "(np.sqrt(variance) + eps)", "eps stands behind the root"),
     ("pre_layer", "x = x + attention(first(x))\n    return x + feed_forward(second(x))",

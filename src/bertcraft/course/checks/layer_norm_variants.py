@@ -18,8 +18,10 @@ def _check_rms_norm(rms_norm) -> None:
     x, weight, eps = 3 * rng.standard_normal((2, 3, 5)) + 1, rng.uniform(0.5, 2, 5), 0.7
     got, square = rms_norm(x, weight, eps), np.mean(x * x, axis=-1, keepdims=True)
     right = x / np.sqrt(square + eps) * weight
-    if _near(got, F.layer_norm(x, weight, np.zeros(5), eps)):
-        raise Wrong("this is a layer norm: RMSNorm takes no mean away, neither from x nor within the mean of squares")
+    centred, variance = x - x.mean(axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
+    for above, below in ((centred, variance + eps), (centred, square + eps), (x, variance + eps), (x, variance)):
+        if _near(got, above / np.sqrt(below) * weight):
+            raise Wrong("a mean is taken away: RMSNorm subtracts none, neither from x nor within the root, as np.std does")
     if _near(got, x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + eps) * weight):
         raise Wrong("divided by the length, the root of the *sum* of squares: (2) has their mean, so that a number is about 1")
     if _near(got, x / (np.sqrt(square) + eps) * weight):
