@@ -114,7 +114,7 @@ def at_start(wiring: str, layers: int):
 NAMES = {"post": "post-LN", "pre": "pre-LN", "sandwich": "sandwich", "deep": "DeepNorm"}
 found = {wiring: {layers: at_start(wiring, layers) for layers in DEPTHS} for wiring in ("post", "pre")}
 
-# %% alt="Norm of the last layer's gradient against the number of layers, 3 to 24. Post-LN stays near 0.2, pre-LN falls to about half; a dotted line falls as one over the root of the depth."
+# %% alt="Norm of the last layer's gradient against the number of layers, 3 to 24. Post-LN stays between 0.22 and 0.29, pre-LN falls from 0.25 to 0.11; a dotted line falls as one over the root of the depth."
 with style.shown(width=6.0, height=2.9) as ax:
     for place, wiring in enumerate(("post", "pre")):
         last = np.array([found[wiring][layers][-1, 1] for layers in DEPTHS])
@@ -126,7 +126,7 @@ with style.shown(width=6.0, height=2.9) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN's does not depend on the depth; pre-LN's falls. Section 3 derives it.
+# Post-LN's has no trend; pre-LN's falls, nearly as the dotted line. Section 3 derives it.
 #
 # ## 3. Mathematical foundation (25 minutes)
 #
@@ -326,16 +326,16 @@ for name, norms, flops in (("layer norm", "layer", 7 * H), ("RMSNorm", "rms", 4 
     print(f"{name:10s} {count:6,} parameters, {share:.2%} of a layer's operations")
 
 # %% [markdown]
-# A thousandth of the operations. So time can only come from *moving* numbers: written as seven small operations, a norm reads
-# and writes the whole state seven times and does next to nothing with it. A fused kernel reads it once, and little is left to
-# gain. (Ours are fused; the stored experiment has the time of a step.)
+# Less than a thousandth of the operations. So time can only come from *moving* numbers: written as seven small operations, a
+# norm reads and writes the whole state seven times and does next to nothing with it. A fused kernel reads it once, and little is
+# left to gain. (Ours are fused; the stored experiment has the time of a step.)
 #
 # ### Live: all layers at the start
 #
 # Twelve layers, the four wirings, the gradient of each layer's second feed-forward matrix. **Predict first**: does post-LN's
 # gradient grow or shrink on its way down?
 
-# %% alt="Norm of the mean gradient against the layer for four wirings, logarithmic. Post-LN is about level near 0.2; pre-LN and sandwich fall from the first to the last layer; DeepNorm is level and several times smaller."
+# %% alt="Norm of the mean gradient against the layer for four wirings, logarithmic. Post-LN is about level near 0.2; pre-LN falls from 0.24 to 0.14, sandwich from 0.47 to 0.18; DeepNorm is level near 0.04."
 with style.shown(width=6.2, height=3.0) as ax:
     for place, wiring in enumerate(NAMES):
         norms = found[wiring][LAYERS] if wiring in found else at_start(wiring, LAYERS)
@@ -344,7 +344,8 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# At the top the order is the theory's. But the gap is small here, and DeepNorm's gradient is the smallest by far.
+# Post-LN's is level: it neither grows nor shrinks. In the last layer the order is the theory's. But the gap is small, it is gone
+# in the first layers, and DeepNorm, which is post-LN as well, has by far the smallest gradient.
 #
 # ### A question that the theory leaves open
 #
@@ -374,7 +375,7 @@ def moved(wiring: str, layers: int, deviation: float = DEVIATION) -> np.ndarray:
 
 changes = {(wiring, layers): moved(wiring, layers) for wiring in NAMES for layers in (DEPTHS[0], LAYERS)}
 
-# %% alt="How much Adam's first step changes the last states, relative to their size, against the learning rate, both logarithmic; left 3 layers, right 12. At 3 layers post-LN and pre-LN lie together. At 12 layers post-LN changes most, then sandwich and pre-LN; DeepNorm lies far below."
+# %% alt="How much Adam's first step changes the last states, relative to their size, against the learning rate, both logarithmic; left 3 layers, right 12. At 3 layers post-LN and pre-LN lie together, sandwich above them. At 12 layers post-LN and sandwich lie together, pre-LN two to three times lower; DeepNorm lies far below in both."
 with style.shown(columns=2, width=8.8, height=3.0) as panels:
     for ax, layers in zip(panels, (DEPTHS[0], LAYERS), strict=True):
         for place, wiring in enumerate(NAMES):
@@ -387,8 +388,9 @@ with style.shown(columns=2, width=8.8, height=3.0) as panels:
 # %% [markdown]
 # A change of 1 is as large as the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first step of
 # 0.001 changes post-LN's states by as much as they are long, pre-LN's by half of that. DeepNorm, whose constants were derived to
-# bound just this, hardly moves. Every layer's change is carried on by all layers above; how much of it depends on what a half adds
-# compared with what passes by. In sandwich a half always adds a vector of full length. Larger weights make it longer in the others:
+# bound just this, hardly moves. Every layer's change is carried on by all layers above; how much of it depends on what a half
+# adds compared with what passes by. In sandwich a half always adds a vector of full length. Larger weights make it longer in the
+# others:
 
 # %%
 for deviation in (0.07, 0.125):
@@ -397,9 +399,9 @@ for deviation in (0.07, 0.125):
     print(f"weights of deviation {deviation}, a first step of {RATES[2]:.0e}: {told}")
 
 # %% [markdown]
-# So a **warm-up** makes the first steps short where a step goes far, a norm's place decides how far, and the start of the
-# weights decides no less. (It is why the experiment has BERT's deviation: with 0.125, post-LN hardly learnt even with a
-# warm-up.)
+# Nearly twice the deviation, and post-LN's first step goes thirteen times as far; pre-LN's goes no farther. So a **warm-up**
+# makes the first steps short where a step goes far, a norm's place decides how far, and the start of the weights decides no
+# less. (It is why the experiment has BERT's deviation: with 0.125, post-LN hardly learnt even with a warm-up.)
 #
 # ### Live: two trainings without a warm-up
 #
@@ -427,7 +429,7 @@ def trained(wiring: str):
 
 runs = {NAMES[wiring]: trained(wiring) for wiring in ("post", "pre")}
 
-# %% alt="Loss at MASK of the texts that are read against steps, 40 to 240. Both curves fall from about 6.1. Post-LN levels out just above the dashed line of word frequencies at 5.77; pre-LN crosses it after a third of the steps and ends half a nat below."
+# %% alt="Loss at MASK of the texts that are read against steps, 40 to 240. Both curves begin at 6.03. Post-LN levels out at 5.83, just above the dashed line of word frequencies at 5.77; pre-LN crosses it after about 100 steps and ends half a nat below."
 task = task_of("post")
 with style.shown(width=6.2, height=3.0) as ax:
     for place, (title, run) in enumerate(runs.items()):
@@ -438,9 +440,9 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN learns which words are frequent in its texts, and stays there. Pre-LN gets off the plateau. That is one seed, one rate and
-# few steps: whether post-LN only needs a lower rate, or a warm-up, the stored experiment asks. In words, on requests that both have
-# read many times:
+# Post-LN learns which words are frequent in its texts, and stays there. Pre-LN gets off the plateau. That is one seed, one rate
+# and few steps: whether post-LN only needs a lower rate, or a warm-up, the stored experiment asks. In words, on requests that
+# both have read many times:
 
 # %%
 from bertcraft.bert import heads
@@ -465,6 +467,8 @@ for row in task.texts.train[[3, 10, 40]]:
     print("   ", "; ".join(f"{title}: {filled(title, row, place)}" for title in runs))
 
 # %% [markdown]
+# Post-LN says the same two words everywhere. Pre-LN has begun to look around the gap, and fills one of the three.
+#
 # ### The stored experiment
 #
 # Four rates, 0.001 to 0.008, ten seeds. A rate *trains* where the loss at [MASK] of texts read ends half a nat below their
