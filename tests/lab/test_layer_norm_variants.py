@@ -97,6 +97,12 @@ def test_figures_of_a_run_and_its_replay(name):
     assert replay_arm(EXPERIMENT, tiny(name), 0, Context())["first_losses"] == own["attempts"][0]["first_losses"]
 
 
+def test_progress_is_told_over_all_trainings_of_a_run():
+    told = []
+    run_arm(EXPERIMENT, tiny("post", evaluations=1), 0, Context(report=lambda done, total, text: told.append((done, total))))
+    assert {total for _, total in told} == {3 * TINY["steps"]} and told == sorted(told) and told[-1][0] == 3 * TINY["steps"]
+
+
 def test_gradients_at_the_start_are_told_by_layer_and_by_depth():
     own = found("start_pre")
     assert np.shape(own["by_layer"]) == (2, 2) and len(own["by_depth"]) == 2 and len(own["states"]) == 2

@@ -61,16 +61,19 @@ def trained(settings: dict, seed: int, context: Context) -> dict:
     """Train at each rate; of post-LN, also whether the lowest of them trains with a warm-up."""
     task = stability.task_of(settings, seed, build)
 
-    def attempt(rate: float, warmup: int) -> dict:
-        signature = {**settings, "warmup": warmup}
-        return stability.attempt(task, rate, rule_of(settings, rate, warmup), seed, context, signature)
+    rates, checked = settings["rates"], settings.get("checked_warmup")
+    count = len(rates) + bool(checked)
 
-    found = stability.figures(task, [attempt(rate, settings["warmup"]) for rate in settings["rates"]])
+    def attempt(number: int, rate: float, warmup: int, where: Context) -> dict:
+        own = stability.within(where, number, count)
+        return stability.attempt(task, rate, rule_of(settings, rate, warmup), seed, own, {**settings, "warmup": warmup})
+
+    warmup = settings["warmup"]
+    found = stability.figures(task, [attempt(number, rate, warmup, context) for number, rate in enumerate(rates)])
     found["time"] = architectures.step_milliseconds(task.architecture, task.setting, task.make_batch)
-    if settings.get("checked_warmup"):
-        inside = replace(context, folder=context.folder / "warm" if context.folder else None)
-        context, rate = inside, settings["rates"][0]
-        found["with_warmup"] = float(attempt(rate, settings["checked_warmup"])["trained"])
+    if checked:
+        where = replace(context, folder=context.folder / "warm" if context.folder else None)
+        found["with_warmup"] = float(attempt(len(rates), rates[0], checked, where)["trained"])
     return found
 
 
