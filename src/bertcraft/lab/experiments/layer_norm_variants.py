@@ -230,6 +230,6 @@ EXPERIMENT = replace(
     quick=_short(
         ("post", "pre", "start_post", "start_pre", "unigram"),
         _short(("post", "pre", "unigram"), rates=[1e-3, 4e-3], steps=30, evaluations=2),
-        rates=[1e-3, 2e-3, 4e-3], steps=120,
+        rates=[1e-3, 2e-3], steps=300,
     ),
 )  # fmt: skip
