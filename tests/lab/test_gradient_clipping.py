@@ -29,7 +29,7 @@ def found(name, seed=0, **changes):
 def planted(rates, **more):
     """Runs of ten seeds whose highest rates are these, for some seeds twice as high in both arms."""
     return [
-        {"arm": name, "seed": seed, "figures": {"highest": rate * 2 ** (seed % 2), "able": 1.0, **more}}
+        {"arm": name, "seed": seed, "figures": {"highest": rate * 2 ** (seed % 2), "finite": rate, "able": 1.0, **more}}
         for name, rate in rates.items()
         for seed in range(10)
     ]
@@ -46,6 +46,8 @@ def test_the_claim_is_a_ratio_of_highest_rates():
     assert outcome(planted({"none": 4e-3, "norm": 4e-3})).verdict == statistics.CANNOT_TELL
     assert outcome(planted({"none": 8e-3, "norm": 4e-3})).verdict == statistics.CONTRADICTED
     assert outcome(planted({"none": 4e-3, "norm": 8e-3}, able=0.9)).verdict == statistics.NOT_TESTABLE
+    descent = verdicts.outcomes(EXPERIMENT, planted({"sgd_none": 0.48, "sgd_norm": 1.92}, able=0.0))[1]
+    assert descent.comparison.metric == "finite" and descent.interval.mean == pytest.approx(4)  # asked though it never trains
 
 
 def test_arms_differ_in_their_clipping():
@@ -102,7 +104,7 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
         for arm in (arm for arm in experiment.arms if not arm.trivial):
             attempts = [{"rate": rate, "trained": True, "loss": 5.0, "norms": [2.0, 1.0]} for rate in arm.settings["rates"][:-1]]
             attempts.append({"rate": arm.settings["rates"][-1], "trained": False, "stopped": 2})
-            own = {"attempts": attempts, "plateau": 6.3, "highest": attempts[-2]["rate"]}
+            own = {"attempts": attempts, "plateau": 6.3, "highest": attempts[-2]["rate"], "finite": attempts[-2]["rate"]}
             runs += [{"arm": arm.name, "seed": seed, "figures": own} for seed in seeds]
         return runs
 

@@ -54,9 +54,9 @@ def test_figures_of_a_ladder(task):
     ]  # fmt: skip
     found = stability.figures(task, ladder)
     assert (found["share"], found["highest"], found["able"], found["lost"], found["spikes"]) == (50.0, 2.0, 1.0, 1, 3)
-    assert (found["loss"], found["unread"], found["plateau"]) == (4.0, 6.0, task.plateau)
+    assert (found["loss"], found["unread"], found["plateau"], found["finite"]) == (4.0, 6.0, task.plateau, 4.0)
     none = stability.figures(task, ladder[3:])
-    assert (none["share"], none["able"], none["lost"]) == (0.0, 0.0, 0) and not {"highest", "loss"} & none.keys()
+    assert (none["share"], none["able"], none["lost"]) == (0.0, 0.0, 0) and not {"highest", "finite", "loss"} & none.keys()
 
 
 def test_texts_judged_are_some_that_are_read_and_some_that_are_not(task):

@@ -110,7 +110,8 @@ def within(context: Context, number: int, of: int) -> Context:
 
 def figures(task: Task, found: list[dict]) -> dict:
     """Of attempts at several rates: "share", those that train in %; "highest", the highest of these; "able", 1 where there is
-    one; "loss" and "unread" of the one whose loss is lowest; "lost", those that did not come back; and all of them."""
+    one; "finite", the highest rate whose run ended in finite numbers; "loss" and "unread" of the one whose loss is lowest;
+    "lost", those that did not come back; and all of them."""
     trained = [each for each in found if each["trained"]]
     ended = [each for each in found if "loss" in each]
     best = min(ended, key=lambda each: each["loss"]) if ended else {}
@@ -118,6 +119,7 @@ def figures(task: Task, found: list[dict]) -> dict:
         "share": 100 * len(trained) / len(found), "able": float(bool(trained)), "attempts": found, "plateau": task.plateau,
         "lost": sum(not each.get("back", True) for each in found), "spikes": sum(each.get("spikes", 0) for each in found),
         **({"highest": max(each["rate"] for each in trained)} if trained else {}),
+        **({"finite": max(each["rate"] for each in ended)} if ended else {}),
         **{name: best[name] for name in ("loss", "unread") if best},
     }  # fmt: skip
 
