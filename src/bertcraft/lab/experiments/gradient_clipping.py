@@ -12,8 +12,8 @@ them, are of the norms of an unclipped run at the lowest rate, of the same seed.
 The ladders were looked for on the part of seed 100, where word frequencies give 5.71 nats, by the loss of texts read. Unclipped
 AdamW ended at 4.45 (1e-3), 5.17 (2e-3), 5.74 (4e-3, 8e-3) and 5.73 (3.2e-2): the ladder was moved down by one rate. Gradient
 descent with momentum trained at none: unclipped 5.91 (0.03), 5.81 (0.12), 5.80 (0.24), not finite at step 66 (0.96); clipped 5.81
-(0.24), 5.80 (0.96). In so few steps it can only be asked up to which rate its numbers stay finite; that is asked, and its ladder was moved up
-by two rates. No other arm was tried, and no run of the whole form has been made.
+(0.24), 5.80 (0.96). In so few steps it can only be asked up to which rate its numbers stay finite; that is asked, and its ladder
+was moved up by two rates. No other arm was tried, and no run of the whole form has been made.
 """
 
 from dataclasses import replace
