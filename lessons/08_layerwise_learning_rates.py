@@ -230,7 +230,6 @@ from bertcraft.techniques.layerwise_learning_rates import by_epoch, by_group
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
 from bertcraft.train import Rule, adamw, chain, clip_by_global_norm, warmup_linear
-from bertcraft.train.rules import named
 from bertcraft.train.schedules import Schedule
 
 # %%
@@ -379,7 +378,7 @@ print(f"states kept: {flops.count(work, upper, start, below(start, config, ids, 
 # the head, which is new. **Predict first**: by (2), which depth moves farthest? And where do the *states* of unseen texts change most?
 
 # %% quick="STEPS = 2"
-STEPS, RATE, HEAD, SEED = 40, 5e-4, 6.0, 51  # HEAD: times the top layer's rate, for it is new
+STEPS, RATE, HEAD, SEED = 80, 5e-4, 6.0, 51  # HEAD: times the top layer's rate, for it is new
 RECIPES = {"one rate": 1.0, "0.9 a layer": 0.9, "1/2.6 a layer": technique.ULMFIT}
 
 # %%

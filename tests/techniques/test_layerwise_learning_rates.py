@@ -117,6 +117,14 @@ def test_layers_that_share_lie_at_no_depth():
         technique.depths(params, config)
 
 
+def test_one_array_may_be_two_parameters_of_a_layer():
+    """As where the layer that takes the mean of a sentence encoder's states has the same zeros for queries and keys."""
+    config, params = ours(small(), "bert", "sequence_classification")
+    flat, inner = dict(tree.items(params)), "bert.encoder.layer.2.attention.self"
+    flat[f"{inner}.key.weight"] = flat[f"{inner}.query.weight"]
+    assert technique.depths(tree.nest(flat), config) == technique.depths(params, config)
+
+
 @given(st.floats(0.05, 1), st.integers(1, 40), st.floats(0.1, 10))
 def test_each_layer_has_the_rate_of_the_one_above_times_the_decay(decay, layers, head):
     found = technique.factors(decay, layers, head)

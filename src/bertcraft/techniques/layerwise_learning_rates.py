@@ -42,7 +42,7 @@ def depths(params: dict, config: Config) -> dict[str, int]:
     """
     layers = families.own_parameters(params, config)
     where = {id(leaf): depth for depth, layer in enumerate(layers, 1) for leaf in tree.leaves(layer)}
-    if len(where) < sum(len(tree.leaves(layer)) for layer in layers):
+    if any(where[id(leaf)] != depth for depth, layer in enumerate(layers, 1) for leaf in tree.leaves(layer)):
         raise InputError(
             "the layers of this model share their parameters: expected a model with rates by depth, layers of its own"
         )
