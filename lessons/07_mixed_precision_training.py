@@ -317,12 +317,12 @@ if lesson.installed("ml_dtypes"):
 # in 16 bits should be the slope of the loss, but for rounding. A slope along a random direction, measured in double precision:
 
 # %%
-from bertcraft.lab import pretraining
+from bertcraft.lab import pretraining, ruled
 from bertcraft.lab.experiments import mixed_precision_training as experiment
 
 SMALL = {"corpus": "utterances", "length": 24, "vocab_size": 4096, "texts": 20_000, "held_out": 300, "hidden": 64, "batch": 64,
-         "evaluations": 6}  # fmt: skip
-task = experiment.task_of(SMALL, seed=0)
+         "evaluations": 6, "dropout": 0.0}  # fmt: skip
+task = ruled.task_of(SMALL, seed=0)
 start = pretraining.initial(task.config, task.texts, seed=0)
 batch = task.make_batch(0)
 draw = np.random.default_rng(1)

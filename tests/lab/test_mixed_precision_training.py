@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertcraft.lab import pretraining, statistics, verdicts
+from bertcraft.lab import pretraining, ruled, statistics, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import mixed_precision_training as module
 from bertcraft.lab.figures import mixed_precision_training as figures
@@ -68,7 +68,7 @@ def test_arms_differ_in_one_precaution_and_those_that_lack_one_are_tuned_alike()
 def test_weights_are_what_an_arm_says():
     def weights(name):
         arm = tiny(name, steps=6)
-        result = module.fitted(arm.settings, 3, Context(), module.task_of(arm.settings, 3))
+        result = module.fitted(arm.settings, 3, Context(), ruled.task_of(arm.settings, 3))
         return result, np.concatenate([leaf.ravel() for leaf in tree.leaves(result.params)])
 
     runs = {name: weights(name) for name in TRAINED}
@@ -95,7 +95,7 @@ def test_figures_of_a_run_and_what_a_trial_may_see(monkeypatch):
     assert 0 <= own["lost"] <= found("float16_master")["lost"] < 100 and "lost" not in found("float32", 1)
     assert set(own["gradients"]) == {"weights", "states", "scores"} and "gradients" not in found("float16_scaled", 1)
     assert set(found("float16_alone", 1000, **EXPERIMENT.tuning.settings)) == {"dev_loss"}
-    judged = [module.task_of(tiny("float32", **more).settings, 1).judge.batch for more in ({}, EXPERIMENT.tuning.settings)]
+    judged = [ruled.task_of(tiny("float32", **more).settings, 1).judge.batch for more in ({}, EXPERIMENT.tuning.settings)]
     assert [len(batch["labels"]) for batch in judged] == [3 * 60, 3 * 256], "a trial's are development texts"
     monkeypatch.setattr(module, "SCALE", 2.0**30)
     halved = found("float16_scaled", 1)
@@ -104,7 +104,7 @@ def test_figures_of_a_run_and_what_a_trial_may_see(monkeypatch):
 
 def test_gradients_by_kind_are_the_losss():
     settings = tiny("float32").settings
-    task = module.task_of(settings, 0)
+    task = ruled.task_of(settings, 0)
     params = pretraining.initial(task.config, task.texts, 0)
     kinds = module.gradients(task, params, 0)
     batch = {name: array[: module.ROWS] for name, array in task.make_batch(task.setting.steps).items()}

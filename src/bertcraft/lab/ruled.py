@@ -17,9 +17,8 @@ from bertcraft.bert.model import Model
 from bertcraft.data.batches import batch_indices, pad
 from bertcraft.errors import TrainingError
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab import pretraining
+from bertcraft.lab import parts, pretraining
 from bertcraft.lab.experiment import Arm, Context
-from bertcraft.lab.experiments import roberta_optimizations as requests
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as masking
@@ -30,7 +29,7 @@ REPLAYED = 12  # first losses that are stored and can be replayed
 TRIAL = {"judged_on": "dev"}  # settings of a trial
 # Of an arm or trial without settings: what experiments 01 and 07 found off the plateau.
 SHARED = {
-    "corpus": requests.CORPUS, "length": 24, "vocab_size": 4096, "texts": requests.TRAINED, "held_out": requests.TESTED,
+    "corpus": parts.CORPUS, "length": 24, "vocab_size": 4096, "texts": parts.TRAINED, "held_out": parts.TESTED,
     "batch": 64, "steps": 1000, "warmup": 50, "shard": 32, "evaluations": 8, "dropout": 0.0,
 }  # fmt: skip
 
@@ -45,7 +44,7 @@ class Task:
     make_batch: Callable[[int], dict]
     judge: HeldOut
 
-    def loss(self, params: dict, batch: dict, rng):
+    def loss(self, params: dict, batch: dict, rng=None):
         return masking.masked_lm_loss(params, batch, rng, self.config)
 
 
@@ -53,10 +52,10 @@ def task_of(settings: dict, seed: int) -> Task:
     """The task of an arm's settings; judged on development texts where a trial says so."""
     own = {field.name for field in fields(Setting)}
     setting = Setting(**{name: value for name, value in settings.items() if name in own})
-    texts, rate = requests.texts_of(setting, seed), settings["dropout"]
+    texts, rate = parts.texts_of(setting, seed), settings["dropout"]
     rows = texts.dev if settings.get("judged_on") == "dev" else texts.held_out
     config = pretraining.config_of(setting, len(texts.log_frequency), hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
-    judge = HeldOut(np.concatenate([rows] * requests.MASKS), texts)  # a row's number decides its mask
+    judge = HeldOut(np.concatenate([rows] * parts.MASKS), texts)  # a row's number decides its mask
     return Task(setting, texts, config, pretraining.batch_maker(setting, texts, seed), judge)
 
 
@@ -99,9 +98,9 @@ def trained(rule: Rule, settings: dict, seed: int, context: Context) -> tuple[di
     if settings.get("judged_on") == "dev":
         return {"dev_loss": seen[-1]["loss"]}, result
     found = {
-        "loss": seen[-1]["loss"], "accuracy": 100 * seen[-1]["accuracy"], "curve": [each["loss"] for each in seen],
-        "steps": list(steps), "training": float(result.losses[-50:].mean()), "first_losses": result.losses[:REPLAYED].tolist(),
-        "plateau": 100.0 * (seen[-1]["loss"] > task.judge.unigram - 0.5),
+        "loss": seen[-1]["loss"], "accuracy": 100 * seen[-1]["accuracy"], **parts.beside(seen[-1]),
+        "curve": [each["loss"] for each in seen], "steps": list(steps), "training": float(result.losses[-50:].mean()),
+        "first_losses": result.losses[:REPLAYED].tolist(), "plateau": 100.0 * (seen[-1]["loss"] > task.judge.unigram - 0.5),
     }  # fmt: skip
     return found, result
 
@@ -110,9 +109,9 @@ def untrained(settings: dict, seed: int) -> dict:
     """The figures of word frequencies, or of a model before its first step."""
     task = task_of(settings, seed)
     if settings["method"] == "unigram":
-        return {"loss": task.judge.unigram}
+        return {"loss": task.judge.unigram, "loss_all": task.judge.unigram_all}
     found = task.judge(pretraining.initial(task.config, task.texts, seed), task.config)
-    return {"loss": found["loss"], "accuracy": 100 * found["accuracy"]}
+    return {"loss": found["loss"], "accuracy": 100 * found["accuracy"], **parts.beside(found)}
 
 
 def replayed(rule: Rule, settings: dict, seed: int, context: Context) -> dict:

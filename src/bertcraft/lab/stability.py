@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from bertcraft.errors import TrainingError
-from bertcraft.lab import architectures
+from bertcraft.lab import architectures, parts
 from bertcraft.lab.architectures import Architecture, Judge
 from bertcraft.lab.experiment import Context
-from bertcraft.lab.experiments import roberta_optimizations as first
 from bertcraft.lab.pretraining import Setting, Texts, batch_maker
 from bertcraft.pretrain.objectives import FIRST_WORD
 from bertcraft.techniques import roberta_optimizations as masking
@@ -55,7 +54,7 @@ class Task:
 def task_of(settings: dict, seed: int, build: Callable[[dict, Setting, Texts, int], Architecture]) -> Task:
     """The task that an arm's settings describe."""
     setting = architectures.setting_of(settings)
-    texts = first.texts_of(setting, seed)
+    texts = parts.texts_of(setting, seed)
     read, unread = Judge(np.concatenate([texts.train] * MASKS), texts), Judge(texts.held_out, texts)
     return Task(setting, texts, build(settings, setting, texts, seed), batch_maker(setting, texts, seed), read, unread)
 

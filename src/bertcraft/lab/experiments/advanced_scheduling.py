@@ -17,9 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bertcraft.lab import pretraining, ruled
+from bertcraft.lab import parts, pretraining, ruled
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
-from bertcraft.lab.experiments import roberta_optimizations as first
 from bertcraft.lab.pretraining import Setting
 from bertcraft.lab.statistics import EQUAL
 from bertcraft.pretrain import held_out as held_out_loss
@@ -175,7 +174,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(ruled, first, masking, pretraining, held_out_loss),
+    code=(ruled, parts, masking, pretraining, held_out_loss),
     notes=NOTES,
 )
 

@@ -20,9 +20,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bertcraft.lab import architectures, pretraining, stability
+from bertcraft.lab import architectures, parts, pretraining, stability
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, shorter
-from bertcraft.lab.experiments import roberta_optimizations as first
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain import held_out as held_out_loss
 from bertcraft.techniques import gradient_clipping as technique
@@ -102,7 +101,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 # --------------------------------------------------------------------------------------------------------- declaration
 
 _SHARED = {
-    "corpus": first.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": first.TESTED, "batch": 32, "shard": 32,
+    "corpus": parts.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": parts.TESTED, "batch": 32, "shard": 32,
     "layers": 6, "hidden": 64, "steps": 400, "warmup": 40, "evaluations": 6, "rule": "adamw", "threshold": 1.0,
     "rates": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
 }  # fmt: skip
@@ -194,7 +193,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(stability, architectures, first, pretraining, held_out_loss),
+    code=(stability, architectures, parts, pretraining, held_out_loss),
     notes=NOTES,
 )
 

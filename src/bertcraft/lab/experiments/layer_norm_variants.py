@@ -24,10 +24,9 @@ from functools import partial
 import numpy as np
 
 from bertcraft.bert import encoder
-from bertcraft.lab import architectures, pretraining, stability
+from bertcraft.lab import architectures, parts, pretraining, stability
 from bertcraft.lab.architectures import Architecture
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, shorter
-from bertcraft.lab.experiments import roberta_optimizations as first
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.lab.statistics import EQUAL
 from bertcraft.pretrain import held_out as held_out_loss
@@ -119,7 +118,7 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 # --------------------------------------------------------------------------------------------------------- declaration
 
 _SHARED = {
-    "corpus": first.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": first.TESTED, "batch": 32, "shard": 32,
+    "corpus": parts.CORPUS, "length": 16, "vocab_size": 2048, "texts": 128, "held_out": parts.TESTED, "batch": 32, "shard": 32,
     "layers": 12, "hidden": 64, "deviation": 0.07, "steps": 600, "warmup": 0, "evaluations": 6, "clip": 0.0, "norms": "layer",
     "rates": [1e-3, 2e-3, 4e-3, 8e-3],
 }  # fmt: skip
@@ -215,7 +214,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(stability, architectures, first, pretraining, held_out_loss),
+    code=(stability, architectures, parts, pretraining, held_out_loss),
     notes=NOTES,
 )
 

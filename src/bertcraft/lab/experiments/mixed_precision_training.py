@@ -17,21 +17,19 @@ The last two arms train nothing: torch multiplies matrices of BERT-base's size i
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from itertools import count
 
 import numpy as np
 
-from bertcraft.bert import Config, encoder, heads
+from bertcraft.bert import encoder, heads
 from bertcraft.errors import InputError
-from bertcraft.lab import pretraining
+from bertcraft.lab import parts, pretraining, ruled
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
-from bertcraft.lab.experiments import roberta_optimizations as first
-from bertcraft.lab.pretraining import Setting, Texts
+from bertcraft.lab.pretraining import Setting
 from bertcraft.lab.statistics import EQUAL, EXACT
 from bertcraft.pretrain import held_out as held_out_loss
-from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import mixed_precision_training as technique
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import functions as F
@@ -48,31 +46,6 @@ REPEATED = 40  # products of which the fastest counts
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a seed trains on, and how it is judged."""
-
-    setting: Setting
-    texts: Texts
-    config: Config
-    make_batch: Callable[[int], dict]
-    judge: HeldOut
-
-    def loss(self, params: dict, batch: dict, rng=None):
-        return masking.masked_lm_loss(params, batch, rng, self.config)
-
-
-def task_of(settings: dict, seed: int) -> Task:
-    """The task of an arm's settings; judged on development texts where a trial says so."""
-    known = {field.name for field in fields(Setting)}
-    setting = Setting(**{name: value for name, value in settings.items() if name in known})
-    texts = first.texts_of(setting, seed)
-    rows = texts.dev if settings.get("judged_on") == "dev" else texts.held_out
-    config = pretraining.config_of(setting, len(texts.log_frequency))
-    judge = HeldOut(np.concatenate([rows] * first.MASKS), texts)  # a row's number decides its mask
-    return Task(setting, texts, config, pretraining.batch_maker(setting, texts, seed), judge)
-
-
 def rule_of(settings: dict, setting: Setting, seed: int) -> Rule:
     """Clipped AdamW; its weights kept in 16 bits, with or without a stochastic rounding; its loss scaled."""
     rate = warmup_linear(setting.rate, setting.warmup, setting.steps)
@@ -82,7 +55,7 @@ def rule_of(settings: dict, setting: Setting, seed: int) -> Rule:
     return technique.loss_scaling(rule, SCALE) if settings["scaled"] else rule
 
 
-def fitted(settings: dict, seed: int, context: Context, task: Task, steps: int | None = None):
+def fitted(settings: dict, seed: int, context: Context, task: ruled.Task, steps: int | None = None):
     """Train an arm, wholly or for its first steps; a ``FitResult``."""
     from bertcraft.tensor.parallel import pool, sharded_value_and_grad
 
@@ -105,7 +78,7 @@ def fitted(settings: dict, seed: int, context: Context, task: Task, steps: int |
 
 def trained(settings: dict, seed: int, context: Context) -> dict:
     """Train; the loss at [MASK] of unread text, what was skipped, what a gradient loses, and what memory there would be."""
-    task = task_of(settings, seed)
+    task = ruled.task_of(settings, seed)
     result = fitted(settings, seed, context, task)
     steps, seen = zip(*result.evaluations, strict=True)
     if settings.get("judged_on") == "dev":
@@ -114,9 +87,9 @@ def trained(settings: dict, seed: int, context: Context) -> dict:
     scale = SCALE * 0.5**skipped if settings["scaled"] else 1.0  # it grows after 2,000 good steps only
     by_kind = gradients(task, result.params, seed)
     found = {
-        "loss": seen[-1]["loss"], "accuracy": 100 * seen[-1]["accuracy"], "curve": [each["loss"] for each in seen],
-        "steps": list(steps), "skipped": skipped, "scale": scale, "first_losses": result.losses[:REPLAYED].tolist(),
-        **memory(settings, task.setting),
+        "loss": seen[-1]["loss"], "accuracy": 100 * seen[-1]["accuracy"], **parts.beside(seen[-1]),
+        "curve": [each["loss"] for each in seen], "steps": list(steps), "skipped": skipped, "scale": scale,
+        "first_losses": result.losses[:REPLAYED].tolist(), **memory(settings, task.setting),
     }  # fmt: skip
     form = settings["form"]
     for kind, values in by_kind.items() if form != "float32" else ():
@@ -138,7 +111,7 @@ def memory(settings: dict, setting: Setting) -> dict:
     }
 
 
-def gradients(task: Task, params: dict, seed: int) -> dict[str, np.ndarray]:
+def gradients(task: ruled.Task, params: dict, seed: int) -> dict[str, np.ndarray]:
     """All numbers of a batch's gradient in float32: of "weights", of "states" behind each layer, and of "scores" over the words.
 
     The latter two are what the backward pass hands on: gradients with respect to zeros that are added there.
@@ -193,19 +166,10 @@ def product(form: str, seed: int, times: int) -> dict:
     return {"product_ms": min(found), "product_error": float((z.double() - true).norm() / true.norm())}
 
 
-def untrained(settings: dict, seed: int) -> dict:
-    """The figures of word frequencies, or of a model before its first step."""
-    task = task_of(settings, seed)
-    if settings["method"] == "unigram":
-        return {"loss": task.judge.unigram}
-    found = task.judge(pretraining.initial(task.config, task.texts, seed), task.config)
-    return {"loss": found["loss"], "accuracy": 100 * found["accuracy"]}
-
-
 def run(arm: Arm, seed: int, context: Context) -> dict:
     if "product" in arm.settings:
         return product(arm.settings["product"], seed, REPEATED)
-    return untrained(arm.settings, seed) if arm.trivial else trained(arm.settings, seed, context)
+    return ruled.untrained(arm.settings, seed) if arm.trivial else trained(arm.settings, seed, context)
 
 
 def replay(arm: Arm, seed: int, context: Context) -> dict:
@@ -213,17 +177,14 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
     if "product" in arm.settings:
         return {"product_error": product(arm.settings["product"], seed, 1)["product_error"]}
     if arm.trivial:
-        return untrained(arm.settings, seed)
-    task = task_of(arm.settings, seed)
+        return ruled.untrained(arm.settings, seed)
+    task = ruled.task_of(arm.settings, seed)
     return {"first_losses": fitted(arm.settings, seed, context, task, min(REPLAYED, task.setting.steps)).losses.tolist()}
 
 
 # -------------------------------------------------------------------------------------------------------- declaration
 
-_SHARED = {
-    "corpus": first.CORPUS, "length": 24, "vocab_size": 4096, "texts": first.TRAINED, "held_out": first.TESTED, "batch": 64,
-    "steps": 900, "warmup": 50, "shard": 32, "evaluations": 6,
-}  # fmt: skip
+_SHARED = ruled.SHARED | {"steps": 900, "evaluations": 6}
 
 
 def _arms(shared: dict) -> tuple[Arm, ...]:
@@ -242,8 +203,7 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
             "bfloat16_stochastic", "bfloat16, stochastic", "bfloat16",
             "Is it that small updates are lost? Rounded stochastically, they count on average.", master=False, stochastic=True,
         ),
-        Arm("untrained", "untrained", {**shared, "method": "untrained"}, trivial=True),
-        Arm("unigram", "word frequencies", {**shared, "method": "unigram"}, trivial=True),
+        *ruled.trivial(shared),
         Arm("product_float32", "torch product, float32", {"product": "float32"}),
         Arm("product_bfloat16", "torch product, bfloat16", {"product": "bfloat16"}, "What NumPy has not: the processor's own."),
     )  # fmt: skip
@@ -287,7 +247,7 @@ COMPARISONS = (
 
 TUNING = Tuning(
     grids={name: {"rate": (5e-4, 1e-3, 2e-3, 4e-3)} for name in _TRAINED if name not in _AS_FLOAT32},
-    settings={"judged_on": "dev"},
+    settings=ruled.TRIAL,
     figure="dev_loss",
     better=-1,
     like=dict.fromkeys(_AS_FLOAT32, "float32"),
@@ -329,7 +289,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(first, masking, pretraining, held_out_loss),
+    code=(ruled, parts, masking, pretraining, held_out_loss),
     notes=NOTES,
 )
 

@@ -20,10 +20,9 @@ import numpy as np
 
 from bertcraft.errors import TrainingError
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab import pretraining, ruled
+from bertcraft.lab import parts, pretraining, ruled
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
 from bertcraft.lab.experiments import adapter_modules as questions
-from bertcraft.lab.experiments import roberta_optimizations as first
 from bertcraft.lab.pretraining import Setting
 from bertcraft.pretrain import held_out as held_out_loss
 from bertcraft.techniques import roberta_optimizations as masking
@@ -236,7 +235,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(ruled, first, masking, pretraining, held_out_loss, tuning, questions),
+    code=(ruled, parts, masking, pretraining, held_out_loss, tuning, questions),
     notes=NOTES,
 )
 
