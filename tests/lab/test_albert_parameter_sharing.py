@@ -117,6 +117,8 @@ def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning(name, tmp_path
     arm = tiny(name)
     found = run_arm(EXPERIMENT, arm, 1, Context(folder=tmp_path))["figures"]
     assert found["gap"] == pytest.approx(found["loss"] - found["unigram"]) and found["curve"][-1] == found["loss"]
+    assert found["loss_kept"] != found["loss"] != found["loss_random"], "at [MASK], and beside it"
+    assert min(found["loss"], found["loss_kept"], found["loss_random"]) < found["loss_all"]
     assert found["steps"] == [6, 12] and len(found["angle"]) == len(found["distance"]) == arm.settings["layers"]
     again = replay_arm(EXPERIMENT, arm, 1, Context())
     assert again == {key: found[key] for key in again} and len(again["first_losses"]) == 12

@@ -28,12 +28,13 @@ import numpy as np
 
 from bertcraft.bert import Config
 from bertcraft.bert.layout import parameter_shapes
-from bertcraft.lab import architectures, flops, pretraining, segment_pairs
+from bertcraft.lab import architectures, flops, parts, pretraining, segment_pairs
 from bertcraft.lab.architectures import Architecture, setting_of
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.lab.statistics import EXACT
 from bertcraft.pretrain import held_out as held_out_loss
+from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import albert_parameter_sharing as technique
 from bertcraft.techniques import roberta_optimizations as masking
 
@@ -59,7 +60,13 @@ def share(settings: dict, seed: int, context: Context) -> dict:
     if part := settings.get("judged_on"):
         found = architectures.run(task, settings, seed, context, part)
         return {"dev": found["loss"], **{name: found[name] for name in ("gap", "curve", "first_losses")}}
-    return architectures.run(task, settings, seed, context, look=partial(changes, task))
+    return architectures.run(task, settings, seed, context, look=lambda params: beside(task, params) | changes(task, params))
+
+
+def beside(task: architectures.Task, params: dict) -> dict:
+    """The losses of unread text at kept and at random tokens, and at all chosen positions."""
+    judge, own = HeldOut(task.texts.held_out, task.texts), task.architecture
+    return parts.beside(judge(own.whole(params), own.config))
 
 
 def changes(task: architectures.Task, params: dict) -> dict:
@@ -87,12 +94,13 @@ def pair(settings: dict, seed: int, context: Context) -> dict:
     task = segment_pairs.task_of(setting_of(settings), asked, seed)
     result = segment_pairs.train(task, seed, context, settings)
     held_out = segment_pairs.held_out(task, part)
-    loss = held_out(technique.complete(result.params, task.config), task.config)["loss"]
+    words = held_out(technique.complete(result.params, task.config), task.config)
+    loss = words["loss"]
     found = {"first_losses": result.losses[:REPLAYED].tolist()}
     own = segment_pairs.judged(task, result.params, asked, part) if asked else None
     if "judged_on" in settings:
         return {"dev": loss + (own[1] if own else 0.0), **found}
-    found |= {"pair_loss": loss, "pair_gap": loss - held_out.unigram}
+    found |= {"pair_loss": loss, "pair_gap": loss - held_out.unigram, **parts.beside(words)}
     how = {"steps": settings["tuned_steps"], "rate": settings["tuned_rate"], "part": part}
     found |= {kind: segment_pairs.finetuned(task, result.params, kind, seed, **how) for kind in segment_pairs.ASKED}
     return found | ({"asked": own[0]} if own else {})
@@ -262,7 +270,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=75,
-    code=(architectures, pretraining, segment_pairs, flops, held_out_loss, masking),
+    code=(architectures, parts, pretraining, segment_pairs, flops, held_out_loss, masking),
     notes=NOTES,
 )
 
