@@ -38,6 +38,8 @@ def arms_table(experiment: Experiment, runs: Sequence[dict], title: str | None =
             columns.append(
                 [header, *(_cell([run["figures"].get(name) for run in found], metric.digits) for found in own.values())]
             )
+    if any(len(found) > 1 for found in own.values()):  # means over other seeds are no pairs: say how many they are of
+        columns.append(["seeds", *(str(len(found)) for found in own.values())])
     columns.append(["s a run", *(_cell([run["seconds"] for run in found], 0) for found in own.values())])
     parts = next(parts for count in range(1, len(columns) + 1) if (parts := _divided(columns, count)))
     return Group(*(_part(list(own), part, None if i else title) for i, part in enumerate(parts)))
