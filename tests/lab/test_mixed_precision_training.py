@@ -89,6 +89,7 @@ def test_weights_are_what_an_arm_says():
 
 def test_figures_of_a_run_and_what_a_trial_may_see(monkeypatch):
     own = found("float16_scaled")
+    assert len({own[name] for name in ("loss", "loss_kept", "loss_random", "loss_all")}) == 4
     assert own["scale"] == 2.0**16 * 0.5 ** own["skipped"] and own["skipped"] < 8
     assert (own["state_bytes"], found("float32")["state_bytes"], found("bfloat16_alone", 1)["state_bytes"]) == (16, 16, 12)
     assert own["kept_bytes"] == 2 * (34 * 64 + 5 * 24) and found("float32", 1)["kept_bytes"] == 2 * (66 * 64 + 9 * 24)
