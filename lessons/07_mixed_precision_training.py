@@ -398,8 +398,8 @@ with style.shown(columns=2, width=8.6, height=2.9) as (left, right):
 
 # %% [markdown]
 # float16 stays with float32. It has not the same weights, for a rounding that falls to the other side is noise in all that follows.
-# bfloat16 alone is left behind at the *end*, where the rate is low and updates are swamped (appendix A). One seed: the stored
-# experiment has more. And what have the two learnt in a minute? Not much beyond frequent words, but the same:
+# bfloat16 alone ends behind: swamped updates (appendix A), or the luck of one seed? The stored experiment has more.
+# And what have the two learnt in a minute? Not much beyond frequent words, but the same:
 
 # %%
 from bertcraft.bert import Model
