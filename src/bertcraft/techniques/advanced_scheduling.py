@@ -32,20 +32,20 @@ from bertcraft.train.rules import Rule, correction, init_moments, like, moments,
 from bertcraft.train.schedules import (
     FALLS,
     Schedule,
-    check,
     rising,
     warmup_cosine,
     warmup_inverse_sqrt,
     warmup_linear,
     warmup_stable_decay,
 )
+from bertcraft.train.schedules import check as check_schedule
 
 # ------------------------------------------------------------------------------------------------------------- schedules
 
 
 def warmup_constant(peak: float, warmup: int) -> Schedule:
     """Rise linearly to ``peak`` in ``warmup`` steps and stay there: transformers' ``get_constant_schedule_with_warmup``."""
-    check(peak, warmup)
+    check_schedule(peak, warmup)
     return lambda step: peak * rising(step, warmup)
 
 
@@ -54,7 +54,7 @@ def warmup_polynomial(peak: float, warmup: int, total: int, power: float = 2.0, 
 
     transformers' ``get_polynomial_decay_schedule_with_warmup``; without warm-up torch's ``PolynomialLR``.
     """
-    check(peak, warmup, total)
+    check_schedule(peak, warmup, total)
 
     def schedule(step):
         left = np.clip((total - step) / max(1, total - warmup), 0.0, 1.0)
@@ -68,7 +68,7 @@ def warmup_restarts(peak: float, warmup: int, total: int, cycles: int = 4) -> Sc
 
     transformers' ``get_cosine_with_hard_restarts_schedule_with_warmup``.
     """
-    check(peak, warmup, total)
+    check_schedule(peak, warmup, total)
 
     def schedule(step):
         progress = (step - warmup) / max(1, total - warmup)
@@ -84,7 +84,7 @@ def warm_restarts(peak: float, first: int, factor: int = 1, lowest: float = 0.0)
     Loshchilov & Hutter 2017, equation 5; torch's ``CosineAnnealingWarmRestarts``. It never reaches ``lowest``: the step that
     would is the first of the next cycle.
     """
-    check(peak, 0, first)
+    check_schedule(peak, 0, first)
     if factor < 1:
         raise InputError(f"the factor of cycles must be 1 or more, got {factor}")
 
@@ -124,7 +124,7 @@ def one_cycle(
     Smith & Topin 2017, figure 1; with ``three`` phases, as there, down as fast as up, then on. torch's ``OneCycleLR`` with
     ``warmup`` = pct_start * total - 1, without its cycle of momenta.
     """
-    check(peak)
+    check_schedule(peak)
     low = peak / start
     return through([(0, low), (warmup, peak), *([(2 * warmup, low)] if three else []), (total - 1, low / end)], fall)
 
@@ -134,7 +134,7 @@ def bert(peak: float, warmup: int, total: int) -> Schedule:
 
     So it jumps down where warm-up ends, and never reaches ``peak``: with 100 of 1,000 steps it goes from 0.99 to 0.9 of it.
     """
-    check(peak, warmup, total)
+    check_schedule(peak, warmup, total)
     return lambda step: peak * np.where(step < warmup, rising(step, warmup), np.maximum(0.0, 1 - step / total))
 
 

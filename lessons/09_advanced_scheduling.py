@@ -1,0 +1,766 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 09. Learning-rate schedules: travel first, then settle
+#
+# A large learning rate travels fast and cannot stand still. A small one stands still and does not travel. So the rate rises at
+# the start of a training and falls at its end, and every library has a dozen ways to do it. You will derive why it falls, measure
+# why it rises, see all the ways in one plot, hold them against `transformers` and torch to the last step (where they differ), and
+# learn what to do when nobody can tell you how long the training will be.
+#
+# You need NumPy, [lesson 00](00_foundations.ipynb) for the training loop and [its second part](00_foundations_2.ipynb) for
+# intervals. The sections take 180 minutes, nearly half of them exercises.
+
+# %%
+import numpy as np
+
+import bertcraft as bc
+from bertcraft.course import open_lesson
+from bertcraft.lab import drawing, style
+from bertcraft.techniques import advanced_scheduling as technique
+from bertcraft.train import schedules
+
+lesson = open_lesson("advanced_scheduling")
+check, hint, solution = lesson.check, lesson.hint, lesson.solution
+
+# %% [markdown]
+# ## 1. The claim (10 minutes)
+
+# %%
+lesson.claim()
+
+# %% [markdown]
+# No paper promises a figure. What encoders were really trained with:
+#
+# | | highest rate | warm-up | then |
+# | --- | --- | --- | --- |
+# | first transformer (2017) | 0.0007 | 4,000 of 100,000 steps | inverse square root |
+# | BERT (2018) | 0.0001 | 10,000 of 1,000,000 steps | line to 0 |
+# | RoBERTa, large (2019) | 0.0004 | 30,000 of 500,000 steps | line to 0 |
+# | ModernBERT, base (2024) | 0.0008 | 3 of 1,700 billion tokens | flat; the fall comes last |
+#
+# The claim that is left to test: **does a rate that falls to zero leave a better model than one that stays, each at the highest
+# rate that suits it?** The second half of the sentence matters. At one highest rate you would compare rates, not schedules.
+#
+# All of them in one plot, with the same highest rate, 1:
+
+# %%
+T, WARMUP = 1000, 100  # steps of a training, and of its warm-up: try 0 and 400
+STEPS = np.arange(T + 1)
+
+
+def rates(schedule):
+    """The rate of each step from 0 to T."""
+    return np.array([float(schedule(step)) for step in STEPS])
+
+
+# %% alt="Eight small panels of the rate over 1,000 steps, each rising to 1 in 100 steps. Constant: stays. Linear: a straight line to 0. Cosine: half a cosine to 0. Polynomial: falls steeply first, 0 at the end. Inverse square root: falls to 0.32. Stable, then down: stays until step 800, then a line to 0. Cosine with restarts: four half cosines, each from 1. One cycle: starts at 0.04, down along a cosine."
+TITLES = {"constant_with_warmup": "constant", "inverse_sqrt": "inverse square root", "warmup_stable_decay": "stable, then down",
+          "cosine_with_restarts": "cosine, restarts", "one_cycle": "one cycle"}  # fmt: skip
+NAMES = ("constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt", "warmup_stable_decay",
+         "cosine_with_restarts", "one_cycle")  # fmt: skip
+with style.shown(columns=8, width=11.0, height=1.7) as panels:
+    for ax, name in zip(panels, NAMES, strict=True):
+        ax.plot(STEPS, rates(technique.named(name, 1.0, WARMUP, T)), color=style.COLOURS[1])
+        ax.set(ylim=(0, 1.05), xlim=(0, T), xticks=(0, T), yticks=(0, 1))
+        ax.set_title(TITLES.get(name, name), fontsize=8)
+        ax.set_xlabel("step", fontsize=8)
+    panels[0].set_ylabel("rate")
+
+# %% [markdown]
+# ## 2. Background and motivation (10 minutes)
+#
+# Robbins and Monro proved in 1951 that steps along noisy directions arrive if they become shorter, neither too fast nor too slowly.
+# Deep networks were trained with a rate that somebody divided by ten when the loss stood still. Why does it help? Here is a
+# valley: steep across, nearly flat along. Each gradient is off by a random amount, as that of a batch is. The minimum is at the
+# cross.
+
+# %% alt="Three panels of contours of a long valley, with the path of 150 updates from the left. High rate: it soon reaches the cross and jumps about it across the valley. Low rate: it stays near the bottom but has come only half the way. A line to zero: it jumps at first and ends at the cross."
+CURVATURE, START, NOISE, MOVES = np.array([1.0, 0.03]), np.array([2.0, 10.0]), 1.0, 150  # across, along
+SHOWN = {"0.6, constant": schedules.constant(0.6), "0.1, constant": schedules.constant(0.1),
+         "0.6, line to zero": schedules.warmup_linear(0.6, 0, MOVES)}  # fmt: skip
+across, along = np.meshgrid(np.linspace(-3.5, 3.5, 60), np.linspace(-11, 5, 60))
+with style.shown(columns=3, width=10.0, height=2.5) as panels:
+    for ax, (title, schedule) in zip(panels, SHOWN.items(), strict=True):
+        w, path, rng = START, [START], np.random.default_rng(3)
+        for step in range(MOVES):
+            w = w - float(schedule(step)) * (CURVATURE * w + NOISE * rng.standard_normal(2))
+            path.append(w)
+        loss = 0.5 * (CURVATURE[0] * across**2 + CURVATURE[1] * along**2)
+        ax.contour(-along, across, loss, levels=6, colors="0.8", linewidths=0.8)
+        ax.plot(*np.array(path).T[::-1] * [[-1], [1]], color=style.COLOURS[1], lw=0.8, marker=".", ms=2.5)
+        ax.plot(0, 0, "+", color="black", ms=10, mew=2)
+        ax.set(title=title, xlabel="along the valley", ylim=(-3.5, 3.5))
+    panels[0].set_ylabel("across")
+
+# %% [markdown]
+# Along the valley a large rate is needed, across it a small one. One number has to serve both, so it is first the one and then the
+# other. Where the number comes in:
+
+# %% alt="The step counter, saved with the model, goes into the schedule, new, which gives the rate. A batch gives a gradient, which goes into Adam's means, and these into a direction. Rate times direction is the update, which goes to the parameters; each update adds one to the counter."
+with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
+    counter = s.box("step t, from 0\nsaved with the model", at=(0, 0), kind="data")
+    schedule_box = s.box("schedule", at=(1.6, 0), kind="new")
+    batch = s.box("batch", at=(0, 1), kind="data")
+    gradient = s.box("gradient", at=(1, 1))
+    adam = s.box("Adam's means\n$m_t$, $u_t$", at=(2.1, 1))
+    update = s.box("update", at=(3.1, 0.5))
+    params = s.box("parameters", at=(4, 0.5), kind="data")
+    s.arrow(counter, schedule_box, "t", kind="new")
+    s.arrow(schedule_box, update, r"rate $\eta_t$", kind="new")
+    s.arrow(batch, gradient)
+    s.arrow(gradient, adam, "$g_t$")
+    s.arrow(adam, update, "direction")
+    s.arrow(update, params)
+
+# %% [markdown]
+# A schedule is no more than a function from the counter to a number. What can go wrong is the counter: where it begins, where it
+# ends, what it counts, and whether it survives.
+#
+# ## 3. Mathematical foundation (30 minutes)
+#
+# ### Why the rate has to fall
+#
+# One direction of the valley: a weight $w$ with the loss $\frac12\kappa w^2$. ($\kappa$, the curvature, is a letter of this lesson.)
+# Its gradient is $\kappa w$, that of a batch $\kappa w+\sigma\xi$ with noise $\xi$ of mean 0 and variance 1. Take a step with rate
+# $\eta$ and the mean of the square on both sides; the noise is independent of $w$:
+#
+# $$\mathbb E\,w_{t+1}^2=(1-\eta_t\kappa)^2\;\mathbb E\,w_t^2+\eta_t^2\sigma^2\tag{1}$$
+#
+# The first term *travels*: the distance shrinks by $1-\eta\kappa$ a step, so it takes some $1/(\eta\kappa)$ steps. The second
+# *shakes*. With a constant rate the two balance where $\mathbb E\,w^2$ no longer changes:
+#
+# $$\mathbb E\,w^2=\frac{\eta\,\sigma^2}{\kappa\,(2-\eta\kappa)},\qquad\text{a loss of }\;
+# \frac{\eta\,\sigma^2}{2(2-\eta\kappa)}\approx\frac{\eta\sigma^2}{4}.\tag{2}$$
+#
+# The loss that is left is proportional to the rate, and no number of further steps lowers it.
+#
+# **By hand**: $\kappa=1$, $\sigma=1$. With $\eta=0.5$ the loss ends at $0.5/3=0.167$, with $\eta=0.05$ at $0.05/3.9=0.013$. But
+# where $\kappa=0.03$, the first needs some 67 steps, the second 667.
+#
+# ### The shapes
+#
+# With $T_w$ steps of warm-up, $T$ in all and a highest rate $\hat\eta$ (letters of this lesson, too):
+#
+# $$\eta_t=\hat\eta\,\frac{t}{T_w}\quad(t<T_w),\qquad\text{then with}\quad x=\frac{t-T_w}{T-T_w}\tag{3}$$
+#
+# $$\text{line: }\hat\eta\,(1-x)\qquad\text{cosine: }\hat\eta\,\frac{1+\cos\pi x}{2}\qquad
+# \text{polynomial: }\hat\eta\,(1-x)^a\qquad\text{inverse square root: }\hat\eta\sqrt{T_w/t}\tag{4}$$
+#
+# *Stable, then down* (warm-up-stable-decay) stays at $\hat\eta$ and falls in its last steps only. *Restarts* repeat a cosine (SGDR).
+# *One cycle* rises from $\hat\eta/25$ and falls to a ten-thousandth of that.
+#
+# ### Which step is the last?
+#
+# Count from 0. $T$ updates are the steps $0,1,\dots,T-1$. By (3) and (4) the rate is 0 at step $T$: *after* the last update. That is
+# what `transformers` does. torch's one cycle reaches its end *at* the last update, step $T-1$. Mix them up, and the last update does
+# nothing, or a run that should end at 0 does not.
+#
+# **By hand**: $T=4$, $T_w=1$. The line has the rates $0,\,1,\,\frac23,\,\frac13$: its *first* update does nothing.
+#
+# ### Why the rate has to rise
+#
+# Adam divides by the root of a running mean of squared gradients. At the first update both means hold one gradient, the bias
+# corrections take out $1-\beta_1$ and $1-\beta_2$, and, but for $\epsilon$,
+#
+# $$\Delta w=-\eta\,\frac{m}{\sqrt u}=-\eta\,\frac{g}{\sqrt{g^2}}=-\eta\,\operatorname{sign}(g).\tag{5}$$
+#
+# **Every** parameter moves by the whole rate, also those of whose gradient nothing is known but noise. Later $m$ averages
+# the noise out and $\sqrt u$ does not: updates get shorter by themselves. How long does that take? In Adam's mean a square that is
+# $k$ steps old has the weight $\beta_2^k$. The mean age after $t$ updates is
+#
+# $$\bar k_t=\frac{\sum_{k=0}^{t-1}k\,\beta_2^k}{\sum_{k=0}^{t-1}\beta_2^k}
+# =\frac{\beta_2}{1-\beta_2}-\frac{t\,\beta_2^t}{1-\beta_2^t},\tag{6}$$
+#
+# and $n$ numbers that weigh alike have the mean age $(n-1)/2$. So Adam's mean is worth
+#
+# $$n_t=1+2\bar k_t,\qquad n_\infty=\frac{2}{1-\beta_2}-1\tag{7}$$
+#
+# squares: one after the first update, two after the second, 1,999 in the end (for $\beta_2=0.999$). RAdam (Liu et al. 2020) computes
+# how much $1/\sqrt u$ scatters for so few, and multiplies the rate by what would make it scatter as little as in the end,
+#
+# $$\omega_t=\sqrt{\frac{(n_t-4)(n_t-2)\,n_\infty}{(n_\infty-4)(n_\infty-2)\,n_t}}\qquad(n_t>5),\tag{8}$$
+#
+# and in the first five updates does not divide at all. $\omega_t$ is a warm-up that nobody had to choose. Ma and Yarats (2021) find a
+# straight one of $2/(1-\beta_2)$ steps as good: 2,000 for $\beta_2=0.999$, 100 for RoBERTa's 0.98.
+
+# %% alt="The factor of RAdam and the straight warm-up of two over one minus beta two against updates, for beta two of 0.98 and of 0.999, on a logarithmic axis; in both cases the two rise together from 0 to 1, within 100 and 2,000 updates."
+updates = np.unique(np.geomspace(1, 10_000, 200).astype(int)) - 1
+with style.shown(width=6.4, height=2.6) as ax:
+    for place, b2 in enumerate((0.98, 0.999), 1):
+        ax.plot(updates + 1, technique.rectification(updates, b2), **style.line(place) | {"marker": ""}, label=f"(8), {b2}")
+        straight = np.minimum(1, updates / technique.untuned_warmup(b2))
+        ax.plot(updates + 1, straight, color=style.line(place)["color"], lw=0.8, ls=":", label=f"straight, {b2}")
+    ax.set(xscale="log", xlabel="update", ylabel="part of the rate")
+    ax.legend(fontsize=8)
+
+# %% [markdown]
+# ## 4. NumPy implementation (25 minutes)
+#
+# There is no `if` on the step: the same code runs on arrays of steps, and compiled by JAX, where the step is not known yet. The
+# polynomial of (4), whose power 1 is the line:
+
+# %%
+from collections.abc import Sequence
+
+from bertcraft.errors import InputError
+from bertcraft.train.schedules import FALLS, Schedule
+from bertcraft.train.schedules import check as check_schedule
+
+from bertcraft.train.schedules import rising  # inline
+
+# %%
+from bertcraft.techniques.advanced_scheduling import warmup_polynomial  # inline
+
+# %%
+print("the line by hand:", [round(float(warmup_polynomial(1.0, 1, 4, power=1)(t)), 3) for t in range(6)])
+
+# %% [markdown]
+# One cycle goes through three points, the last of them at step $T-1$:
+
+# %%
+from bertcraft.techniques.advanced_scheduling import through, one_cycle  # inline
+
+# %% [markdown]
+# **Try it**: BERT trains for a million steps. The rates of some updates, over the highest, and their mean. The last row is what
+# BERT's first code really does: it counts the fall from step 0, and so has no step with the highest rate.
+
+# %%
+def told(name, schedule, total):
+    """A row: the first update, the highest, that in the middle, the last one, and the mean, over a highest rate of 1."""
+    every = schedule(np.arange(total))
+    row = every[0], every.max(), every[total // 2], every[-1], every.mean()
+    print(f"{name:22}", "  ".join(f"{value:9.2e}" for value in row))
+
+
+print(f"{'':22} {'first':>9}  {'highest':>9}  {'middle':>9}  {'last':>9}  {'mean':>9}")
+for name in (*NAMES, "bert"):
+    told(name, technique.named(name, 1.0, 10_000, 1_000_000), 1_000_000)
+
+# %% [markdown]
+# The first update of nearly all is lost; their last one has a millionth of the rate and is as good as lost. In a million steps,
+# who cares? In a fine-tuning of thirty, two are 7 %.
+#
+# ### Another length
+#
+# A run that is given more steps while it goes on should fall from where it is:
+
+# %%
+from bertcraft.techniques.advanced_scheduling import joined, resumed  # inline
+
+# %% [markdown]
+# **Predict first**: a line was planned for 500 steps, and at step 375 it gets 500 more. What does the rate do with our function?
+# With `transformers`, where the step is saved and the function is not? And with a schedule that saved its old length?
+
+# %% alt="Rates over 1,000 steps, all on the same line down from 1 until step 375, where it stands at 0.28. Ours goes on from there in a flatter line to 0 at 1,000. The new length jumps up to 0.69 and falls to 0. The old length reaches 0 at step 500 and stays there."
+old, new = schedules.warmup_linear(1.0, 50, 500), schedules.warmup_linear(1.0, 50, 1000)
+WAYS = {"from where it is": resumed(old, 375, 1000), "the new length: it jumps": joined(old, 375, new), "the old length: nothing moves": old}
+with style.shown(width=7.0, height=2.6) as ax:
+    for place, (title, schedule) in enumerate(WAYS.items(), 1):
+        ax.plot(STEPS, rates(schedule), **style.line(place) | {"marker": ""}, label=title)
+    ax.axvline(375, color="0.6", lw=0.8, ls=":")
+    ax.set(xlabel="step", ylabel="rate")
+    ax.legend(fontsize=8)
+
+# %% [markdown]
+# ### Adam's first steps
+#
+# Equations (6) to (8), and the rule that uses them. `correction` is $1-\beta^t$.
+
+# %%
+from typing import Any
+
+from bertcraft.tensor import tree
+from bertcraft.train.rules import Rule, correction, init_moments, like, moments, rate_at
+
+from bertcraft.techniques.advanced_scheduling import average_length, rectification  # inline
+
+# %%
+from bertcraft.techniques.advanced_scheduling import radam  # inline
+
+# %% [markdown]
+# ### Proof
+#
+# Every name, every step, the first and the last and two behind it, against `transformers`; one cycle against torch, which refuses a
+# step behind its last.
+
+# %%
+KEYWORDS = {"polynomial": {"power": 2.0, "lr_end": 0.0}, "cosine_with_restarts": {"num_cycles": 4},
+            "warmup_stable_decay": {"num_decay_steps": 12, "decay_type": "linear"}}  # fmt: skip
+
+
+def of_torch(make, steps):
+    """The rates that an optimiser of torch has in so many updates."""
+    optimiser, found = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), []
+    scheduler = make(optimiser)
+    for _ in range(steps):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        if len(found) < steps:
+            scheduler.step()
+    return np.array(found)
+
+
+# %%
+if lesson.installed("transformers", "torch"):
+    import torch
+    from transformers import get_scheduler
+
+    for name in NAMES[:-1]:
+        theirs = of_torch(lambda o, n=name: get_scheduler(n, o, 7, 60, scheduler_specific_kwargs=KEYWORDS.get(n)), 63)
+        ours = np.array([float(technique.named(name, 1.0, 7, 60)(step)) for step in range(63)])
+        print(f"{name:22} the same to 1e-12: {np.abs(theirs - ours).max() < 1e-12}")
+    theirs = of_torch(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, 60, pct_start=0.2, cycle_momentum=False), 60)
+    ours = np.array([float(one_cycle(1.0, 0.2 * 60 - 1, 60)(step)) for step in range(60)])
+    print(f"{'one_cycle':22} the same to 1e-12: {np.abs(theirs - ours).max() < 1e-12}")
+
+# %%
+if lesson.installed("torch"):
+    draw, params = np.random.default_rng(0), {"w": np.ones(6)}
+    weight = torch.nn.Parameter(torch.ones(6, dtype=torch.float64))
+    optimiser, rule = torch.optim.RAdam([weight], lr=0.1), radam(0.1)
+    state = rule.init(params)
+    for _ in range(30):
+        g = draw.standard_normal(6)
+        weight.grad = torch.tensor(g)
+        optimiser.step()
+        change, state = rule.update({"w": g}, state, params)
+        params = tree.map(np.add, params, change)
+    print("RAdam, 30 steps, the same to 1e-12:", bool(np.abs(weight.detach().numpy() - params["w"]).max() < 1e-12))
+
+# %% [markdown]
+# ### The schedule that the valley wants
+#
+# By (1) the loss at the end of the valley is a function of all its rates, and we have a library that differentiates functions. So
+# let gradient descent find the schedule, from a constant one. **Predict first**: which shape will it find?
+
+# %%
+def expected(rates):
+    """The expected loss at the end of the valley of part 2, by (1), for the rates (T,) of its steps."""
+    squares = START**2
+    for step in range(rates.shape[0]):
+        squares = (1 - rates[step] * CURVATURE) ** 2 * squares + rates[step] ** 2 * NOISE**2
+    return 0.5 * np.sum(CURVATURE * squares)
+
+
+bc.check_grads(expected, np.linspace(0.5, 0.1, 6), order=1)
+print("analytic and numeric gradient with respect to each rate agree")
+
+# %% quick="ROUNDS = 3"
+ROUNDS = 40
+
+# %% alt="Rates over 100 steps: the schedule found lies slightly falling for the first three quarters, then bends down to near 0 at the end; beside it the best constant rate and the best line. The legend tells their losses; that of the one found is the lowest, that of the constant the highest."
+found = np.full(100, 0.3)
+for _ in range(ROUNDS):
+    found = np.clip(found - 1.5 * bc.grad(expected)(found), 0, 1)
+tried = np.geomspace(0.05, 1, 30)
+best_flat = min((np.full(100, rate) for rate in tried), key=expected)
+best_line = min((schedules.warmup_linear(rate, 0, 100)(np.arange(100)) for rate in tried), key=expected)
+with style.shown(width=6.6, height=2.6) as ax:
+    for place, (title, each) in enumerate({"best constant": best_flat, "best line": best_line, "found by its gradient": found}.items()):
+        ax.plot(each, **style.line(place) | {"marker": ""}, label=f"{title}: loss {expected(each):.3f}")
+    ax.set(xlabel="step", ylabel="rate", ylim=(0, None))
+    ax.legend(fontsize=8)
+
+# %% [markdown]
+# Nearly *stable, then down*: travel as long as possible, then settle in the steps that settling takes. The best line is a good
+# second, and the best constant rate is lower than both begin: it has to be a compromise at every step. A transformer is no
+# valley of two directions. But this is why its schedules look as they do, and why schedules are compared at a best rate each.
+#
+# ## 5. Performance analysis (25 minutes)
+#
+# ### Live: the first steps of Adam
+#
+# A small BERT, two layers of 64, reads requests to assistants. We measure how long the first updates are, for a constant rate with
+# and without warm-up and for RAdam. **Predict first**: by (5), how long is the first update of each, over the rate?
+
+# %% quick="FIRST, LENGTH = 8, 20"
+FIRST, LENGTH, RATE = 60, 600, 4e-3  # updates that are measured; steps of a training; its highest rate
+
+# %%
+from bertcraft.lab import pretraining, ruled
+from bertcraft.tensor.parallel import cpu_count
+from bertcraft.train import adamw, chain, clip_by_global_norm
+
+SMALL = ruled.SHARED | {"vocab_size": 2048, "texts": 20_000, "held_out": 300, "hidden": 64}
+task = ruled.task_of(SMALL, seed=0)
+start = pretraining.initial(task.config, task.texts, seed=0)
+gradient = ruled.gradient(task, seed=0, threads=cpu_count())
+
+
+def trained(rule, steps, done=0, params=start, state=None):
+    """Parameters and state behind step ``steps``, and the root mean square of each update on the way."""
+    rule, lengths = chain(clip_by_global_norm(1.0), rule), []
+    state = rule.init(params) if state is None else state
+    for step in range(done, steps):
+        _, g = gradient(params, task.make_batch(step), step)
+        change, state = rule.update(tree.map(np.asarray, g), state, params)
+        params = tree.map(np.add, params, change)
+        flat_change = np.concatenate([leaf.ravel() for leaf in tree.leaves(change)])
+        lengths.append(float(np.sqrt(np.mean(flat_change.astype(float) ** 2))))
+    return params, state, lengths
+
+
+# %%
+BETAS = {"b2": 0.98, "eps": 1e-6}
+RULES = {"no warm-up": adamw(RATE, weight_decay=0.0, **BETAS), "RAdam, no warm-up": radam(RATE, **BETAS),
+         "warm-up of 50": adamw(technique.warmup_constant(RATE, 50), weight_decay=0.0, **BETAS)}  # fmt: skip
+first = {title: trained(rule, FIRST) for title, rule in RULES.items()}
+batches = [gradient(params, task.make_batch(900 + i), 0)[1] for params in (start, first["warm-up of 50"][0]) for i in (0, 1)]
+signs = [np.sign(np.concatenate([np.asarray(leaf).ravel() for leaf in tree.leaves(g)])) for g in batches]
+for when, one, two in (("before the first step", *signs[:2]), (f"after {FIRST} steps", *signs[2:])):
+    print(f"two batches agree on the sign of {np.mean(one == two):.0%} of the parameters {when}")
+
+# %% alt="Length of an update over the highest rate against updates 1 to 60. Without warm-up it starts at nearly 1 and falls to half within ten updates; with warm-up it starts at 0 and rises slowly; RAdam's first five are nearly 0, then it runs near the one with warm-up."
+with style.shown(width=6.6, height=2.7) as ax:
+    for place, (title, (_, _, lengths)) in enumerate(first.items()):
+        ax.plot(range(1, len(lengths) + 1), np.array(lengths) / RATE, **style.line(place) | {"markevery": 6}, label=title)
+    ax.set(xlabel="update", ylabel="its length over the highest rate", ylim=(0, 1.02))
+    ax.legend(fontsize=8)
+
+# %% [markdown]
+# Without warm-up the first update is nearly as long as (5) says: every parameter goes the whole rate, whatever the size of its
+# gradient. Of how many is even the sign certain? Two batches tell: a coin would agree half of the time. Warm-up makes updates small
+# while they are least certain. Whether they do *harm* depends on the model: deep ones with norms behind their layers do not train
+# without it at any good rate (technique 15), two layers may shrug it off.
+#
+# ### Live: the budget is not known
+#
+# Somebody will stop our training after 300 steps or after 600. We may not know which. Three plans, one highest rate:
+#
+# 1. A line, planned for 300, or for 600. Stopped at 300 the second is *cut short*.
+# 2. Flat, no fall.
+# 3. Flat, and when we are told that the end is near, down to zero in the last fifth: a branch off plan 2, from its saved state.
+#
+# **Predict first**: order them at 300 steps, and at 600. Which plan is near the best at both?
+
+# %%
+def adam(schedule):
+    return adamw(schedule, weight_decay=0.0, **BETAS)
+
+
+HALF, RISE = LENGTH // 2, min(50, LENGTH // 5)
+judged = {}
+
+
+def judge(title, params):
+    judged[title] = task.judge(params, task.config)["loss"]
+
+
+flat_rate, saved = technique.warmup_constant(RATE, RISE), {}
+params, state = start, None
+for done, to in ((0, HALF * 4 // 5), (HALF * 4 // 5, HALF), (HALF, LENGTH * 4 // 5), (LENGTH * 4 // 5, LENGTH)):
+    params, state, _ = trained(adam(flat_rate), to, done, params, state)
+    saved[to] = params, state
+for end in (HALF, LENGTH):
+    judge(f"flat, {end}", saved[end][0])
+    fall = resumed(flat_rate, end * 4 // 5, end)
+    judge(f"flat, then down, {end}", trained(adam(fall), end, end * 4 // 5, *saved[end * 4 // 5])[0])
+
+# %%
+whole = schedules.warmup_linear(RATE, RISE, LENGTH)
+params, state, _ = trained(adam(whole), HALF)
+judge(f"line, cut short, {HALF}", params)
+final = trained(adam(whole), LENGTH, HALF, params, state)[0]
+judge(f"line, {LENGTH}", final)
+judge(f"line, {HALF}", trained(adam(schedules.warmup_linear(RATE, RISE, HALF)), HALF)[0])
+
+# %% alt="Loss at MASK of unread requests for the plans, stopped at 300 steps and at 600, a mark each, and a dotted line for word frequencies. At either end the plans that have come down to zero lie lowest, near each other, the flat one lies highest, and at 300 the line cut short lies between."
+with style.shown(width=7.4, height=2.9) as ax:
+    for place, plan in enumerate(("flat", "line", "flat, then down", "line, cut short")):
+        ends = [end for end in (HALF, LENGTH) if f"{plan}, {end}" in judged]
+        look = style.line(place) | {"linestyle": "none", "markersize": 7}
+        ax.plot([f"stopped at {end}" for end in ends], [judged[f"{plan}, {end}"] for end in ends], **look, label=plan)
+    ax.axhline(task.judge.unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+    ax.set(ylabel="loss at [MASK] (nats)", xlim=(-0.5, 2.4))
+    ax.legend(fontsize=8, loc="center right")
+
+# %% [markdown]
+# What has the line of 600 steps learnt?
+
+# %%
+from bertcraft.bert import Model
+
+model = Model(task.config, final)
+model.tokenizer = task.texts.tokenizer
+for sentence in ("how do i activate my new [MASK] ?", "what is the [MASK] like tomorrow ?", "play some [MASK] music please"):
+    print(f"{sentence:36}", ", ".join(f"{word} {p:.0%}" for word, p in model.fill(sentence, top=4)[0]))
+
+# %% [markdown]
+# One seed and one rate for all: a picture of the mechanism, no evidence. By (2) a flat rate owes a loss that a short fall pays
+# back. Who does not know the length stays flat and pays at the end.
+#
+# ### The stored experiment
+#
+# The same model twice as wide, 1,000 steps, every schedule at the best of five rates, chosen on development texts. *Cut short* and
+# *prolonged* are those of this page; two arms have no warm-up, one of them RAdam. First, whether the question can be asked:
+
+# %%
+from bertcraft.course import display, knobs, measured
+
+display.show(measured.checks(lesson.slug))
+
+# %%
+lesson.results("loss", "accuracy")
+
+# %%
+lesson.comparisons()
+
+# %% alt="Two panels. Left: the rate of each step for every arm, at its own best highest rate. Right: the loss at MASK of unread text on the way, a line an arm."
+lesson.plots(1)
+
+# %% alt="Loss at MASK less that of a line to zero, for each other schedule, paired over seeds, with 95 percent intervals and a band of 0.02 nats in which they count as the same."
+lesson.plots(2)
+
+# %% [markdown]
+# (*Not measured yet* above means: it is being measured.) Read it by questions. *Constant* against the line is the claim. Cosine and
+# *flat, then down* inside the band: the shape does not matter, the end does. *Cut* and *prolonged*: what a change of plans costs.
+# *No warm-up* and *RAdam*: whether a shallow model needs one, and for that reason.
+#
+# ### When does it not help?
+#
+# - **Where the rate is far too low**: then nothing shakes, and a fall only shortens the way.
+# - **Where the length is not known**: a line, a cosine and one cycle must know it; the inverse square root and *stable* need not.
+# - **As a cure for divergence**: a rate that blows up after warm-up is too high.
+#
+# ## 6. In production (15 minutes)
+#
+# `Trainer` takes a line, and *no* warm-up unless told. One of `transformers`' cosines counts differently from all others, and
+# a saved run that is loaded into another length does not do what you may think:
+
+# %%
+if lesson.installed("transformers", "torch"):
+    from transformers import TrainingArguments, get_linear_schedule_with_warmup
+
+    usual = TrainingArguments("out", use_cpu=True, report_to=[])
+    print("Trainer:", str(usual.lr_scheduler_type.value), "after", usual.warmup_steps, "steps of warm-up, rate", usual.learning_rate)
+    ahead = of_torch(lambda o: get_scheduler("cosine_warmup_with_min_lr", o, 10, 50), 12)
+    print("cosine_warmup_with_min_lr: first update", ahead[0], "- the others: 0.0")
+
+    old_run = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = get_linear_schedule_with_warmup(old_run, 50, 500)
+    for _ in range(375):
+        old_run.step()
+        scheduler.step()
+    print(f"at step 375 of 500: {scheduler.get_last_lr()[0]:.3f}")
+
+# %%
+if lesson.installed("transformers", "torch"):
+    new_run = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    longer = get_linear_schedule_with_warmup(new_run, 50, 1000)
+    longer.load_state_dict(scheduler.state_dict())
+    new_run.load_state_dict(old_run.state_dict())
+    reached = []
+    for _ in range(3):
+        reached.append(round(new_run.param_groups[0]["lr"], 3))
+        new_run.step()
+        longer.step()
+    print("loaded into 1,000 steps, the next updates have", reached)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(new_run, 1000)
+    cosine.load_state_dict(torch.optim.lr_scheduler.CosineAnnealingLR(old_run, 500).state_dict())
+    print("torch's cosine, made for 1,000, after loading is one of", cosine.T_max)
+
+# %% [markdown]
+# The first keeps the step and takes the new function: after one update at the old rate it jumps. The second restores its
+# length as well, and then the rate does not reach where you wanted it. Our `pretrain` refuses to go on with another length and
+# prints both.
+#
+# **Status today (2026).** Cosine or line after a short warm-up wherever the length is known. *Stable, then down* where it is not, or
+# where checkpoints are to be trained further: MiniCPM and ModernBERT (2024) made it common. Methods without a schedule average
+# the weights instead (Defazio et al. 2024). Warm-up stayed.
+#
+# ## 7. On your data (5 minutes)
+#
+# `bertcraft pretrain masked_lm --corpus FOLDER --schedule warmup_stable_decay --steps 3000 --out run` uses these very functions,
+# and `bertcraft compare DATA.csv --techniques cosine,constant` holds them against a line on your labels. In `transformers`:
+#
+# ```python
+# from datasets import load_dataset
+# from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+#
+# rows = load_dataset("csv", data_files="examples.csv")["train"]          # columns text, label (0, 1, ...)
+# tokenizer = AutoTokenizer.from_pretrained("bert-base-uncased")
+# rows = rows.map(lambda r: tokenizer(r["text"], truncation=True), batched=True)
+# model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=len(set(rows["label"])))
+# arguments = TrainingArguments("out", lr_scheduler_type="cosine", warmup_steps=0.06)  # below 1: a share of all steps
+# Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer).train()
+# model.save_pretrained("out/model")
+# ```
+#
+# | symptom | setting |
+# | --- | --- |
+# | the loss blows up in the first steps | longer warm-up; then a lower rate |
+# | it blows up later, after the rise | a lower rate: warm-up cannot help |
+# | the loss still falls steeply at the end | more steps, or a later fall |
+# | the loss stands still in the middle | normal at a high rate: look after the fall |
+# | you must be able to stop at any time | stable, then down, from saved states |
+#
+# ## 8. Exercises (75 minutes)
+#
+# `hint("name")` helps, `solution("name")` tells.
+#
+# ### 8.1 A line and its ends (one star, 10 minutes)
+#
+# The rate of step `step`, counted from 0, by (3) and (4), for one number. Mind no warm-up at all, and steps behind the end.
+
+
+# %% exercise="line" stars=1
+def line(step, peak, warmup, total):
+    """0 at step 0, ``peak`` at step ``warmup``, 0 from step ``total`` on, straight between."""
+    ### BEGIN SOLUTION
+    if step < warmup:
+        return peak * step / warmup
+    return peak * max(0.0, (total - step) / max(1, total - warmup))
+    ### END SOLUTION
+
+
+# %%
+check.line(line)
+
+# %% [markdown]
+# ### 8.2 The end that never comes (two stars, 10 minutes)
+#
+# A cosine whose *last update* is to have the rate `lowest`, as torch's one cycle has it. It runs, it looks right in every plot, and
+# it never gets there. Find the mistake.
+
+
+# %% exercise="last_update" stars=2
+def last_update(step, peak, lowest, updates):
+    """The rate of update ``step``, from 0: the first has ``peak``, the last of ``updates`` has ``lowest``."""
+    ### BEGIN SOLUTION
+    progress = step / (updates - 1)
+    ### END SOLUTION
+    ### BEGIN STUB
+    # progress = step / updates
+    ### END STUB
+    return lowest + (peak - lowest) * (1 + np.cos(np.pi * progress)) / 2
+
+
+# %%
+check.last_update(last_update)
+
+# %% [markdown]
+# ### 8.3 A run that gets more steps (two stars, 15 minutes)
+#
+# A line without warm-up, planned for `planned` steps, has made the steps 0 to `at` - 1. Now it may go on to `total`. Return the rates
+# of the updates that are left: from where it is, in a straight line, to 0 at step `total`.
+
+
+# %% exercise="prolonged" stars=2
+def prolonged(peak, planned, at, total):
+    """The rates of the updates at, at + 1, ..., total - 1: an array (total - at,)."""
+    ### BEGIN SOLUTION
+    left = peak * (planned - at) / planned
+    return left * (total - np.arange(at, total)) / (total - at)
+    ### END SOLUTION
+
+
+# %%
+check.prolonged(prolonged)
+
+# %% [markdown]
+# ### 8.4 How many numbers is an average? (three stars, 15 minutes)
+#
+# The left part of (6), and (7), for weights of any kind, such as a mean over a window or Adam's. They need not sum to 1. The youngest
+# number comes first.
+
+
+# %% exercise="length" stars=3
+def length(weights):
+    """As many numbers as, weighing alike, would have the mean age of these weights (t,); ages 0, 1, ..., t - 1."""
+    ### BEGIN SOLUTION
+    ages = np.arange(len(weights))
+    return 1 + 2 * np.sum(weights * ages) / np.sum(weights)
+    ### END SOLUTION
+
+
+# %%
+check.length(length)
+
+# %% [markdown]
+# ### 8.5 Which schedule? (two stars, 10 minutes, a decision)
+#
+# You pretrain on a machine that is lent: you get at least 20,000 steps and at most 60,000, and are told 2,000 steps before the end.
+# Agreed before any run: *good enough* is within 0.02 nats of a line planned for just that length. Each schedule has its own best
+# rate; five seeds, loss less the yardstick's with 95 % intervals (invented for this exercise):
+#
+# | schedule | stopped at 20,000 | stopped at 60,000 |
+# | --- | --- | --- |
+# | line for 60,000 | +0.112 [+0.081, +0.143] | the yardstick |
+# | line for 20,000, then prolonged | the yardstick | +0.045 [+0.028, +0.062] |
+# | flat, down in the last 2,000 | +0.004 [-0.009, +0.017] | +0.006 [-0.005, +0.017] |
+# | flat, no fall | +0.150 [+0.118, +0.182] | +0.188 [+0.160, +0.216] |
+#
+# - `schedule`: "line", "prolonged" or "flat" (the one that falls in the last 2,000).
+# - `because`: (a) its differences are the smallest in both columns; (b) its intervals lie within 0.02 in both; (c) its intervals
+#   hold 0 in both.
+# - `flat_is`: against the line at 60,000: (a) worse; (b) the same to the last digit; (c) within what was agreed, more is not known.
+# - `unless`: what would change your mind? (a) nobody tells you before the machine is gone; (b) a sixth seed with +0.012 at 20,000;
+#   (c) its best rate is half that of the line.
+
+
+# %% exercise="which_schedule" stars=2
+def which_schedule():
+    """A dict with "schedule", and "a", "b" or "c" for "because", "flat_is" and "unless"."""
+    ### BEGIN SOLUTION
+    return {"schedule": "flat", "because": "b", "flat_is": "c", "unless": "a"}
+    ### END SOLUTION
+
+
+# %%
+check.which_schedule(which_schedule)
+
+# %% [markdown]
+# ### 8.6 The best rate of one direction (three stars, 15 minutes)
+#
+# On paper. (a) In (1) with one direction, which $\eta_t$ makes $\mathbb E\,w_{t+1}^2$ smallest? (b) How does $\mathbb E\,w_t^2$ then go
+# on, when it is small against $\sigma^2/\kappa^2$? With which power of $t$ does the rate fall? (c) Why did the valley of two directions
+# find a rate that stays high for so long?
+
+# %% [markdown] solution=true
+# **Model answer.** Write $s_t=\mathbb E\,w_t^2$. (a) The derivative of $(1-\eta\kappa)^2s_t+\eta^2\sigma^2$ by $\eta$ is 0 at
+# $\eta_t=\kappa s_t/(\kappa^2s_t+\sigma^2)$. (b) Put in, $s_{t+1}=s_t\,\sigma^2/(\kappa^2s_t+\sigma^2)$, so
+# $1/s_{t+1}=1/s_t+\kappa^2/\sigma^2$: $s_t\approx\sigma^2/(\kappa^2t)$ and $\eta_t\approx1/(\kappa t)$. One over $t$, as Robbins and Monro
+# had it. (c) What shakes is the steep direction, and it settles in some $1/(\eta\kappa)$ steps: a few are enough, at the end. Until
+# then only the flat direction counts, which has far to go; a rate that had fallen as $1/t$ by the steep $\kappa$ would have left
+# it on the way.
+
+# %% [markdown]
+# ## 9. Pitfalls, references, what next (5 minutes)
+#
+# - **Steps are updates.** With accumulation over 4 micro-batches a schedule that counts micro-batches ends at a quarter of training
+#   ([06](06_gradient_accumulation.ipynb)); a step skipped for an infinite gradient is none ([07](07_mixed_precision_training.ipynb)).
+# - **Step the scheduler after the optimiser.** Before it, the first rate of the schedule is never used.
+# - **A schedule cut short is no short schedule**, and a curve half down says nothing of its end: compare runs after their falls.
+# - **Each schedule has its own best rate.** Tune both, or compare nothing.
+# - **torch's decay is multiplied by the rate**: another schedule is another weight decay, too (technique 14).
+# - **The counter belongs to the state.** A run resumed without it warms up again.
+#
+# **Read**: Loshchilov and Hutter 2017, [SGDR](https://arxiv.org/abs/1608.03983); Smith and Topin 2017,
+# [one cycle](https://arxiv.org/abs/1708.07120); Liu and others 2020, [RAdam](https://arxiv.org/abs/1908.03265), and against its
+# reason Ma and Yarats 2021, [untuned warm-up](https://arxiv.org/abs/1910.04209); Hoffmann and others 2022,
+# [on schedules cut short](https://arxiv.org/abs/2203.15556); Hu and others 2024, [MiniCPM](https://arxiv.org/abs/2404.06395), section
+# 4. The production code is [transformers.optimization](https://github.com/huggingface/transformers/blob/main/src/transformers/optimization.py).
+#
+# **Open project**: pretrain on your own texts with `--schedule constant_with_warmup`, then from copies of the same saved run fall to
+# zero in the last 2 %, 10 %, 20 % and 40 %. How short may the fall be?
+#
+# **Next** on the path *Training & Optimization*: 14, weight decay, the other number that the schedule multiplies.
+
+# %% [markdown]
+# ## Appendix A. Which knobs matter? (5 minutes)
+#
+# Five choices of a training, each with and without, at equal steps and each at its own best rate. Four are measured in nats at
+# [MASK] (15 and 20 on the texts that were read, as they ask whether a model trains at all), one in points of accuracy. The bar is the
+# 95 % interval, right of 0 is better; what has no stored runs says so. The models and texts are those of each experiment: compare
+# signs and sizes, not digits.
+
+# %% alt="A row a knob: rates falling to zero, decoupled weight decay, norms before their layers, clipped gradients, and, in a panel of its own, rates that fall by layer. Each row has a mark with a 95 percent interval, in nats or in points, or says in words that it was not measured yet."
+knobs.draw()
