@@ -16,7 +16,7 @@
 # learn what to do when nobody can tell you how long the training will be.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for the training loop and [its second part](00_foundations_2.ipynb) for
-# intervals. The sections take 180 minutes, nearly half of them exercises.
+# intervals. The sections take 200 minutes, nearly half of them exercises.
 
 # %%
 import numpy as np
@@ -209,6 +209,7 @@ with style.shown(width=6.4, height=2.6) as ax:
 
 # %%
 from collections.abc import Sequence
+from typing import Any
 
 from bertcraft.errors import InputError
 from bertcraft.train.schedules import FALLS, Schedule
@@ -259,7 +260,7 @@ from bertcraft.techniques.advanced_scheduling import joined, resumed  # inline
 # **Predict first**: a line was planned for 500 steps, and at step 375 it gets 500 more. What does the rate do with our function?
 # With `transformers`, where the step is saved and the function is not? And with a schedule that saved its old length?
 
-# %% alt="Rates over 1,000 steps, all on the same line down from 1 until step 375, where it stands at 0.28. Ours goes on from there in a flatter line to 0 at 1,000. The new length jumps up to 0.69 and falls to 0. The old length reaches 0 at step 500 and stays there."
+# %% alt="Rates over 1,000 steps, all on the same line down from 1 until step 375, where it stands at 0.28. Ours goes on from there in a flatter line to 0 at 1,000. The new length jumps up to 0.66 and falls to 0. The old length reaches 0 at step 500 and stays there."
 old, new = schedules.warmup_linear(1.0, 50, 500), schedules.warmup_linear(1.0, 50, 1000)
 WAYS = {"from where it is": resumed(old, 375, 1000), "the new length: it jumps": joined(old, 375, new), "the old length: nothing moves": old}
 with style.shown(width=7.0, height=2.6) as ax:
@@ -275,8 +276,6 @@ with style.shown(width=7.0, height=2.6) as ax:
 # Equations (6) to (8), and the rule that uses them. `correction` is $1-\beta^t$.
 
 # %%
-from typing import Any
-
 from bertcraft.tensor import tree
 from bertcraft.train.rules import Rule, correction, init_moments, like, moments, rate_at
 

@@ -79,10 +79,22 @@ def test_the_rates_of_each_arm():
 def test_figures_of_a_run_and_what_a_trial_may_see():
     warm, cold = found("linear", texts=400), found("cold")
     assert warm["updates"][0] == 0 and cold["updates"][0] == pytest.approx(1, abs=0.25), "the first update is as long as the rate"
-    assert len(warm["curve"]) == 2 and len(warm["rates"]) == 14 and warm["plateau"] in (0.0, 100.0) and warm["rise"] >= 0
+    assert len(warm["curve"]) == 2 and len(warm["rates"]) == 14 and warm["plateau"] in (0.0, 100.0)
     other = found("radam", 1)
     assert "updates" not in other and other["first_losses"][0] == pytest.approx(found("linear", 1)["first_losses"][0], rel=1e-6)
     assert set(found("cut", 1000, **EXPERIMENT.tuning.settings)) == {"dev_loss"}
+
+
+def test_a_loss_is_held_against_that_of_its_own_batch_before_training():
+    """A run that stands still has not risen, however hard its batches are; one that climbs has, by what it climbs."""
+    settings = tiny("linear").settings
+    still = found("linear", 1, rate=1e-12)
+    assert still["rise"] == pytest.approx(0, abs=1e-4) and np.ptp(still["first_losses"]) > 0.01
+    task = ruled.task_of(settings, 1)
+    params = module.pretraining.initial(task.config, task.texts, 1)
+    before = np.array([float(task.loss(params, task.make_batch(step), None)) for step in range(14)])
+    assert module.rise(before + np.arange(14) / 10, settings, 1) == pytest.approx(np.mean(np.arange(4, 14)) / 10, abs=1e-6)
+    assert module.rise(before - np.arange(14) / 10, settings, 1) == pytest.approx(-0.45, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -1,4 +1,4 @@
-"""Checks of lesson 09: a line with its ends, a fall that ends too late, a run prolonged, the length of an average, which schedule."""
+"""Checks of lesson 09: a line with its ends, a fall that comes late, a run prolonged, the length of an average, a choice."""
 
 import numpy as np
 
@@ -20,13 +20,13 @@ def _check_line(line) -> None:
     rise, fall = np.minimum(1, steps / warmup), (total - steps) / (total - warmup)
     expected = peak * np.minimum(rise, fall)
     if _near(got, peak * np.where(steps < warmup, (steps + 1) / warmup, fall)):
-        raise Wrong("your first update has a rate of peak / warmup: step 0 has the rate 0, and `warmup` is the first with the peak")
+        raise Wrong("your first update has the rate peak / warmup: step 0 has the rate 0, step `warmup` is the first at the peak")
     if _near(got, peak * np.where(steps < warmup, rise, (total - 1 - steps) / (total - 1 - warmup))) or _near(
         got, np.maximum(0, peak * np.where(steps < warmup, rise, (total - 1 - steps) / (total - 1 - warmup)))
     ):
         raise Wrong("your last update, step total - 1, has the rate 0 and changes nothing: 0 is reached at step `total`")
     if _near(got, peak * np.where(steps < warmup, rise, 1 - steps / total)):
-        raise Wrong("the fall counts from step 0: it jumps down where warm-up ends (so did BERT's first code); count from `warmup`")
+        raise Wrong("the fall counts from step 0: it jumps down where warm-up ends, as BERT's first code does; begin at `warmup`")
     if _near(got, peak * np.where(steps < warmup, rise, 1 - (steps - warmup) / total)):
         raise Wrong("the fall is as long as the whole run and does not reach 0: it has total - warmup steps")
     same(got, expected, "the rates of a line of 12 steps, 4 of them warm-up,", rtol=1e-6)
@@ -51,9 +51,9 @@ def _check_last_update(last_update) -> None:
 
     steps = np.arange(updates)
     if _near(got, cosine(steps / updates)):
-        raise Wrong(f"the last update, step {updates - 1}, has {got[-1]:.4f} and not {lowest}: from step 0 to it are updates - 1 steps")
+        raise Wrong(f"the last update, step {updates - 1}, has {got[-1]:.4f}, not {lowest}: it is updates - 1 steps from step 0")
     if _near(got, cosine((steps + 1) / updates)):
-        raise Wrong("now the last update has `lowest`, but the first has lost the peak: do not count a step more, divide by one less")
+        raise Wrong("now the last update has `lowest`, but the first has lost the peak: do not add a step, divide by one less")
     if _near(got, cosine(np.minimum(1, steps / (updates - 2)))):
         raise Wrong("two updates have `lowest` now: one step less was enough")
     same(got, cosine(steps / (updates - 1)), "the rates of 7 updates", rtol=1e-6)
@@ -66,15 +66,15 @@ def _check_prolonged(prolonged) -> None:
     steps = np.arange(at, total)
     expected = left * (total - steps) / (total - at)
     if _near(got, peak * (total - steps) / total):
-        raise Wrong(f"the rate jumps up, from {left:g} to {peak * (total - at) / total:.2f}: begin at the rate that the run has reached")
+        raise Wrong(f"the rate jumps up, from {left:g} to {peak * (total - at) / total:.2f}: begin at what is reached")
     if _near(got, peak * np.maximum(0, planned - steps) / planned):
-        raise Wrong("this is the old line, which is 0 from step 10 on: the steps that were added change nothing")
+        raise Wrong("this is the old line, 0 from step 10 on: the steps that were added change nothing")
     if _near(got, peak * (total - steps) / (total - at)):
         raise Wrong("you begin again at the peak: the run had come down to 0.4 of it")
     if _near(got, np.full(total - at, left)):
         raise Wrong("the rate stays where it is: it has to fall to 0 at step `total`")
     if _near(got, np.linspace(left, 0, total - at)):
-        raise Wrong("your last update has the rate 0 and changes nothing: np.linspace reaches its end, step `total` is one further")
+        raise Wrong("your last update has the rate 0 and does nothing: linspace reaches its end, `total` is behind it")
     if _near(got, left * (total - steps - 1) / (total - at)):
         raise Wrong("the first rate is that of step at + 1: step `at` has not been made yet")
     same(got, expected, "the rates of steps 6 to 13 of a line of 10, prolonged to 14,", rtol=1e-6)
@@ -126,7 +126,7 @@ EXERCISES = (
         decision({
             "schedule": {
                 "flat": "",
-                "line": "stopped at 20,000 it is worse by at least 0.081 nats, and 0.02 were agreed: a line cut short has not settled",
+                "line": "stopped at 20,000 it is worse by 0.081 nats or more, and 0.02 were agreed: cut short it has not settled",
                 "prolonged": "stopped at 60,000 it is worse by at least 0.028 nats, and 0.02 were agreed",
             },
             "because": {
