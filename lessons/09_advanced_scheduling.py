@@ -540,8 +540,9 @@ if lesson.installed("transformers", "torch"):
 
     usual = TrainingArguments("out", use_cpu=True, report_to=[])
     print("Trainer:", str(usual.lr_scheduler_type.value), "after", usual.warmup_steps, "steps of warm-up, rate", usual.learning_rate)
-    ahead = of_torch(lambda o: get_scheduler("cosine_warmup_with_min_lr", o, 10, 50), 12)
-    print("cosine_warmup_with_min_lr: first update", ahead[0], "- the others: 0.0")
+    lowest = {"scheduler_specific_kwargs": {"min_lr_rate": 0.1}}
+    for name in ("cosine_warmup_with_min_lr", "cosine_with_min_lr"):
+        print(f"{name:26}", of_torch(lambda o, n=name: get_scheduler(n, o, 10, 50, **lowest), 4))
 
     old_run = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = get_linear_schedule_with_warmup(old_run, 50, 500)

@@ -74,11 +74,11 @@ def _check_prolonged(prolonged) -> None:
     if _near(got, np.full(total - at, left)):
         raise Wrong("the rate stays where it is: it has to fall to 0 at step `total`")
     if _near(got, np.linspace(left, 0, total - at)):
-        raise Wrong("your last update has the rate 0 and does nothing: linspace reaches its end, `total` is behind it")
+        raise Wrong("your last update has the rate 0 and does nothing: linspace reaches its end; `total` is past it")
     if _near(got, left * (total - steps - 1) / (total - at)):
         raise Wrong("the first rate is that of step at + 1: step `at` has not been made yet")
     same(got, expected, "the rates of steps 6 to 13 of a line of 10, prolonged to 14,", rtol=1e-6)
-    same(prolonged(0.5, 100, 0, 4), 0.5 * np.array([1, 0.75, 0.5, 0.25]), "the rates of a line that is prolonged at once", rtol=1e-6)
+    same(prolonged(0.5, 100, 0, 4), 0.5 * np.array([1, 0.75, 0.5, 0.25]), "the rates of a line prolonged at once", rtol=1e-6)
 
 
 def _check_length(length) -> None:
