@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from bertcraft.course import inline, kernel, shape, shelf, source
+from bertcraft.course import inline, kernel, knobs, measured, shape, shelf, source
 from bertcraft.data import cache
 from bertcraft.errors import InputError
 
@@ -175,12 +175,18 @@ def differs(old: dict, new) -> str:
 
 
 def _edition(name: str, cells: list) -> str:
-    """A hash of what a lesson says and shows: its cells, and the stored results of its experiment (of all for the index)."""
+    """A hash of what a lesson says and shows: its cells, and the stored results that it shows.
+
+    Those of its experiment, of all experiments for the index, and of every knob where a cell draws :mod:`bertcraft.course.knobs`.
+    """
     digest = hashlib.sha256()
     for cell in cells:
         kept = {key: value for key, value in cell.metadata.items() if key in KEPT}
         digest.update(json.dumps([cell.cell_type, cell.source, kept]).encode())
-    files = sorted(shelf.folder("results").glob("*.json")) if name == shelf.INDEX else [shelf.results(name)]
+    shown = [name]
+    if any("knobs.draw(" in cell.source for cell in cells):
+        shown += [measured.experiment(knob.slug).name for knob in knobs.KNOBS if not name.endswith(knob.slug)]
+    files = sorted(shelf.folder("results").glob("*.json")) if name == shelf.INDEX else map(shelf.results, sorted(shown))
     for file in files:
         if file.exists():
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
