@@ -2,7 +2,7 @@
 
 import pytest
 
-from bertcraft.course import knobs, measured
+from bertcraft.course import builder, kernel, knobs, measured, shelf
 from bertcraft.lab import statistics, words
 
 PLANTED = {  # treatment, baseline
@@ -76,3 +76,16 @@ def test_it_is_drawn_with_and_without_runs(seeds, monkeypatch):
     said = [text.get_text() for ax in (left, right) for text in ax.texts]
     assert said == {0: [words.NOT_YET] * 5, 1: [statistics.UNFINISHED] * 5, 10: []}[seeds]
     assert len(left.containers) + len(right.containers) == (5 if seeds else 0)
+
+
+def test_a_page_that_draws_them_is_out_of_date_when_one_of_their_results_changes(tmp_path, monkeypatch):
+    for name in ("notebooks", "results"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(shelf, "folder", lambda name: tmp_path / name)
+    path = tmp_path / "77_page.py"
+    path.write_text('# %% [markdown]\n# # A page\n\n# %% alt="Rows."\nfrom bertcraft.course import knobs\n\nknobs.draw()\n')
+    builder.write("77_page", False, builder.written(kernel.without_marks(builder.build(path, False))))
+    (tmp_path / "results/06_gradient_accumulation.json").write_text("{}")
+    assert builder.stale(path, False) == ""
+    (tmp_path / "results/14_weight_decay.json").write_text("{}")
+    assert builder.stale(path, False) == "the results that it shows have changed since"
