@@ -579,7 +579,8 @@ if lesson.installed("transformers", "torch"):
 # ## 7. On your data (5 minutes)
 #
 # `bertcraft pretrain masked_lm --corpus FOLDER --schedule warmup_stable_decay --steps 3000 --out run` uses these very functions,
-# and `bertcraft compare DATA.csv --techniques cosine,constant` holds them against a line on your labels. In `transformers`:
+# and `bertcraft compare texts.csv --techniques cosine,constant` holds two against a line on your labels, all at one rate. In
+# `transformers`:
 #
 # ```python
 # from datasets import load_dataset
@@ -749,8 +750,8 @@ check.which_schedule(which_schedule)
 # [on schedules cut short](https://arxiv.org/abs/2203.15556); Hu and others 2024, [MiniCPM](https://arxiv.org/abs/2404.06395), section
 # 4. The production code is [transformers.optimization](https://github.com/huggingface/transformers/blob/main/src/transformers/optimization.py).
 #
-# **Open project**: pretrain on your own texts with `--schedule constant_with_warmup`, then from copies of the same saved run fall to
-# zero in the last 2 %, 10 %, 20 % and 40 %. How short may the fall be?
+# **Open project**: with `trained` of this page, branch off one long flat run and fall to zero in the last 2 %, 10 %, 20 % and 40 %.
+# How short may the fall be? Then with texts of your own.
 #
 # **Next** on the path *Training & Optimization*: 14, weight decay, the other number that the schedule multiplies.
 
