@@ -71,7 +71,7 @@ def draw(found: Sequence[Worth] | None = None) -> None:
                     ax.errorbar(each.gain.mean, row, xerr=reach, capsize=3, **look)
                 if each.told:
                     place = {"transform": ax.get_yaxis_transform(), "ha": "center", "fontsize": 7.5, "color": "0.3"}
-                    ax.text(0.5, row - 0.22, each.told, **place)
+                    ax.text(0.5, row - 0.25 * bool(each.gain), each.told, va="center", **place)
             ax.axvline(0, color="0.3", lw=0.9, ls=":")
             ax.set_yticks(range(len(own)), [each.knob.title for each in own], fontsize=8)
             ax.set(ylim=(len(own) - 0.5, -0.5), xlabel=AXES[better])
