@@ -12,8 +12,8 @@
 #
 # A large learning rate travels fast and cannot stand still. A small one stands still and does not travel. So the rate rises at
 # the start of a training and falls at its end, and every library has a dozen ways to do it. You will derive why it falls, measure
-# why it rises, see all the ways in one plot, hold them against `transformers` and torch to the last step (where they differ), and
-# learn what to do when nobody can tell you how long the training will be.
+# why it rises, hold all ways against `transformers` and torch to the last step (where they differ), and learn what to do when nobody
+# can tell you how long the training will be.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for the training loop and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 200 minutes, nearly half of them exercises.
@@ -47,7 +47,7 @@ lesson.claim()
 # | ModernBERT, base (2024) | 0.0008 | 3 of 1,700 billion tokens | flat; the fall comes last |
 #
 # The claim that is left to test: **does a rate that falls to zero leave a better model than one that stays, each at the highest
-# rate that suits it?** The second half of the sentence matters. At one highest rate you would compare rates, not schedules.
+# rate that suits it?** At one highest rate you would compare rates, not schedules.
 #
 # All of them in one plot, with the same highest rate, 1:
 
@@ -101,8 +101,8 @@ with style.shown(columns=3, width=10.0, height=2.5) as panels:
     panels[0].set_ylabel("across")
 
 # %% [markdown]
-# Along the valley a large rate is needed, across it a small one. One number has to serve both, so it is first the one and then the
-# other. Where the number comes in:
+# Along the valley a large rate is needed, across it a small one. One number serves both, so it is first large and then small. Where
+# it comes in:
 
 # %% alt="The step counter, saved with the model, goes into the schedule, new, which gives the rate. A batch gives a gradient, which goes into Adam's means, and these into a direction. Rate times direction is the update, which goes to the parameters."
 with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
@@ -246,8 +246,8 @@ for name in (*NAMES, "bert"):
     told(name, technique.named(name, 1.0, 10_000, 1_000_000), 1_000_000)
 
 # %% [markdown]
-# The first update of nearly all is lost; their last one has a millionth of the rate and is as good as lost. In a million steps,
-# who cares? In a fine-tuning of thirty, two are 7 %.
+# The first update is lost, except to one cycle; where the rate falls to 0 the last one is as good as lost. In a million steps, who
+# cares? In a fine-tuning of thirty, two are 7 %.
 #
 # ### Another length
 #
@@ -322,7 +322,7 @@ if lesson.installed("transformers", "torch"):
     print(f"{'one_cycle':22} the same to 1e-12: {np.abs(theirs - ours).max() < 1e-12}")
 
 # %% [markdown]
-# Twenty steps too many, and `transformers`' cosine has risen again. (It has always done so; ours stays at 0.)
+# Twenty steps too many, and `transformers`' cosine has risen again. Ours stays at 0.
 
 # %%
 if lesson.installed("torch"):
@@ -369,7 +369,7 @@ for _ in range(ROUNDS):
     change, state = rule.update({"rates": bc.grad(expected)(found["rates"])}, state, found)
     found = {"rates": np.clip(found["rates"] + change["rates"], 0, 1)}  # above 1 a step across would overshoot
 
-# %% alt="ALT_FOUND"
+# %% alt="Rates over 60 steps. The best constant rate is 0.54, the best line falls from 1 to 0. The one found by its gradient stays near 0.9 for fifty steps, then falls steeply and flattens out at 0.1. Losses in the legend: 0.248, 0.106 and 0.066."
 tried = np.geomspace(0.05, 1, 30)
 best_flat = min((np.full(60, rate) for rate in tried), key=expected)
 best_line = min((schedules.warmup_linear(rate, 0, 60)(np.arange(60)) for rate in tried), key=expected)
@@ -381,9 +381,9 @@ with style.shown(width=6.6, height=2.6) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# *Stable, then down*: travel as fast as possible for as long as possible, then settle in the steps that settling takes. The best
-# constant rate has to be a compromise at every step. A transformer is no valley of two directions, but this is why its schedules
-# look as they do, and why each has a best rate of its own.
+# *Stable, then down*: travel as long as possible, then settle in the steps that settling takes. (More rounds raise the flat part to
+# 1; the shape stays.) The best constant rate has to be a compromise at every step. A transformer is no valley of two directions, but
+# this is why its schedules look as they do, and why each has a best rate of its own.
 #
 # ## 5. Performance analysis (25 minutes)
 #
@@ -439,7 +439,7 @@ with style.shown(width=6.6, height=2.7) as ax:
 # %% [markdown]
 # Without warm-up the first update is nearly as long as (5) says: every parameter goes the whole rate, whatever the size of its
 # gradient. How many of them go astray? Two batches tell. A coin would agree with another half of the time; here three of four signs
-# agree, and a quarter of all parameters are moved by noise. Whether long early updates do *harm* depends on the model: deep ones
+# agree, so (if batches err independently) one in seven goes the wrong way, by the whole rate. Whether long early updates do *harm* depends on the model: deep ones
 # with norms behind their layers need warm-up (technique 15), two layers may shrug it off.
 #
 # ### Live: the budget is not known
@@ -481,7 +481,7 @@ params, state, _ = trained(adam(whole), HALF)
 judge(f"line, {HALF}", params)
 judge(f"line, {LENGTH}", trained(adam(whole), LENGTH, HALF, params, state)[0])
 
-# %% alt="ALT_PLANS"
+# %% alt="Loss at MASK of unread requests for three plans, and a dotted line for word frequencies at 6.43. Stopped at 450 steps all three lie within 0.03 nats of 5.96. Stopped at 900 flat, then down lies lowest at 5.56, flat at 5.63, the line at 5.67."
 with style.shown(width=7.4, height=2.9) as ax:
     for place, plan in enumerate(("flat", "line for the whole", "flat, then down")):
         losses = [judged[f"{plan.removesuffix(' for the whole')}, {end}"] for end in (HALF, LENGTH)]
@@ -505,8 +505,10 @@ for sentence in ("how do i activate my new [MASK] ?", "set an [MASK] for seven i
     print(f"{sentence:40}", ", ".join(f"{word} {p:.0%}" for word, p in model.fill(sentence, top=4)[0]))
 
 # %% [markdown]
-# One seed and one rate for all: a picture of the mechanism, no evidence. By (2) a flat rate owes a loss that a short fall pays
-# back. Who does not know the length stays flat and pays at the end.
+# At 450 steps the plans are all alike: a model that has just left the plateau is still travelling and has nothing to settle. At
+# 900 a fall of 180 steps is worth 0.07 nats against staying flat. And the line is *last*: at the same highest rate its mean rate
+# is half of the others', and it has travelled less. That is what part 1 warned of. One seed and one rate are a picture of the
+# mechanism, no evidence. Who does not know the length stays flat and settles at the end.
 #
 # ### The stored experiment
 #
@@ -539,7 +541,7 @@ lesson.plots(2)
 #
 # - **Where the rate is far too low**: then nothing shakes, and a fall only shortens the way.
 # - **Where the length is not known**: a line, a cosine and one cycle must know it; the inverse square root and *stable* need not.
-# - **As a cure for divergence**: a rate that blows up after warm-up is too high.
+# - **Against divergence**: a rate that blows up after warm-up is too high.
 #
 # ## 6. In production (15 minutes)
 #
@@ -580,9 +582,8 @@ if lesson.installed("transformers", "torch"):
     print("torch's cosine, made for 1,000, after loading is one of", cosine.T_max)
 
 # %% [markdown]
-# The first keeps the step and takes the new function: after one update at the old rate it jumps. The second restores its
-# length as well, and then the rate does not reach where you wanted it. Our `pretrain` refuses to go on with another length and
-# prints both.
+# The first keeps the step and takes the new function: after one update it jumps. The second restores its old length as well. Our
+# `pretrain` refuses to go on with another length.
 #
 # **Status today (2026).** Cosine or line after a short warm-up wherever the length is known. *Stable, then down* where it is not, or
 # where checkpoints are to be trained further: MiniCPM and ModernBERT (2024) made it common. Methods without a schedule average

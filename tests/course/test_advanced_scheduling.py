@@ -110,7 +110,9 @@ def test_figures_that_the_text_states():
     last = {name: float(technique.named(name, 1.0, 10_000, 1_000_000)(every[-1])) for name in ("linear", "cosine", "bert")}
     assert last["linear"] == pytest.approx(1 / 990_000) and last["cosine"] < 1e-11 and last["bert"] == pytest.approx(1e-6)
     assert float(technique.bert(1.0, 10_000, 1_000_000)(every).max()) == pytest.approx(0.9999)
-    assert 10_000 / 1_000_000 == 0.01 and round(100 * 2 / 30) == 7
+    assert round(100 * 2 / 30) == 7
+    wrong = (1 - math.sqrt(1 - 2 * 0.25)) / 2  # of signs, where two batches that err independently agree on 75 %
+    assert 2 * wrong * (1 - wrong) == pytest.approx(0.25) and wrong == pytest.approx(1 / 7, abs=0.005)
 
 
 def test_the_solutions_are_what_the_library_does():
@@ -131,8 +133,9 @@ def test_the_proofs_on_the_page_hold_in_both_editions():
         text = "".join(
             "".join(output.get("text", "")) for cell in built(SLUG, solved).cells for output in cell.get("outputs", ())
         )
-        assert text.count("the same to 1e-12: True") == 9 and "at step 80 theirs 0.327, ours 0.000" in text and "the same to 1e-12: False" not in text
+        assert text.count("the same to 1e-12: True") == 9 and "the same to 1e-12: False" not in text
         for line in (
+            "at step 80 theirs 0.312, ours 0.000",
             "the line by hand: [0.0, 1.0, 0.667, 0.333, 0.0, 0.0]", "with respect to each rate agree",
             "after loading is one of 500", "next updates have [0.278, 0.657, 0.656]",
         ):  # fmt: skip
