@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from bertcraft.errors import InputError
 from bertcraft.tensor import tree
 from bertcraft.train.rules import (
     Decay,
     Rule,
     chain,
-    check,
     check_adam,
     correction,
     default_decay,
@@ -76,7 +76,8 @@ def add_decay(weight_decay: float, which: Decay = default_decay) -> Rule:
 
     which: ``which(name, leaf)`` says whether a parameter decays; by default matrices do, biases and layer norms do not.
     """
-    check(weight_decay >= 0, f"weight_decay must be 0 or more, got {weight_decay}")
+    if weight_decay < 0:
+        raise InputError(f"weight_decay must be 0 or more, got {weight_decay}")
 
     def update(gradients, state, params):
         flags = tree.map(bool, named(which, params))
