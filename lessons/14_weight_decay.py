@@ -16,7 +16,7 @@
 # BERT's own, and run sixty trainings that show which two settings have to be tuned together.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for gradients, and [its second part](00_foundations_2.ipynb) for classifiers
-# and intervals. The sections take 225 minutes, half of them exercises.
+# and intervals. The sections take 225 minutes, nearly half of them exercises.
 
 # %%
 import math
@@ -51,7 +51,7 @@ lesson.claim()
 # `weight_decay` added $\lambda w$ to the gradient. Here is the update, with both places:
 
 # %% alt="From left to right: the gradient g; plus lambda w, place one, L2 in the loss; Adam: running means, divide by the root; plus lambda w, place two, decoupled; times minus eta; the weights w. An arrow leads from the weights below to each of the two places."
-with drawing.schematic(columns=6, rows=2, width=10.2, row_height=1.0) as s:
+with drawing.schematic(columns=6, rows=2, width=10.2, row_height=0.85) as s:
     names = ("gradient\n$g$", "$+\\,\\lambda w$\nplace 1: L2", "Adam: means,\ndivide by $\\sqrt{u}$", "$+\\,\\lambda w$\nplace 2:\ndecoupled",
              "times $-\\eta$", "add to\nweights $w$")  # fmt: skip
     kinds = ("data", "new", "step", "new", "step", "data")
@@ -292,7 +292,8 @@ from bertcraft.techniques.weight_decay import left, uncorrected  # inline
 H, F_WIDE, LAYERS, ALL = 768, 3072, 12, 109_482_240  # BERT-base
 few = LAYERS * ((4 * H + F_WIDE + H) + 4 * H) + 2 * H + H  # biases, two norms a layer; the embeddings' norm; the pooler's bias
 print(f"BERT-base: {few:,} of {ALL:,} parameters do not decay, {few / ALL:.2%}")
-kept = left((float(warmup_linear(1e-4, 10_000, 10**6)(step)) for step in range(10**6)), 0.01)
+schedule = warmup_linear(1e-4, 10_000, 10**6)
+kept = left([schedule(step) for step in range(0, 10**6, 100)], 100 * 0.01)  # every hundredth update, a hundred times as much
 print(f"left by its pretraining (peak 1e-4, a million updates, decay 0.01): {kept:.3f}")
 print(f"left by fine-tuning (2e-5, 1,000 updates, decay 0.01): {left([2e-5] * 1000, 0.01):.4f}")
 
@@ -406,11 +407,18 @@ def judged(params, part):
 RATES = 0.01 * 2.0 ** np.arange(5)
 DECAYS = {"L2": 1e-5 * 10 ** (np.arange(6) / 2), "decoupled": 0.025 * 2.0 ** np.arange(6)}
 MAKE = {"L2": adam_l2, "decoupled": adam_decoupled}
-grids = {
-    name: np.array([[judged(trained(make(warmup_linear(rate, 0, STEPS), decay)), "dev")[0] for rate in RATES]
-                    for decay in DECAYS[name]])
-    for name, make in MAKE.items()
-}  # fmt: skip
+
+
+def fitted(name, rate, decay):
+    return trained(MAKE[name](warmup_linear(rate, 0, STEPS), decay))
+
+
+grids = {"L2": np.array([[judged(fitted("L2", rate, decay), "dev")[0] for rate in RATES] for decay in DECAYS["L2"]])}
+
+# %%
+grids["decoupled"] = np.array(
+    [[judged(fitted("decoupled", rate, decay), "dev")[0] for rate in RATES] for decay in DECAYS["decoupled"]]
+)
 
 # %% alt="Three panels of development loss over learning rate, 0.01 to 0.16, and decay, both logarithmic, dark is low, with a marked line through the best decay of each rate. L2 in the gradient: the line rises from the lowest decays and becomes level at 0.001. Decoupled, decay as in torch: the line is level at 0.2 from a rate of 0.04 on. The same trainings against rate times decay: the cells are a slanted parallelogram and the line climbs with the rate."
 edges = lambda v: np.append(v, v[-1] * v[1] / v[0]) / (v[1] / v[0]) ** 0.5  # noqa: E731
@@ -442,11 +450,11 @@ for name, grid in grids.items():
 # Was it worth it? Take the best of each grid, and the best rate without decay, to the test texts:
 
 # %%
-alone = [trained(adam_decoupled(warmup_linear(rate, 0, STEPS), 0.0)) for rate in RATES]
+alone = [fitted("decoupled", rate, 0.0) for rate in RATES]
 best = {"no decay": min(alone, key=lambda params: judged(params, "dev")[0])}
 for name, grid in grids.items():
     row, column = np.unravel_index(grid.argmin(), grid.shape)
-    best[name] = trained(MAKE[name](warmup_linear(RATES[column], 0, STEPS), DECAYS[name][row]))
+    best[name] = fitted(name, RATES[column], DECAYS[name][row])
 for name, params in best.items():
     loss, right, sure = judged(params, "test")
     print(f"{name:9s} test loss {loss:.3f}   right {right:5.1%}   sure of itself {sure:5.1%}")
@@ -464,7 +472,7 @@ for text, *answers in zip(some, *(scores(best[name], bag(some)) for name in ("no
 # ### The stored experiment
 #
 # The question on a language model: a BERT of two layers reads 2,000 short texts 32 times, often enough to learn them by heart.
-# Every arm has sixteen trials of rate and decay. First, whether the question can be asked:
+# AdamW, L2, dropout and no decay have sixteen trials each, on development texts. First, whether the question can be asked:
 
 # %%
 from bertcraft.course import display, measured
