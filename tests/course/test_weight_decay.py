@@ -96,7 +96,22 @@ def test_equation_8_the_ceiling_is_the_same_at_every_rate(rate):
     assert published == pytest.approx(rate / 0.01, rel=1e-6)
 
 
-def test_equation_9_and_the_figures_that_the_text_states():
+@pytest.mark.parametrize(("rate", "decay"), [(0.01, 0.5), (0.05, 0.1), (0.02, 1.0)])
+def test_equation_9_how_far_a_step_turns_a_matrix_behind_a_norm(rate, decay):
+    """Directions of one length at right angles to the weights, decay as in (3)."""
+    rng, w, angles = np.random.default_rng(0), np.full(50, 0.1), []
+    for _ in range(2000):
+        direction = rng.standard_normal(50)
+        direction -= w * (direction @ w) / (w @ w)
+        direction *= 3.0 / np.linalg.norm(direction)
+        new = (1 - rate * decay) * w - rate * direction
+        angles.append(math.acos(new @ w / np.linalg.norm(new) / np.linalg.norm(w)))
+        w = new
+    assert np.mean(angles[-200:]) == pytest.approx(math.sqrt(2 * rate * decay), rel=0.03)
+    assert np.linalg.norm(w) == pytest.approx(3.0 * math.sqrt(rate / (2 * decay)), rel=0.03)
+
+
+def test_equation_10_and_the_figures_that_the_text_states():
     lengths = {t: (1 - B1**t) / math.sqrt(1 - B2**t) for t in (1, 10, 1000)}
     assert [round(each, 1) for each in lengths.values()] == [3.2, 6.5, 1.3]
     for t, each in lengths.items():
