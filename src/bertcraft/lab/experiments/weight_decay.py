@@ -12,7 +12,7 @@ all, 2e-4, full fine-tuning's best in experiment 12, and the epsilon of BERT's c
 
 The regime is that of experiments 01 and 07 between their numbers of readings. Tried beforehand at a rate of 2e-3 with one seed
 that is not reported, on development texts, where word frequencies have 6.58: no decay 5.88 (training loss 4.28), AdamW with 0.03
-5.84, with 0.3 5.71, with 1.0 5.46, with 3.0 5.67. So all leave the plateau, there is something for decay to do, and AdamW's decays
+5.84, with 0.3 5.71, with 1.0 5.46, with 3.0 5.67. So all leave the plateau, decay has something to do, and AdamW's decays
 go from 0.1 to 3. Those of L2 are a guess.
 """
 
