@@ -43,7 +43,8 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         unigram = [run["figures"]["loss"] for run in runs if run["arm"] == "unigram"]
         if unigram:
             axes[1].axhline(np.mean(unigram), color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
-        axes[0].set(xlabel="steps", ylabel="learning rate, its own best peak", xlim=(0, None), ylim=(0, None))
+        peak = ", its own best peak" if experiment.tuning else ""  # a short form has one for all
+        axes[0].set(xlabel="steps", ylabel=f"learning rate{peak}", xlim=(0, None), ylim=(0, None))
         axes[1].set(xlabel="steps", ylabel="loss at [MASK] of unread text (nats)", xlim=(0, None))
         axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return path
