@@ -138,8 +138,8 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 
 # %% [markdown]
 # The words get lost on the way up. The kinds are about equally easy at every depth (with 300 questions the standard error is nearly
-# three points), and *not* easiest on top: MiniLM's last layer was made to compare sentences, and is the least finished for this task.
-# So there is something to keep below, and something to change above.
+# three points), and *not* easiest on top: MiniLM's last layer was made to compare sentences, not to tell kinds of questions apart. So
+# there is something to keep below, and something to change above.
 #
 # ## 3. Mathematical foundation (25 minutes)
 #
@@ -347,9 +347,9 @@ for title, layers in (("an LSTM, 3", 3), ("MiniLM, 6", 6), ("BERT-base, 12", 12)
 # **Predict first**: embeddings and half of the layers are frozen. How much of a step's work is saved?
 #
 # A layer costs one part of work forward and two backward: the derivative of its weights, and that of its input. A derivative need not
-# go below the lowest layer that learns. So of $3N$ parts, with $k$ layers frozen,
+# go below the lowest layer that learns. So of $3N$ parts, where the upper $N'$ of the $N$ layers learn,
 #
-# $$N+2(N-k)\quad\text{are left, or }3(N-k)\text{ where the states below are kept.}\tag{6}$$
+# $$N+2N'\quad\text{are left, or }3N'\text{ where the states below are kept.}\tag{6}$$
 #
 # Half of the layers: two thirds are left, and one half. The real code's matrix products, counted:
 
@@ -558,8 +558,8 @@ if lesson.installed("torch"):
 # was removed and its depth was not (google-research/electra, issue 51). And transformers' `Trainer` has no such option: hand it an
 # optimiser (section 7).
 #
-# **Status today (2026).** Vision transformers are fine-tuned with a decay as a rule (MAE's code: 0.75), and so are encoders in
-# competitions. Large language models are not: low-rank adapters leave their layers alone.
+# **Status today (2026).** A common choice where vision transformers (MAE's code: 0.75) and encoders (ELECTRA's: 0.8) are fine-tuned.
+# Large language models get low-rank adapters instead, which leave their layers alone.
 #
 # ## 7. On your data (5 minutes)
 #
@@ -575,7 +575,7 @@ if lesson.installed("torch"):
 # layers = model.config.num_hidden_layers
 # groups = [{"params": [w], "lr": rate_of(n, 2e-4, 0.9, layers), "weight_decay": 0.01 if w.ndim > 1 else 0.0}
 #           for n, w in model.named_parameters()]
-# arguments = t.TrainingArguments("out", num_train_epochs=3, lr_scheduler_type="linear", warmup_ratio=0.1)
+# arguments = t.TrainingArguments("out", num_train_epochs=3, lr_scheduler_type="linear", warmup_steps=0.1)
 # trainer = t.Trainer(model, arguments, train_dataset=data, processing_class=words, optimizers=(torch.optim.AdamW(groups), None))
 # trainer.train(); trainer.save_model("my_model")
 # ```
