@@ -768,5 +768,5 @@ check.which_recipe(which_recipe)
 #
 # **Open project**: on your own texts, tune one rate and 0.9 a layer with the same five rates; ten seeds for the best of each.
 #
-# **Next** on the path *Training & Optimization*: 09, the schedules themselves, of which the triangle is one.
+# **Next** on the path *Training & Optimization*: [09 learning-rate schedules](09_advanced_scheduling.ipynb), of which the triangle is one.
 # [12 adapter modules](12_adapter_modules.ipynb) leave the old layers alone altogether.
