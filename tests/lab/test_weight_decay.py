@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertcraft.lab import ruled, statistics, style, verdicts
+from bertcraft.lab import pretraining, ruled, statistics, style, verdicts
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.experiments import weight_decay as module
 from bertcraft.lab.figures import weight_decay as figures
@@ -94,10 +94,19 @@ def test_the_first_update_of_each_arm():
     np.testing.assert_allclose(plain / corrected, np.sqrt(10), rtol=1e-3)
 
 
+def test_no_arm_pulls_the_words_frequencies_to_zero():
+    settings = tiny("everything").settings
+    task = ruled.task_of(settings, 0)
+    params = pretraining.initial(task.config, task.texts, 0)
+    decaying = {which: {name for name, leaf in tree.items(params) if pulls(name, leaf)} for which, pulls in module.WHICH.items()}
+    assert {name for name, _ in tree.items(params)} - decaying["everything"] == {module.FREQUENCIES}
+    assert all(("bias" in name or "LayerNorm" in name) for name in decaying["everything"] - decaying["matrices"])
+
+
 def test_figures_of_a_run_and_what_a_trial_may_see():
     shrunk, whole = found("adamw", weight_decay=30.0), found("none")
     assert shrunk["size_matrices"] < 0.9 * whole["size_matrices"] and whole["plateau"] in (0.0, 100.0)
-    assert found("everything", weight_decay=30.0)["size_others"] < 0.9 * shrunk["size_others"]
+    assert found("everything", weight_decay=30.0)["size_others"] < 0.9 * shrunk["size_others"] < 1
     dropped = found("dropout", 1, dropout=0.5)
     assert dropped["first_losses"][0] != found("none", 1)["first_losses"][0], "it does drop out"
     assert set(found("l2", 1000, **EXPERIMENT.tuning.settings)) == {"dev_loss"}
