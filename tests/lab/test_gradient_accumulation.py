@@ -21,7 +21,8 @@ TINY = {"steps": 5, "warm": 2, "batch": 16, "cut": 4, "cuts": (2, 4)}
 def tiny(name: str, **changes):
     """An arm with little of everything and its own differences."""
     arm = EXPERIMENT.arm(name)
-    own = {"cuts": ()} if "way" in arm.settings else TINY | {"rate": RATES[arm.settings["rule"]]}
+    own = {"way": {"cuts": ()}, "weight": TINY | {"rate": RATES.get(arm.settings.get("rule"))}}
+    own = next((each for kind, each in own.items() if kind in arm.settings), {})
     return replace(arm, settings=arm.settings | own | changes)
 
 
@@ -61,7 +62,7 @@ def test_arms_differ_only_in_what_they_claim():
     for name in ("weighted", "mean_of_means", "sum_of_means"):
         assert differing(name, f"sgd_{name}") == {"rule"}
     tuned = {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like}
-    assert tuned == {arm.name for arm in EXPERIMENT.arms if "way" not in arm.settings}
+    assert tuned == {arm.name for arm in EXPERIMENT.arms if "weight" in arm.settings}
 
 
 def test_models_on_the_plateau_are_not_testable_and_a_broken_sum_is_no_excuse():
@@ -115,15 +116,40 @@ def test_losses_are_at_mask_by_token_and_by_text():
     params = pretraining.initial(config, lengths.texts()["short"], 0)
     own = lengths.texts()["long"]
     test = lengths.HeldOut(own.dev, own)
-    losses, numbers = lengths.losses_at_mask(test, params, config)
-    assert losses.mean() == pytest.approx(test(params, config)["loss"], rel=1e-5) and len(losses) == test.masked
-    figures = lengths.evaluate(params, config, "dev")
-    by_kind = {kind: lengths.losses_at_mask(lengths.HeldOut(own.dev, own), params, config) for kind, own in
-               lengths.texts().items()}  # fmt: skip
-    total = sum(losses.sum() for losses, _ in by_kind.values()) / sum(len(losses) for losses, _ in by_kind.values())
-    by_text = [losses[numbers == n].mean() for losses, numbers in by_kind.values() for n in np.unique(numbers)]
-    assert figures["loss"] == pytest.approx(total) and figures["text_loss"] == pytest.approx(np.mean(by_text))
-    assert figures["long_loss"] + figures["long_gain"] == pytest.approx(test.unigram)
+    figures = lengths.evaluate(lengths.model_losses(params, config), "dev")
+    whole = {kind: lengths.HeldOut(own.dev, own) for kind, own in lengths.texts().items()}
+    each = {kind: test(params, config) for kind, test in whole.items()}
+    sizes = {}
+    for kind, test in whole.items():
+        assert figures[f"{kind}_loss"] == pytest.approx(each[kind]["loss"], rel=1e-5)
+        assert figures[f"{kind}_loss"] + figures[f"{kind}_gain"] == pytest.approx(test.unigram)
+        shown = np.take_along_axis(test.batch["input_ids"], test.batch["at"], axis=1)
+        chosen, kept = test.batch["labels"] >= 0, shown == test.batch["labels"]
+        sizes[kind] = {"loss": test.masked, "loss_kept": kept.sum(), "loss_all": chosen.sum()}
+        sizes[kind]["loss_random"] = chosen.sum() - kept.sum() - test.masked
+    for name in ("loss", "loss_kept", "loss_random", "loss_all"):
+        expected = sum(each[kind][name] * size[name] for kind, size in sizes.items()) / sum(s[name] for s in sizes.values())
+        assert figures[name] == pytest.approx(expected, rel=1e-6), name
+
+
+def test_losses_by_text_count_every_text_alike():
+    frequencies = lengths.evaluate(lengths.frequency_losses, "dev")
+    by_text = []
+    for own in lengths.texts().values():
+        batch = lengths.HeldOut(own.dev, own).batch
+        shown = np.take_along_axis(batch["input_ids"], batch["at"], axis=1) == own.vocabulary["mask_id"]
+        for labels, masked in zip(batch["labels"], shown & (batch["labels"] >= 0), strict=True):
+            if masked.any():
+                by_text.append(-own.log_frequency[labels[masked]].mean())
+    assert frequencies["text_loss"] == pytest.approx(np.mean(by_text), rel=1e-6)
+    assert frequencies["short_gain"] == pytest.approx(0, abs=1e-6) and frequencies["long_gain"] == pytest.approx(0, abs=1e-6)
+
+
+def test_trivial_rows_are_frequencies_an_untrained_model_and_the_start():
+    rows = {name: found(name, warm=2) for name in ("start", "untrained", "unigram")}
+    assert rows["start"]["loss"] != rows["untrained"]["loss"] != rows["unigram"]["loss"]
+    assert rows["start"] == replay_arm(EXPERIMENT, tiny("start", warm=2), 0, Context())
+    assert all(EXPERIMENT.arm(name).trivial for name in rows)
 
 
 def test_gradients_by_tokens_are_exact_and_means_are_not():
@@ -185,4 +211,4 @@ def test_plots_are_drawn_where_arms_are_missing(tmp_path):
 def test_the_quick_version_has_arms_of_the_full_one():
     quick = EXPERIMENT.quick
     assert {arm.name for arm in quick.arms} < {arm.name for arm in EXPERIMENT.arms} and quick.seeds == 1
-    assert all("rate" in arm.settings for arm in quick.arms if "way" not in arm.settings)
+    assert all("rate" in arm.settings for arm in quick.arms if "weight" in arm.settings)

@@ -76,26 +76,42 @@ def batch_maker(batch: int, long: int, seed: int, grouped: bool = False) -> Call
     return make_batch
 
 
-def losses_at_mask(test: HeldOut, params: dict, config) -> tuple[np.ndarray, np.ndarray]:
-    """The loss at each position that shows [MASK], in nats, and the number of its text."""
-    batch, mask_id = test.batch, texts()["short"].vocabulary["mask_id"]
-    shown = np.take_along_axis(batch["input_ids"], batch["at"], axis=1) == mask_id
-    counted = shown & (batch["labels"] != F.IGNORED)
-    hidden = encoder.encode(params, config, batch["input_ids"], batch["attention_mask"], at=batch["at"])[counted]
-    logits, true = heads.masked_lm_logits(params, config, hidden), batch["labels"][counted]
-    losses = F.logsumexp(logits) - np.take_along_axis(logits, true[:, None], axis=1)[:, 0]
-    return losses.astype(np.float64), np.nonzero(counted)[0]
+def model_losses(params: dict, config) -> Callable[[HeldOut, pretraining.Texts], np.ndarray]:
+    """Of a model, for :func:`evaluate`: its loss at each chosen position, in nats."""
+
+    def losses(test: HeldOut, texts: pretraining.Texts) -> np.ndarray:
+        batch = test.batch
+        hidden = encoder.encode(params, config, batch["input_ids"], batch["attention_mask"], at=batch["at"])
+        counted = batch["labels"] != F.IGNORED
+        logits, true = heads.masked_lm_logits(params, config, hidden[counted]), batch["labels"][counted]
+        return F.logsumexp(logits) - np.take_along_axis(logits, true[:, None], axis=1)[:, 0]
+
+    return losses
 
 
-def evaluate(params: dict, config, part: str) -> dict[str, float]:
-    """Losses at [MASK]: the mixture's mean over tokens and over texts, each kind's, and its gain over word frequencies."""
-    figures, tokens, each_text = {}, [], []
+def frequency_losses(test: HeldOut, texts: pretraining.Texts) -> np.ndarray:
+    """Of one who knows how often each word stands in texts of this kind, and nothing else, for :func:`evaluate`."""
+    labels = test.batch["labels"]
+    return -texts.log_frequency[labels[labels != F.IGNORED]]
+
+
+def evaluate(losses: Callable[[HeldOut, pretraining.Texts], np.ndarray], part: str) -> dict[str, float]:
+    """Losses at [MASK]: the mixture's mean over tokens and over texts, each kind's, and its gain over word frequencies.
+
+    Beside them the mixture's "loss_kept" where the word was left, "loss_random" where another one stands, and "loss_all".
+    """
+    figures, tokens, each_text = {}, {"": [], "_kept": [], "_random": [], "_all": []}, []
     for kind, own in texts().items():
         test = HeldOut(getattr(own, part), own)
-        losses, numbers = losses_at_mask(test, params, config)
-        figures |= {f"{kind}_loss": float(losses.mean()), f"{kind}_gain": test.unigram - float(losses.mean())}
+        counted = test.batch["labels"] != F.IGNORED
+        shown = np.take_along_axis(test.batch["input_ids"], test.batch["at"], axis=1)[counted]
+        masked, kept = shown == own.vocabulary["mask_id"], shown == test.batch["labels"][counted]
+        found = losses(test, own).astype(np.float64)
+        for name, which in (("", masked), ("_kept", kept), ("_random", ~masked & ~kept), ("_all", slice(None))):
+            tokens[name].append(found[which])
+        loss, numbers = float(found[masked].mean()), np.nonzero(counted)[0][masked]
+        figures |= {f"{kind}_loss": loss, f"{kind}_gain": test.unigram - loss}
         counts = np.bincount(numbers)
-        tokens.append(losses)
-        each_text.append(np.bincount(numbers, losses)[counts > 0] / counts[counts > 0])
-    loss, text_loss = (float(np.concatenate(parts).mean()) for parts in (tokens, each_text))
-    return {"loss": loss, "text_loss": text_loss, **figures}
+        each_text.append(np.bincount(numbers, found[masked])[counts > 0] / counts[counts > 0])
+    figures["text_loss"] = float(np.concatenate(each_text).mean())
+    return figures | {f"loss{name}": float(np.concatenate(each).mean()) for name, each in tokens.items()}

@@ -96,7 +96,7 @@ def trained(settings: dict, seed: int, context: Context) -> dict:
     config, _ = model()
     is_trial = settings.get("judged_on") == "dev"
     fitted = train(settings, seed, context)
-    figures = lengths.evaluate(fitted.params, config, "dev" if is_trial else "held_out")
+    figures = lengths.evaluate(lengths.model_losses(fitted.params, config), "dev" if is_trial else "held_out")
     if is_trial:
         return {"dev_loss": figures["loss"]}
     figures["first_losses"] = fitted.losses[:REPLAYED].tolist()
@@ -146,12 +146,25 @@ def cost(settings: dict, seed: int) -> dict:
     return figures
 
 
+def trivial(settings: dict) -> dict:
+    """The losses of word frequencies, of a model before its first step, and of the one from which all arms go on."""
+    if settings["method"] == "unigram":
+        return lengths.evaluate(lengths.frequency_losses, "held_out")
+    config, untrained = model()[0], settings["method"] == "untrained"
+    params = pretraining.initial(config, lengths.texts()["short"], WARM_SEED) if untrained else warm_model(settings["warm"])
+    return lengths.evaluate(lengths.model_losses(params, config), "held_out")
+
+
 def run(arm: Arm, seed: int, context: Context) -> dict:
+    if arm.trivial:
+        return trivial(arm.settings)
     return cost(arm.settings, seed) if "way" in arm.settings else trained(arm.settings, seed, context)
 
 
 def replay(arm: Arm, seed: int, context: Context) -> dict:
-    """The norm of the whole batch's gradient, or the losses of the first steps."""
+    """The norm of the whole batch's gradient, or the losses of the first steps; a trivial row is computed again."""
+    if arm.trivial:
+        return trivial(arm.settings)
     if "way" in arm.settings:
         return cost(arm.settings | {"measured": False}, seed)
     return {"first_losses": train(arm.settings, seed, context, REPLAYED).losses.tolist()}
@@ -192,6 +205,10 @@ def _arms(cost: dict, trained: dict, rates: dict | None = None) -> tuple[Arm, ..
             "sgd_", "sum_of_means", "sum of means", "the same without what hides it: no clipping, no division by a running size.",
             weight="none",
         ),
+        *(
+            Arm(name, title, {"method": name, "warm": trained["warm"]}, trivial=True)
+            for name, title in (("start", "where all go on"), ("untrained", "untrained"), ("unigram", "word frequencies"))
+        ),
     )  # fmt: skip
 
 
@@ -207,7 +224,7 @@ METRICS = {
     "long_loss": Metric("long texts", "nats", 3),
 }
 _LOSSES = ("loss", "text_loss", "short_loss", "long_loss")
-_CHECKED = tuple(arm.name for arm in ARMS if "way" not in arm.settings and arm.name != "sgd_sum_of_means")
+_CHECKED = tuple(arm.name for arm in ARMS if "weight" in arm.settings and arm.name != "sgd_sum_of_means")
 CHECKS = tuple(
     Check(f"{kind} texts off the plateau", _CHECKED, f"{kind}_gain", least=0.5, unit="nats", metrics=_LOSSES)
     for kind in lengths.SOURCES
