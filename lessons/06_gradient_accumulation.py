@@ -452,8 +452,8 @@ lesson.results("peak_mb", "step_seconds", "gradient_error")
 lesson.plots(1)
 
 # %% [markdown]
-# Eight micro-batches need half of the memory and an eighth more time, at a gradient equal to 1e-15. (Memory does not depend on the tokens, so ten seeds
-# are no evidence about other models.) Recomputation costs more here; by (6) its gain grows with the number of layers.
+# Eight micro-batches need half of the memory and an eighth more time, at a gradient equal to 1e-15. (Memory depends on no token, so
+# ten seeds say nothing about other models.) Recomputation costs more here; by (6) its gain grows with the number of layers.
 #
 # Then the bug in training: all arms go on from one model that has learnt both kinds of text. Losses count only positions that
 # show [MASK], and are averaged over tokens, the goal of (1), and over texts, the goal of (3) with one text a micro-batch.
@@ -485,7 +485,7 @@ lesson.plots(2)
 # | means, sorted: all, by text | -0.001 [-0.008, +0.005]: cannot tell |
 # | mean of means, mixed: all, by token | +0.006 [+0.004, +0.009]: worse |
 # | sum against mean of means, AdamW | 0.000: equal; each gradient was clipped to the same length |
-# | the same, SGD without clipping | +0.259 [+0.235, +0.283]: not equal, and worse than *where all go on* |
+# | the same, SGD without clipping | +0.259 [+0.235, +0.283]: not equal, worse than *where all go on* |
 #
 # What Adam and clipping forgive, nobody sees.
 #
