@@ -440,7 +440,7 @@ with style.shown(width=6.6, height=2.7) as ax:
 # Without warm-up the first update is nearly as long as (5) says: every parameter goes the whole rate, whatever the size of its
 # gradient. How many of them go astray? Two batches tell. A coin would agree with another half of the time; here three of four signs
 # agree, so (if batches err independently) one in seven goes the wrong way, by the whole rate. Whether long early updates do *harm* depends on the model: deep ones
-# with norms behind their layers need warm-up (technique 15), two layers may shrug it off.
+# with norms behind their layers need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
 #
 # ### Live: the budget is not known
 #
@@ -754,7 +754,7 @@ check.which_schedule(which_schedule)
 # - **Step the scheduler after the optimiser.** Before it, the first rate of the schedule is never used.
 # - **A schedule cut short is no short schedule**, and a curve half down says nothing of its end: compare runs after their falls.
 # - **Each schedule has its own best rate.** Tune both, or compare nothing.
-# - **torch's decay is multiplied by the rate**: another schedule is another weight decay, too (technique 14).
+# - **torch's decay is multiplied by the rate**: another schedule is another weight decay, too ([14](14_weight_decay.ipynb)).
 # - **The counter belongs to the state.** A run resumed without it warms up again.
 #
 # **Read**: Loshchilov and Hutter 2017, [SGDR](https://arxiv.org/abs/1608.03983); Smith and Topin 2017,
@@ -766,7 +766,8 @@ check.which_schedule(which_schedule)
 # **Open project**: with `trained` of this page, branch off one long flat run and fall to zero in the last 2 %, 10 %, 20 % and 40 %.
 # How short may the fall be? Then with texts of your own.
 #
-# **Next** on the path *Training & Optimization*: 14, weight decay, the other number that the schedule multiplies.
+# **Next** on the path *Training & Optimization*: [14, weight decay](14_weight_decay.ipynb), the other number that the schedule
+# multiplies. [15](15_layer_norm_variants.ipynb) has the models that do not train without a warm-up.
 
 # %% [markdown]
 # ## Appendix A. Which knobs matter? (5 minutes)
