@@ -440,7 +440,7 @@ with style.shown(width=6.6, height=2.7) as ax:
 # Without warm-up the first update is nearly as long as (5) says: every parameter goes the whole rate, whatever the size of its
 # gradient. How many of them go astray? Two batches tell. A coin would agree with another half of the time; here three of four signs
 # agree, so (if batches err independently) one in seven goes the wrong way, by the whole rate. Whether long early updates do *harm* depends on the model: deep ones
-# with norms behind their layers need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
+# with norms behind their layers are reported to need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
 #
 # ### Live: the budget is not known
 #
@@ -767,7 +767,7 @@ check.which_schedule(which_schedule)
 # How short may the fall be? Then with texts of your own.
 #
 # **Next** on the path *Training & Optimization*: [14, weight decay](14_weight_decay.ipynb), the other number that the schedule
-# multiplies. [15](15_layer_norm_variants.ipynb) has the models that do not train without a warm-up.
+# multiplies. [15](15_layer_norm_variants.ipynb) asks which models train without a warm-up.
 
 # %% [markdown]
 # ## Appendix A. Which knobs matter? (5 minutes)
