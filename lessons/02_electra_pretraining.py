@@ -607,7 +607,7 @@ if lesson.installed("transformers", "torch"):
 # rows = load_dataset("csv", data_files="texts.csv")["train"].class_encode_column("label").train_test_split(0.2, seed=0)
 # rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True)
 # model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=rows["train"].features["label"].num_classes)
-# arguments = TrainingArguments("out", learning_rate=3e-4, num_train_epochs=3, warmup_ratio=0.1, eval_strategy="epoch")
+# arguments = TrainingArguments("out", learning_rate=3e-4, num_train_epochs=3, warmup_steps=0.1, eval_strategy="epoch")
 # trainer = Trainer(model, arguments, train_dataset=rows["train"], eval_dataset=rows["test"], processing_class=tokenizer)
 # trainer.train()
 # trainer.save_model("model")

@@ -804,8 +804,8 @@ check.which_way(which_way)
 #
 # **Open project**: one long text among 31 short ones. Predict from (4) who is favoured, then train on three seeds.
 #
-# **Next**: on the path *Training & Optimization* comes 08, layer-wise learning rates. If the parameters fill your memory, go to
-# [12 adapters](12_adapter_modules.ipynb).
+# **Next**: on the path *Training & Optimization* comes [08, layer-wise learning rates](08_layerwise_learning_rates.ipynb). If the
+# parameters fill your memory, go to [12 adapters](12_adapter_modules.ipynb).
 
 # %% [markdown]
 # <a id="appendix-a"></a>

@@ -561,7 +561,7 @@ if lesson.installed("transformers", "torch"):
 # data = data.map(lambda row: words(row["text"], truncation=True, max_length=128))
 # model = t.AutoModelForSequenceClassification.from_pretrained(name, num_labels=classes)
 # lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], modules_to_save=["pooler.dense", "classifier"])
-# arguments = t.TrainingArguments("out", learning_rate=1e-3, num_train_epochs=3, warmup_ratio=0.1)
+# arguments = t.TrainingArguments("out", learning_rate=1e-3, num_train_epochs=3, warmup_steps=0.1)
 # trainer = t.Trainer(peft.get_peft_model(model, lora), arguments, train_dataset=data["train"], processing_class=words)
 # trainer.train(); trainer.model.merge_and_unload().save_pretrained("my_model")
 # ```

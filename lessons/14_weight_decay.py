@@ -723,7 +723,7 @@ check.which_decay(which_decay)
 #
 # **Open project**: draw the grids for your own texts. Then put a norm behind the sum of the words: does the line do what (9) says?
 #
-# **Next**: on the path *Training & Optimization* comes 20, gradient clipping. [06 gradient
+# **Next**: on the path *Training & Optimization* comes [20, gradient clipping](20_gradient_clipping.ipynb). [06 gradient
 # accumulation](06_gradient_accumulation.ipynb) is the batch that LAMB was made for;
 # [07 mixed precision](07_mixed_precision_training.ipynb) says where epsilon becomes 0.
 
