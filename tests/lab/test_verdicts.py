@@ -131,6 +131,14 @@ def test_pairs_are_the_seeds_that_both_arms_have():
     assert words.headline(EXPERIMENT, stored[:3]) == "not measured yet"
 
 
+def test_a_plot_holds_arms_against_each_other_on_the_seeds_that_all_have():
+    found = [run for run in runs(a=1.0, b=2.0, c=3.0) if run["arm"] != "a" or run["seed"] in (1, 3)]
+    kept = verdicts.shared(found, ("a", "b", "d"))  # d has no run
+    assert {run["seed"] for run in kept} == {1, 3}
+    assert sum(run["arm"] == "b" for run in kept) == 2
+    assert verdicts.shared(found, ("d",)) == []
+
+
 def test_a_metric_of_overlapping_texts_widens_every_interval_of_it():
     stored = runs(**LEARNT)
     wide = replace(EXPERIMENT, metrics={**EXPERIMENT.metrics, "loss": Metric("loss", "nats", overlap=0.5)})

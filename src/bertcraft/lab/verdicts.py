@@ -41,6 +41,16 @@ def pairs(treatment: str, baseline: str, figure: str, runs: Sequence[dict]) -> t
     return [one for one, _ in both], [other for _, other in both]
 
 
+def shared(runs: Sequence[dict], arms: Sequence[str]) -> list[dict]:
+    """The runs of the seeds that all of these arms have, for a plot: means over other seeds cannot be held against each other.
+
+    Arms without any run are left out of account.
+    """
+    seeds = [{run["seed"] for run in runs if run["arm"] == arm} for arm in arms]
+    common = set.intersection(*filter(None, seeds)) if any(seeds) else set()
+    return [run for run in runs if run["seed"] in common]
+
+
 def difference(
     experiment: Experiment, runs: Sequence[dict], treatment: str, baseline: str, metric: str, ratio: bool = False
 ) -> Interval | None:

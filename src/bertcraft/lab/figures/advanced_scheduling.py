@@ -6,7 +6,7 @@ import numpy as np
 
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.verdicts import difference
+from bertcraft.lab.verdicts import difference, shared
 
 MARGIN = 0.02
 FIRST = ("linear", "cold", "radam")
@@ -29,7 +29,8 @@ def _trained(experiment: Experiment) -> list[str]:
 
 
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """The rate of each step, and the loss at [MASK] of unread text, the mean over seeds."""
+    """The rate of each step, and the loss at [MASK] of unread text, the mean over the seeds that all schedules have."""
+    runs = shared(runs, _trained(experiment))
     with style.figure(path, columns=2, width=9.6, height=3.6) as axes:
         for place, name in enumerate(_trained(experiment)):
             own = [run["figures"] for run in runs if run["arm"] == name and "curve" in run["figures"]]

@@ -6,7 +6,7 @@ import numpy as np
 
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.verdicts import difference
+from bertcraft.lab.verdicts import difference, shared
 
 # of each optimiser: the arm without clipping, its name, and which highest rate is compared
 BASES = {"adamw": ("none", "AdamW", "highest"), "sgd": ("sgd_none", "gradient descent with momentum", "finite")}
@@ -29,21 +29,27 @@ def _trained(runs: list[dict], experiment: Experiment, rule: str) -> list:
 
 
 def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of texts read where each rate ended, the median over seeds; on top what was not finite."""
+    """Loss at [MASK] of texts read where each rate ended, the median over seeds of all arms; on top what was not finite."""
     rules = [rule for rule in BASES if _trained(runs, experiment, rule)]
     with style.figure(path, columns=len(rules), width=1.6 + 3.8 * len(rules), height=3.5) as axes:
         for ax, rule in zip(np.atleast_1d(axes), rules, strict=True):
             arms = _trained(runs, experiment, rule)
-            plateau = np.mean([own["plateau"] for own in _own(runs, arms[0].name)])
+            compared = shared(runs, [arm.name for arm in arms])
+            plateau = np.mean([own["plateau"] for own in _own(compared, arms[0].name)])
+            top = plateau + 1.5
             for place, arm in enumerate(arms):
-                ends = [[min(each.get("loss", np.inf), plateau + 1) for each in own["attempts"]] for own in _own(runs, arm.name)]
-                ax.plot(arm.settings["rates"], np.median(ends, axis=0), **style.line(place), label=arm.title)
+                ends = [[min(each.get("loss", np.inf), top) for each in own["attempts"]] for own in _own(compared, arm.name)]
+                ends = np.median(ends, axis=0)
+                title = arm.title.removeprefix("gradient descent, ")
+                ax.plot(arm.settings["rates"], ends, **style.line(place), label=title)
+                if ends[-1] == top:
+                    ax.text(arm.settings["rates"][-1], top - 0.03, "not finite", ha="right", va="top", fontsize=8)
             ax.axhline(plateau, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.axhline(plateau - 0.5, color="0.6", lw=0.8, label="below: it trains")
             ax.set(xscale="log", xlabel="highest learning rate", title=BASES[rule][1])
             ax.set_xticks(arms[0].settings["rates"], [f"{rate:g}" for rate in arms[0].settings["rates"]])
             ax.minorticks_off()
-            ax.legend(fontsize=7)
+            ax.legend(fontsize=7, loc="best" if rule == "adamw" else "center left")
         np.atleast_1d(axes)[0].set_ylabel("loss at [MASK] of texts read (nats)")
     return path
 
@@ -58,8 +64,8 @@ def show_norms(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                     tenths = np.arange(1, len(each["norms"]) + 1) / len(each["norms"])
                     ax.plot(100 * tenths, each["norms"], **style.line(place), label=f"{each['rate']:g}")
             ax.axhline(1.0, color="0.3", lw=0.9, ls=":", label="1, the threshold")
-            ax.set(yscale="log", xlabel="share of the run (%)", title=arm.title)
-            ax.legend(fontsize=7, title="rate", title_fontsize=7)
+            ax.set(yscale="log", xlabel="share of the run (%)", ylim=(0.3, 100), title=arm.title)
+            ax.legend(fontsize=7, title="rate", title_fontsize=7, ncols=3, loc="upper center")
         np.atleast_1d(axes)[0].set_ylabel("norm of the gradient, before clipping")
     return path
 

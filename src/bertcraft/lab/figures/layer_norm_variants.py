@@ -6,6 +6,7 @@ import numpy as np
 
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
+from bertcraft.lab.verdicts import shared
 
 WIRINGS = {"post": "post-LN", "pre": "pre-LN", "sandwich": "sandwich", "deep": "DeepNorm"}
 
@@ -24,9 +25,11 @@ def _own(runs: list[dict], arm: str) -> list[dict]:
 
 
 def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of texts read where each rate ended: a mark a seed, a line through medians; on top what was not finite."""
+    """Loss at [MASK] of texts read where each rate ended: a mark a seed of all arms, a line through medians; on top what was
+    not finite."""
     arms = [arm for arm in experiment.arms if "rates" in arm.settings and not arm.trivial and "depths" not in arm.settings]
     arms = [arm for arm in arms if _own(runs, arm.name)]
+    runs = shared(runs, [arm.name for arm in arms])
     with style.figure(path, width=7.8, height=3.8) as ax:
         plateau = np.mean([own["plateau"] for arm in arms for own in _own(runs, arm.name)])
         top = plateau + 1.0

@@ -7,7 +7,7 @@ import numpy as np
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.experiments.layerwise_learning_rates import TASKS, WINDOW
-from bertcraft.lab.verdicts import difference
+from bertcraft.lab.verdicts import difference, shared
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
@@ -23,7 +23,8 @@ def _trained(experiment: Experiment) -> list[str]:
 
 
 def show_losses(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Training losses, means over windows of steps and over seeds."""
+    """Training losses, means over windows of steps and over the seeds that all arms have."""
+    runs = shared(runs, _trained(experiment))
     with style.figure(path, width=7.6, height=3.6) as ax:
         for place, name in enumerate(_trained(experiment)):
             own = [run["figures"]["losses"] for run in runs if run["arm"] == name]

@@ -7,7 +7,7 @@ import numpy as np
 
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
-from bertcraft.lab.verdicts import difference
+from bertcraft.lab.verdicts import difference, shared
 
 TUNED = ("l2", "adamw", "none", "dropout", "everything")
 CROSSED = ("warm", "cold", "uncorrected", "uncorrected_cold")
@@ -24,7 +24,8 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of unread text against steps, the mean over seeds; open: the training loss at the end."""
+    """Loss at [MASK] of unread text against steps, the mean over the seeds that all have; open: the training loss at the end."""
+    runs = shared(runs, TUNED)
     with style.figure(path, width=7.6, height=3.6) as ax:
         for place, name in enumerate(TUNED):
             own = [run["figures"] for run in runs if run["arm"] == name and "curve" in run["figures"]]
