@@ -10,10 +10,10 @@
 # %% [markdown]
 # # 20. Gradient clipping: no step longer than a threshold
 #
-# One line of code stands in nearly every training script: if the gradient is longer than 1, shorten it to 1. It was invented
-# against cliffs in the loss of recurrent networks. BERT is not recurrent, and Adam divides every gradient by its own size anyway.
-# So what does the line do? You will walk over the original cliff, prove in two lines that under Adam a constant shortening does
-# nothing, and then see what a single long gradient does to a run that has no such line.
+# One line stands in nearly every training script: if the gradient is longer than 1, shorten it to 1. It was invented against cliffs
+# in the loss of recurrent networks. BERT is not recurrent, and Adam divides every gradient by its own size anyway. So what does the
+# line do? You will walk over the original cliff, prove in two lines that under Adam a constant shortening does nothing, and see what
+# a single long gradient does without it.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for gradients and Adam, and [lesson 06](06_gradient_accumulation.ipynb) for
 # micro-batches. The sections take 225 minutes, nearly half of them exercises.
@@ -36,7 +36,7 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# *Training stability*, without a number: that is what its paper says, too. What people set differs more than what they say of it:
+# *Training stability*, without a number, as in its paper. What people set differs:
 #
 # | | threshold of the global norm |
 # | --- | --- |
@@ -45,8 +45,7 @@ lesson.claim()
 # | RoBERTa | none |
 # | Pascanu and others 2013 | half to ten times the mean norm |
 #
-# RoBERTa was trained on more text than BERT, and without clipping. So "needed" is not the word. We test a narrower one: **does a
-# clipped model train at higher learning rates?**
+# So "needed" is not the word. We test a narrower one: **does a clipped model train at higher learning rates?**
 #
 # ## 2. Background and motivation: the cliff (20 minutes)
 #
@@ -98,8 +97,8 @@ with style.shown(columns=2, width=9.0, height=3.3) as (left, right):
     right.legend(fontsize=8, loc="upper left")
 
 # %% [markdown]
-# The valley lies at the foot of a wall. A descent that steps onto the wall finds a steep slope, believes it, and is thrown far
-# beyond everything it has learnt. Clipped, it steps onto the wall again and again, and each time gets off by a short step.
+# A descent that steps onto the wall finds a steep slope, believes it, and is thrown far away. Clipped, it steps onto the wall again
+# and again, and each time gets off by a short step.
 #
 # In a training of today the shortening stands in one place, between the sum of everything and the update:
 
@@ -269,7 +268,7 @@ for title, rule in {"none": none(), "norm, 1": by_norm(1.0), "value, 1": by_valu
     print(f"{title:15s} lengths {lengths[0]:8.4f} {lengths[1]:8.4f}   turned by {angle(kept, made):4.1f} degrees")
 
 # %% [markdown]
-# By the norm, the first layer's gradient is shortened for what the second did. By block, both count alike.
+# By the norm, the first layer is shortened for what the second did. By block, both count alike.
 #
 # **Proof.** The library's rule and ours; the cliff's slope, measured:
 
@@ -294,8 +293,7 @@ for most in (1.0, 0.01):
     print(f"clipped at {most}: a number's root mean square {most / np.sqrt(P):.1e}, BERT's epsilon 1e-06")
 
 # %% [markdown]
-# Next to nothing. But clipped at 0.01, BERT's gradient has numbers as small as its $\epsilon$, and by (5) the constant factor is not
-# harmless any more.
+# Next to nothing. But clipped at 0.01, BERT's numbers are as small as its $\epsilon$, and by (5) the factor is no longer harmless.
 #
 # ### Live: the cliff, from many starts
 #
@@ -329,15 +327,14 @@ with style.shown(width=6.2, height=2.8) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Unclipped, a quarter arrive at the rate 1; clipped, half. The threshold of 0.1 makes small rates slower still, because no step is
-# longer than $\eta\kappa$, and is the best of the three at high ones. That is the claim in miniature: **clipped, a higher rate still
-# works.**
+# Unclipped, a quarter arrive at the rate 1; clipped, half. The threshold of 0.1 makes small rates slower still, and is the best of
+# the three at high ones. That is the claim in miniature: **clipped, a higher rate still works.**
 #
 # ### Live: a small BERT, and one bad batch
 #
 # The stored experiment's task with two layers in place of six: 128 requests to assistants, read again and again, and judged on the
-# texts read, for we ask whether training gets anywhere. Half way we plant a broken batch: its gradient arrives a thousand times too
-# long, as when somebody's loss was added up and not averaged. First an untouched run, and the norms of its gradients.
+# texts read, for we ask whether training gets anywhere. Half way we plant a broken batch: its gradient is a thousand times too long.
+# First an untouched run, and the norms of its gradients.
 
 # %% quick="STEPS = 8"
 STEPS, SIZE = 400, 1000.0  # SIZE: how much too long the planted gradient is
@@ -380,8 +377,7 @@ print("the paper's thresholds, half to ten times the mean:", technique.threshold
 print(f"longer than 1: {np.mean(norms > 1):.0%} of the steps; than twice the mean: {np.mean(norms > 2 * norms.mean()):.0%}")
 
 # %% [markdown]
-# Every gradient of this run is longer than 1: clipped at 1, each is divided by its own norm. BERT's number is not this model's. What
-# would be rare here is a gradient twice as long as the mean.
+# Every gradient of this run is longer than 1: clipped at 1, each is divided by its own norm. Rare is one twice as long as the mean.
 #
 # **Predict first**: the same run with the bad batch, unclipped; clipped at 1; and unclipped with the $\beta_2=0.999$ that torch has
 # by default. Which one is thrown off, which one stands still?
@@ -404,8 +400,8 @@ with style.shown(columns=2, width=9.0, height=3.1) as (left, right):
     right.legend(fontsize=7, loc="lower left")
 
 # %% [markdown]
-# Clipped, the bad batch leaves no trace. Unclipped, the loss leaps by more than a nat and then crawls: when the run ends it has not
-# won back what one batch cost. With $\beta_2=0.999$ the model is thrown back to word frequencies.
+# Clipped, the bad batch leaves no trace. Unclipped, the loss leaps by more than a nat and then crawls. With $\beta_2=0.999$ the model
+# is thrown back to word frequencies.
 #
 # **A surprise**: (6) promised a standstill, and hardly a leap. But in (6) a number's gradient was always 1. Real ones change
 # their sign from batch to batch, so usually $m$ is small beside $\sqrt u$. After the bad batch *every* number follows that one batch, at
@@ -454,8 +450,8 @@ with style.shown(width=6.2, height=2.7) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# To the right nothing changes, as (5) says. To the left, with BERT's $\epsilon$ of $10^{-6}$, gradients a tenth as long make steps a
-# twelfth shorter, a hundredth as long a third; with torch's $10^{-8}$ the same comes a hundred times later.
+# To the right nothing changes, as (5) says. To the left, with BERT's $\epsilon$ of $10^{-6}$, gradients a hundredth as long make steps
+# a third shorter; with torch's $10^{-8}$ the same comes a hundred times later.
 #
 # ### The stored experiment
 #
@@ -484,26 +480,22 @@ lesson.plots(2)
 lesson.plots(3)
 
 # %% [markdown]
-# **The claim fails to show.** Under AdamW clipping at 1 had 0.81 times the highest rate of no clipping, [0.64, 1.03]: *cannot tell*,
-# and no hint of a gain. Three of ten seeds lost one step of the ladder, none won one. Nor did another threshold or another way
-# train at a higher rate in any seed. *Ten times the mean* is no test at all: no gradient was that long, and its runs are the unclipped
-# ones.
+# **The claim does not show.** Under AdamW clipping at 1 had 0.81 times the highest rate of no clipping, [0.64, 1.03]: *cannot tell*.
+# Three of ten seeds lost a step of the ladder, none won one; no other threshold or way won one either. *Ten times the mean* is no
+# test at all: no gradient was that long.
 #
-# The second figure says why. Clipping is made for a run that learns and is thrown off. Ours, at 0.004 and above, never learn: they
-# stay at word frequencies, where gradients are *short*, about 1 and less. A rule that shortens long ones has little to do there. The
-# count of runs that left the plateau and came back is 0 in every arm: the accident did not happen in 400 steps.
+# The second figure says why. Clipping is for a run that learns and is thrown off. Ours, at 0.004 and above, never learn: they stay at
+# word frequencies, where gradients are *short*. No run left the plateau and came back: the accident did not happen in 400 steps.
 #
-# Gradient descent is the other case. Unclipped, its numbers overflow from 0.96 on in every seed, by step 90. Clipped, they are
-# finite up to 3.84, the ladder's end: at least 8 times, *reproduced*. Finite is not trained: there it ends at 6.7 nats, a nat above word
-# frequencies.
+# Gradient descent is the other case. Unclipped, its numbers overflow from 0.96 on in every seed, by step 90. Clipped, they stay finite
+# up to the ladder's end: at least 8 times, *reproduced*. Finite is not trained: it ends at 6.7 nats.
 #
-# So clipping is an insurance. It pays when something breaks, as with the planted batch; it does not buy a higher rate. Longer runs and
-# larger models meet more accidents than ours, and of them this says nothing.
+# **So clipping is an insurance**: it pays when something breaks, as with the planted batch, and buys no higher rate here.
 #
 # ### When does it not help?
 #
 # - **Against vanishing gradients**: nothing is ever made longer.
-# - **Where every gradient is broken**: wrong labels or too high a rate, step after step. Clipping turns a crash into a slow failure.
+# - **Where every gradient is broken**, by wrong labels, say. Clipping turns a crash into a slow failure.
 # - **Against infinity**: $\kappa/\infty=0$, and $0\cdot\infty$ is nan. Skip such a step, as a loss scaler does.
 #
 # ## 6. In production (15 minutes)
@@ -558,12 +550,11 @@ if lesson.installed("transformers"):
 # %% [markdown]
 # The order has gone wrong in the best houses: Lightning clipped scaled gradients until 1.4.9 (issue 9599: "the loss converged very
 # slow"). With parameters cut over processes (FSDP), torch's own function has seen a part of the norm only; the wrapper's
-# `clip_grad_norm_` is the one to call. `accelerate`'s does both right, in the one place where gradients are in sync.
+# `clip_grad_norm_` is the one to call. `accelerate`'s does both right.
 #
 # **Status today (2026).** On by default, at 1, almost everywhere. At scale it is not enough: PaLM (Chowdhery and others 2022,
-# section 5.1) was clipped and its loss leapt some 20 times all the same. Each time the run went back a hundred steps and left out 200
-# to 500 batches. The same batches did no harm to the model in another state, so it was not the data alone. Newer rules clip what is
-# unusual for this run, not what exceeds a fixed number (ZClip, Kumar and others 2025).
+# section 5.1) was clipped and its loss leapt some 20 times all the same; each time the run went back a hundred steps and left out 200
+# to 500 batches. Newer rules clip what is unusual for this run, not what exceeds a fixed number (ZClip, Kumar and others 2025).
 #
 # ## 7. On your data (5 minutes)
 #
