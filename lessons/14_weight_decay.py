@@ -13,7 +13,7 @@
 # Pull every weight a little towards 0 at each step, and a model has to justify what it keeps. There are two places in the code to
 # put that pull, and for decades it made no difference which. Then came Adam, which divides by the size of the gradient, and
 # libraries went on putting the pull where it is divided too. You will see on real words what that does, write both rules and
-# BERT's own, and run sixty trainings that show which two settings have to be tuned together.
+# BERT's own, and run sixty trainings to see whether the best decay depends on the learning rate.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for gradients, and [its second part](00_foundations_2.ipynb) for classifiers
 # and intervals. The sections take 225 minutes, nearly half of them exercises.
@@ -40,15 +40,16 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# "Better generalization" compares AdamW with *Adam and the same term in its loss*, each tuned over a grid of rates and decays. It
-# does not compare AdamW with no decay, and nothing in the paper is a language model. So two questions are left for this page. Is
-# decay beside the gradient better than decay inside it? And is any of it needed?
+# "Better" compares AdamW, whose pull stands beside the gradient, with Adam and the pull inside it, each tuned over a grid of rates and
+# decays. Nothing in the paper is a language model. So two questions are left. Is beside better than inside on text too? And is any of
+# it needed?
 #
 # ## 2. Background and motivation (15 minutes)
 #
 # In 2017 Adam had a bad name: on images it fitted fast and **generalised** worse than plain gradient descent (that is: it was
-# worse on new examples; Wilson and others 2017). Loshchilov and Hutter found one cause. The libraries' argument
-# `weight_decay` added $\lambda w$ to the gradient. Here is the update, with both places:
+# worse on new examples; [Wilson and others 2017](https://arxiv.org/abs/1705.08292)). Loshchilov and Hutter found one cause. The
+# libraries' argument `weight_decay` added $\lambda w$ to the gradient $g$; $w$ is a weight, $\lambda$ the strength of the decay. Here
+# is Adam's update with both places ($u$: its running mean of $g^2$; $\eta$: the learning rate):
 
 # %% alt="From left to right: the gradient g; plus lambda w, place one, L2 in the loss; Adam: running means, divide by the root; plus lambda w, place two, decoupled; times minus eta; the weights w. An arrow leads from the weights below to each of the two places."
 with drawing.schematic(columns=6, rows=2, width=10.2, row_height=0.85) as s:
@@ -63,8 +64,9 @@ with drawing.schematic(columns=6, rows=2, width=10.2, row_height=0.85) as s:
     s.arrow(weights, boxes[3], "or", kind="new")
 
 # %% [markdown]
-# What passes through Adam is divided by the root of its recent squares. So at place 1 the pull is *weak where gradients are large
-# and strong where they are small*. In text that is lopsided: "the" gets a gradient from every batch, "traffic" from one in three.
+# What enters Adam is divided by $\sqrt u$, the size of what entered lately. So at place 1 the pull is *weak where gradients are
+# large and strong where they are small*. In text that is lopsided: "the" gets a gradient from every batch, "traffic" from one in
+# three.
 #
 # To see it we need the smallest classifier that has a table of word vectors: add the vectors of a request's words, bend the sum
 # with tanh, multiply by a matrix. Its 600 requests to an assistant (HWU64) have 64 intents.
@@ -120,8 +122,8 @@ def trained(rule):
 
 
 # %% [markdown]
-# Three trainings: no decay, decay at place 1, decay at place 2, each as strong as section 5 finds best. **Predict first**: which
-# words does place 1 shorten most?
+# Three trainings: no decay, decay at place 1, decay at place 2, each as strong as section 5 finds best. The rate falls in a straight
+# line from 0.04 to 0. **Predict first**: which words' vectors does place 1 shorten most, which least? And place 2?
 
 # %% alt="Length of a word's vector with decay over without, against in how many of the 600 requests the word is, logarithmic. With decoupled decay the medians lie level at 0.7. With L2 in the gradient they rise from 0.45 for words of two or three requests to about 0.9 for the most frequent."
 rate = warmup_linear(0.04, 0, STEPS)
@@ -146,21 +148,23 @@ for word in ("the", "please", "alarm", "music", "traffic"):
     print(f"{word:8s} in {seen[word]:3d} requests: keeps {l2:.2f} with L2, {decoupled:.2f} decoupled")
 
 # %% [markdown]
-# Decoupled decay takes some 30 % from every word. L2 takes more than half from the rarest and a tenth, or nothing, from the most
-# frequent, though it was given one strength for all.
+# Decoupled decay takes some 30 % from rare and frequent words alike. L2 takes more than half from the rarest (the median) and a
+# seventh or less from the most frequent, though it was given one strength for all.
 #
 # ## 3. Mathematical foundation (30 minutes)
 #
 # ### The rules
 #
 # Let $g$ be the gradient of a weight $w$, $t$ the update's number from 1, $\eta_t$ the learning rate then and $\eta$ its peak.
-# **Adam** (Kingma and Ba 2015) keeps running means of $g$ and $g^2$ and divides one by the root of the other. Its direction,
-# $\Delta$ in this lesson, is
+# **Adam** (Kingma and Ba 2015) keeps running means $m$ of $g$ and $u$ of $g^2$, and divides one by the root of the other. $\beta_1$
+# and $\beta_2$, often 0.9 and 0.999, say how much of a mean is kept at an update; a small $\epsilon$ keeps the divisor above 0.
+# Adam's direction, $\Delta$ in this lesson, is
 #
 # $$m\leftarrow\beta_1m+(1-\beta_1)g,\quad u\leftarrow\beta_2u+(1-\beta_2)g^2,\quad
 # \Delta=\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon}.\tag{1}$$
 #
-# The divisors $1-\beta^t$ are the **bias correction**: the means start at 0 and would be too small at first. Decay by $\lambda$:
+# The divisors $1-\beta^t$ are the **bias correction**: the means start at 0 and would be too small at first. Decay by $\lambda$ is
+# one of three:
 #
 # $$\text{L2 in the loss:}\quad g\leftarrow g+\lambda w\ \text{before (1)},\qquad w\leftarrow w-\eta_t\Delta\tag{2}$$
 #
@@ -191,9 +195,9 @@ for word in ("the", "please", "alarm", "music", "traffic"):
 #
 # $$\prod_{t=1}^T(1-\eta_t\lambda)\approx\exp\Bigl(-\lambda\sum_t\eta_t\Bigr).\tag{7}$$
 #
-# So it takes about $1/(\eta\lambda)$ updates to forget where a weight came from. A training much *shorter* than that feels the
-# product $\eta\lambda$, and hardly. In a *longer* one the steps push against the pull. If no direction is longer than $c$ (for
-# Adam about 1), then a weight with $|w|\le c/\lambda$ keeps to it:
+# So it takes about $1/(\eta\lambda)$ updates to forget where a weight came from. In a training much *shorter* than that only the
+# product $\eta\lambda$ matters, and does little. In a *longer* one the steps push against the pull. If $|\Delta|\le c$ at every
+# update (for Adam $c$ is about 1), a weight with $|w|\le c/\lambda$ stays below this ceiling:
 #
 # $$|w|\le\tfrac c\lambda\ \Rightarrow\ |w_{\text{new}}|\le(1-\eta\lambda)\tfrac c\lambda+\eta c=\tfrac c\lambda.\tag{8}$$
 #
@@ -201,17 +205,19 @@ for word in ("the", "please", "alarm", "music", "traffic"):
 #
 # ### Behind a norm
 #
-# If what a matrix computes is normalised at once, its length $\|w\|$ changes nothing, and directions stand at right angles to it.
-# A step then adds $\eta^2\|\Delta\|^2$ to $\|w\|^2$, and decay takes about $2\eta\lambda\|w\|^2$. Where these are equal,
-# $\|w\|=\|\Delta\|\sqrt{\eta/2\lambda}$, and a step turns the matrix by an angle of about
+# Now let $w$ be a whole matrix, whose result is normalised at once. Its length $\|w\|$ then changes nothing, so its gradient stands
+# at right angles to it, and Adam's direction nearly. A step adds $\eta^2\|\Delta\|^2$ to $\|w\|^2$, and decay takes about
+# $2\eta\lambda\|w\|^2$. Where these are equal, $\|w\|=\|\Delta\|\sqrt{\eta/(2\lambda)}$, and a step turns the matrix by an angle
+# of about
 #
 # $$\frac{\eta\|\Delta\|}{\|w\|}=\sqrt{2\eta\lambda}.\tag{9}$$
 #
-# There the *product* is all that counts (van Laarhoven 2017).
+# There the *product* is all that counts ([van Laarhoven 2017](https://arxiv.org/abs/1706.05350)).
 #
 # ### What BERT left out
 #
-# BERT's own optimiser is (3) without bias correction. Its update $t$ is longer than (1)'s by
+# BERT's own optimiser is (3) without bias correction. As long as $\epsilon$ hardly counts, its direction at update $t$ is that of (1)
+# times
 #
 # $$\frac{1-\beta_1^t}{\sqrt{1-\beta_2^t}},\tag{10}$$
 #
@@ -221,8 +227,8 @@ for word in ("the", "please", "alarm", "music", "traffic"):
 #
 # ### Adam's direction
 #
-# An update **rule** here is a pair of functions: the state at first, and from gradients and state to updates. Rules chain, so
-# Adam without rate and sign is a link, (1):
+# An update **rule** here is a pair of functions: one makes the first state, the other turns gradients and state into updates. Rules
+# chain, so Adam without rate and sign is a link, (1). In the code `v` is our $u$, as in the paper, and `u` our $\Delta$.
 
 # %%
 from collections.abc import Iterable
@@ -238,8 +244,8 @@ from bertcraft.train.rules import moments  # inline
 from bertcraft.techniques.weight_decay import adam  # inline
 
 # %% [markdown]
-# The options are three things that real code does otherwise. `corrected=False` is BERT's. As for **epsilon**: outside of the root
-# it is as large as a gradient that matters, *inside* as large as its square. 1e-8 inside is 1e-4 outside:
+# `corrected=False` is BERT's. As for **epsilon**: outside the root it is compared with a gradient, *inside* with a gradient's square.
+# So 1e-8 inside is worth 1e-4 outside:
 
 # %% alt="Length of Adam's first direction against the size of the gradient, both axes logarithmic. With epsilon 1e-8 outside the root the direction is 1 for gradients above about 1e-7; with 1e-6 outside above 1e-5; with 1e-8 inside only above 1e-3."
 sizes = 10.0 ** np.linspace(-10, 0, 41)
@@ -256,7 +262,7 @@ with style.shown(width=6.6, height=2.8) as ax:
 # %% [markdown]
 # ### The pull
 #
-# One link, and where it stands is the technique. `which` says what decays: matrices, and nothing of one dimension.
+# One link, and where it stands is the technique. `which` says what decays: by default matrices, and nothing of one dimension.
 
 # %%
 from bertcraft.techniques.weight_decay import add_decay  # inline
@@ -271,7 +277,8 @@ from bertcraft.techniques.weight_decay import times, descend  # inline
 from bertcraft.techniques.weight_decay import adam_l2, adam_decoupled, adam_published  # inline
 
 # %% [markdown]
-# **Try it.** A weight of 1 that gets no gradient, ten updates at a rate of 0.01. **Predict first**: what do the three lines show?
+# **Try it.** A weight of 1 that gets no gradient, ten updates at a rate of 0.01, decays of 1, 0.1 and 0.01. **Predict first**: what do the
+# three lines show?
 
 # %%
 nothing = {"w": np.zeros((1, 1))}
@@ -332,8 +339,9 @@ with style.shown(columns=2, width=8.6, height=2.9) as (one, two):
     two.legend(fontsize=8)
 
 # %% [markdown]
-# Without **warm-up** BERT's optimiser takes its tenth step at 6.5 times the rate you asked for; warm-up hides half of that. It is
-# named as one cause of fine-tuning runs on few labels that fail (Zhang and others 2021; Mosbach and others 2021).
+# Without **warm-up** BERT's optimiser takes its tenth step at 6.5 times the rate you asked for; a hundred steps of warm-up halve the
+# worst, to 3.2. The missing correction is named as one cause of fine-tuning runs on few labels that fail (Zhang and others 2021;
+# Mosbach and others 2021).
 #
 # ### Proof
 #
@@ -450,14 +458,14 @@ for name, grid in grids.items():
     print(f"{name:9s} best decay at each rate   {best}   lowest loss {grid.min():.3f}")
 
 # %% [markdown]
-# **A surprise** for who knows the paper by its abstract, which says that (4) frees the best decay from the rate. Here torch's (3)
+# **A surprise**, if you know the paper by its abstract, which says that (4) frees the best decay from the rate. Here torch's (3)
 # does: 0.2 at 0.04, at 0.08 and at 0.16, as the ceiling (8) has it. With these a weight forgets its past within
-# $1/(\eta\lambda)=125$ updates, and there are 400. In the letters of (4) the best decay doubles with the rate. (In the left columns
+# $1/(\eta\lambda)=125$ updates or fewer, and there are 400. By (4) the best decay doubles with the rate. (In the left columns
 # the training is too short: little is learnt by heart yet, and less decay is better.)
 #
 # But the paper's networks were ResNets, with a norm behind every matrix, where (9) rules: equal products, equal trainings. There it
-# is (4) that should be level. Both pictures are right, of different networks, and one of the two always slants, because (3) and (4)
-# are the same trainings. L2's line is level too. Its fault is another: the whole valley lies higher.
+# is (4) that should be level. One of the two panels must slant, because they show the same trainings; which one depends on
+# the network. L2's line is level too. Its fault is another: even its best loss is higher.
 #
 # Was it worth it? Take the best of each grid, and the best rate without decay, to the test texts:
 
@@ -473,7 +481,8 @@ for name, params in best.items():
 
 # %% [markdown]
 # About as many are right; what falls is the loss, and how sure the classifier is of itself. (One seed and a tiny classifier: look at
-# the kind of change, not at its size.) Some answers, without decay and with it:
+# the kind of change, not at its size.) Some answers, without decay and with it. **Predict first**: which lose most certainty, right
+# ones or wrong ones?
 
 # %%
 some = requests.test.texts[5::130]
@@ -482,6 +491,9 @@ for text, *answers in zip(some, *(scores(best[name], bag(some)) for name in ("no
     print(f"{text[:46]:47s} {told[0]:26s} {told[1]}")
 
 # %% [markdown]
+# Three are wrong in both columns: the playlist, two plus two, and the takeaway, which is a `takeaway_order`. With decay the classifier
+# doubts the first two, and is as sure as before of the third.
+#
 # ### The stored experiment
 #
 # The question on a language model: a BERT of two layers reads 2,000 short texts 32 times, often enough to learn them by heart.
@@ -512,8 +524,8 @@ lesson.plots(3)
 # ### When does it not help?
 #
 # - **In a short fine-tuning**: by (7) nothing decays.
-# - **Where every text is read once**: there is little to overfit. What decay does there, it does by keeping weights in the range
-#   of (8), which acts on the *rate*.
+# - **Where every text is read once**: there is little to overfit. What decay does there, it does by (8): smaller weights are changed
+#   more by the same step, as if the *rate* were higher.
 # - **Behind a norm** it does not make a model simpler: by (9) it only sets how far a step turns a matrix.
 #
 # ## 6. In production (10 minutes)
@@ -526,9 +538,9 @@ lesson.plots(3)
 # | BERT's own code | (3), 0.01, no correction | no bias, no norm | 1e-6 |
 # | Composer's `DecoupledAdamW` | **(4)**, 1e-5 | everything | 1e-8 |
 #
-# So the same number means five things. TensorFlow's Adam had yet another epsilon, the *epsilon hat* of Kingma and Ba's section 2,
-# which is added before the correction (issue 9047 of tensorflow): worth more at first. That torch's decay follows the rate, and the
-# paper's does not, is issue 38853 of pytorch, 292 of optax, 1849 of apex.
+# So 0.01 is another decay in (2), (3) and (4). TensorFlow's Adam had yet another epsilon, the *epsilon hat* of Kingma and Ba's
+# section 2, which is added before the correction (issue 9047 of tensorflow): worth more at first. That torch's decay follows the rate,
+# and the paper's does not, is issue 38853 of pytorch, 292 of optax, 1849 of apex.
 #
 # The groups that `AdamW` wants you to make, and what it does without them:
 
@@ -582,8 +594,8 @@ if lesson.installed("torch"):
 #
 # ### 8.1 A new rate (one star, 10 minutes)
 #
-# You tuned torch's `AdamW` at one rate and must change the rate. Which decay keeps what (7) depends on? And which keeps the
-# ceiling (8)?
+# You tuned torch's `AdamW` at one rate and must change the rate. Which decay keeps the factor $1-\eta\lambda$ of (7)? And which keeps
+# the ceiling (8)?
 
 
 # %% exercise="new_decay" stars=1
@@ -712,7 +724,6 @@ check.which_decay(which_decay)
 # - **Clip before, decay behind**: the pull is no gradient, and a clipped one would shrink with others' spikes.
 # - **Rows of a table that a batch does not touch decay all the same** in (3). Sparse variants of Adam skip them.
 # - **Tied matrices** must decay once: make groups from distinct tensors.
-# - **Do not tune decay for AdamW and take L2 from habit**: a grid each, or the comparison says nothing.
 #
 # **Read**: Loshchilov and Hutter 2019, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101), sections 2 and 3.
 # Kingma and Ba 2015, [Adam](https://arxiv.org/abs/1412.6980). Zhang and others 2021,
@@ -732,7 +743,7 @@ check.which_decay(which_decay)
 #
 # With batches of 32,000 texts BERT can be trained in few updates, if rates may be high, and a rate is too high first where a
 # parameter is *short*: the same step is a larger part of it. LAMB (You and others 2020, algorithm 2) makes each update as long as
-# its parameter. The rate then says by which part a parameter moves. It is one link more, behind (3)'s sum:
+# its parameter. The rate is then the part of its own length by which a parameter moves. It is one link more, behind (3)'s sum:
 
 # %%
 from bertcraft.techniques.weight_decay import trust_ratio, lamb  # inline
@@ -743,3 +754,6 @@ for title, rule in (("AdamW", adam_decoupled(0.01, 0.01)), ("LAMB", lamb(0.01, 0
     updates, _ = rule.update(g, rule.init(runs["none"]), runs["none"])
     part = {name: np.linalg.norm(updates[name]) / np.linalg.norm(leaf) for name, leaf in runs["none"].items()}
     print(f"{title:6s} first update over the parameter:", ", ".join(f"{name} {each:.2%}" for name, each in part.items()))
+
+# %% [markdown]
+# One rate, and with LAMB both matrices move by the same part of their length. The bias is neither decayed nor scaled: `which` again.

@@ -210,12 +210,16 @@ WRONG = [
     ("new_decay", KEPT, "rate * decay / new_rate, rate * decay / new_rate", "the rate is not in it"),
     ("new_decay", KEPT, "rate * decay / new_rate, new_rate * decay / rate", "of the published rule"),
     ("new_decay", KEPT, "rate * decay / new_rate", "two decays"),
+    ("new_decay", KEPT, "rate * decay / new_rate, 1 / decay", "the ceiling itself"),
     ("direction", f"m / {ROOT}", "m / np.sqrt(u + eps)", "inside the root"),
     ("direction", f"m / {ROOT}", "m / (np.sqrt(u) + eps / np.sqrt(1 - b2**t))", "epsilon hat"),
     ("direction", CORRECTED, "m, u", "without bias correction"),
     ("direction", CORRECTED, "m / (1 - b1 ** (t + 1)), u / (1 - b2 ** (t + 1))", "off by one"),
     ("direction", ROOT, "np.sqrt(u)", "epsilon is missing"),
     ("direction", ROOT, "(u + eps)", "root is missing"),
+    ("direction", ROOT, "np.maximum(np.sqrt(u), eps)", "adds it everywhere"),
+    ("direction", ROOT, "(np.sqrt(u) + np.sqrt(eps))", "the root of epsilon"),
+    ("direction", ROOT, "np.sqrt(u + eps**2)", "epsilon squared"),
     ("adamw_step", STEP, "rate * (m + decay * w) / (np.sqrt(u) + eps)", "not decoupled"),
     ("adamw_step", STEP, "rate * m / (np.sqrt(u) + eps) - decay * w", "the published rule"),
     ("adamw_step", "+ decay * w", "- decay * w", "makes weights grow"),
@@ -223,6 +227,11 @@ WRONG = [
     ("adamw_step", f"w - {STEP}", "(w - rate * m / (np.sqrt(u) + eps)) * (1 - rate * decay)", "shrinks the old weight"),
     ("adamw_step", "decay * w", "decay * w**2", "its square or its sign"),
     ("adamw_step", "decay * w", "decay * np.sign(w)", "its square or its sign"),
+    ("adamw_step", "decay * w", "decay", "nor the decay alone"),
+    ("adamw_step", ROOT, "np.sqrt(u)", "epsilon is missing"),
+    ("adamw_step", ROOT, "np.sqrt(u + eps)", "inside the root"),
+    ("adamw_step", "return w - rate", "return w + rate", "against it"),
+    ("adamw_step", "return w - rate", "return -rate", "the update alone"),
     ("lamb_step", RATIO, "moved / length if", "upside down"),
     ("lamb_step", LENGTHS, "np.linalg.norm(w), np.linalg.norm(direction)", "of the direction alone"),
     ("lamb_step", SCALED, "update", "nothing is scaled"),
@@ -232,6 +241,11 @@ WRONG = [
      "a ratio a row"),
     ("lamb_step", "if length > 0 and moved > 0 else 1.0", "if moved > 0 else 1.0", "never moves"),
     ("lamb_step", SCALED, "(length / np.linalg.norm(direction) * direction + decay * w)", "behind the ratio"),
+    ("lamb_step", "w - rate * ratio", "w + rate * ratio", "against it"),
+    ("lamb_step", "w - rate * ratio", "-rate * ratio", "the change alone"),
+    ("lamb_step", "update = direction + decay * w", "update = direction", "nothing decays"),
+    ("lamb_step", SCALED, "np.abs(w) / np.abs(update) * update", "a ratio an element"),
+    ("lamb_step", "if length > 0 and moved > 0 else 1.0", "if length > 0 else 1.0", "divided by its length"),
     ("which_decay", '"adamw", "l2_is"', '"l2", "l2_is"', "nobody has seen it"),
     ("which_decay", '"adamw", "l2_is"', '"none", "l2_is"', "at least 0.041"),
     ("which_decay", '"adamw", "l2_is"', '"all", "l2_is"', "nothing is gained"),
@@ -242,6 +256,12 @@ WRONG = [
     ("which_decay", '"unless": "a"', '"unless": "b"', "the arm stays"),
     ("which_decay", '"unless": "a"', '"unless": "c"', "no surprise"),
 ]  # fmt: skip
+
+
+def test_a_right_answer_in_other_words_passes():
+    shrunk = f"(1 - rate * decay) * w - rate * m / {ROOT}"
+    for name, old, new in (("new_decay", KEPT, f"np.array([{KEPT}])"), ("adamw_step", f"w - {STEP}", shrunk)):
+        assert told(SLUG, name, altered(SLUG, name, old, new)) == ("solved", "")
 
 
 @pytest.mark.parametrize(("name", "old", "new", "message"), WRONG)

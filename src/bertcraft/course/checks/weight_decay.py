@@ -15,6 +15,7 @@ def _near(got, expected) -> bool:
 def _check_new_decay(new_decay) -> None:
     rate, decay, new_rate = 1e-3, 0.1, 2.5e-4
     got = new_decay(rate, decay, new_rate)
+    got = got.tolist() if isinstance(got, np.ndarray) else got
     if not isinstance(got, (tuple, list)) or len(got) != 2:
         raise Wrong("return two decays: one that keeps the shrinkage of an update, one that keeps the ceiling")
     if _near(got, (0.1, 0.4)):
@@ -28,6 +29,8 @@ def _check_new_decay(new_decay) -> None:
     same(got[0], 0.4, "the decay that keeps the shrinkage, from a rate of 1e-3 and a decay of 0.1 to 2.5e-4,", rtol=1e-6)
     if _near(got[1], 0.4):
         raise Wrong("the second: the ceiling of (8) is c / decay, and the rate is not in it")
+    if _near(got[1], 10):
+        raise Wrong("the second is 1 / decay, the ceiling itself for c = 1; asked for is the decay that leaves it where it was")
     if _near(got[1], 0.025):
         raise Wrong("the second: that keeps decay / rate, the ceiling of the published rule (4); torch's is c / decay")
     same(got[1], 0.1, "the decay that keeps the ceiling", rtol=1e-6)
@@ -54,7 +57,15 @@ def _check_direction(direction) -> None:
     if _near(got, _direction(m, u, 3, b1, b2, 1e-6)) or _near(got, _direction(m, u, 5, b1, b2, 1e-6)):
         raise Wrong("t is off by one: it counts updates from 1, and is used as it is")
     if _near(got, _direction(m, u, 4, b1, b2, 0.0)):
+        with np.errstate(invalid="ignore"):
+            never = direction(np.zeros(2), np.zeros(2), 1, b1, b2, 1e-8)
+        if np.isfinite(never).all():
+            raise Wrong("epsilon counts only where the root is next to nothing: 0 / 0 is avoided, but (1) adds it everywhere")
         raise Wrong("epsilon is missing: a weight that never had a gradient is then 0 / 0")
+    if _near(got, _direction(m, u, 4, b1, b2, 1e-3)):
+        raise Wrong("the root of epsilon is added, so 1e-6 counts as 1e-3 again: (1) adds epsilon as it is")
+    if _near(got, m / (1 - b1**4) / np.sqrt(u / (1 - b2**4) + 1e-12)):
+        raise Wrong("epsilon squared inside the root is as small as it should be, but not (1): add epsilon behind the root")
     if _near(got, m / (1 - b1**4) / (u / (1 - b2**4) + 1e-6)):
         raise Wrong("the root is missing: u holds squares")
     same(got, _direction(*given), "the direction at the fourth update", rtol=1e-6)
@@ -74,10 +85,18 @@ def _check_adamw_step(adamw_step) -> None:
         raise Wrong("the sign of the pull: it makes weights grow")
     if _near(got, w - 0.1 * m / root):
         raise Wrong("nothing decays")
+    if _near(got, w - 0.1 * (m / (root - 1e-3) + 0.2 * w)):
+        raise Wrong("epsilon is missing: the divisor is the root of u plus epsilon")
+    if _near(got, w - 0.1 * (m / np.sqrt(u + 1e-3) + 0.2 * w)):
+        raise Wrong("epsilon is inside the root: add it behind, as in (1)")
+    if _near(got, w + 0.1 * (m / root + 0.2 * w)):
+        raise Wrong("the step goes along the direction: it has to go against it")
+    if _near(got, right - w) or _near(got, w - right):
+        raise Wrong("that is the update alone; asked for are the weights after it")
     if _near(got, (w - 0.1 * m / root) * (1 - 0.1 * 0.2)):
         raise Wrong("the update itself is shrunk too: (3) shrinks the old weight, then goes against the direction")
-    if _near(got, w - 0.1 * (m / root + 0.2 * w**2)) or _near(got, w - 0.1 * (m / root + 0.2 * np.sign(w))):
-        raise Wrong("the pull is the decay times the weight itself, not its square or its sign")
+    if any(_near(got, w - 0.1 * (m / root + 0.2 * pull)) for pull in (w**2, np.sign(w), 1.0)):
+        raise Wrong("the pull is the decay times the weight itself, not its square or its sign, nor the decay alone")
     same(got, right, "the weights after a step", rtol=1e-6)
 
 
@@ -94,6 +113,14 @@ def _check_lamb_step(lamb_step) -> None:
         raise Wrong("the ratio is that of the direction alone: take the length of the whole update, decay included")
     if _near(got, w - rate * update):
         raise Wrong("nothing is scaled: that is AdamW's step")
+    if _near(got, w + rate * long / moved * update):
+        raise Wrong("the step goes along the update: it has to go against it")
+    if _near(got, right - w) or _near(got, w - right):
+        raise Wrong("that is the change alone; asked for is the parameter after it")
+    if _near(got, w - rate * long / np.linalg.norm(direction) * direction):
+        raise Wrong("nothing decays: the update is direction + decay * w")
+    if _near(got, w - rate * np.abs(w) / np.abs(update) * update):
+        raise Wrong("a ratio an element: lengths are those of the whole parameter, np.linalg.norm")
     if _near(got, w - rate * update / moved):
         raise Wrong("the update has length 1, whatever the parameter's: multiply by the length of w")
     if _near(got, w - rate * np.linalg.norm(w, 2) / np.linalg.norm(update, 2) * update):
@@ -106,7 +133,11 @@ def _check_lamb_step(lamb_step) -> None:
     if _near(got, np.zeros(2)):
         raise Wrong("a parameter that is 0 never moves: where its length is 0 the ratio is 1")
     same(got, np.array([-0.1, 0.2]), "a parameter that is 0, after a step", rtol=1e-6)
-    same(lamb_step(np.array([1.0, -2.0]), np.zeros(2), rate, 0.0), np.array([1.0, -2.0]), "a step without update", rtol=1e-6)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        got = lamb_step(np.array([1.0, -2.0]), np.zeros(2), rate, 0.0)
+    if np.isnan(got).any():
+        raise Wrong("an update of 0 is divided by its length, 0 / 0: where either length is 0 the ratio is 1")
+    same(got, np.array([1.0, -2.0]), "a step without update", rtol=1e-6)
 
 
 EXERCISES = (
