@@ -35,8 +35,8 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# The technique is from ULMFiT (Howard and Ruder 2018), whose model is an LSTM of three layers. BERT appeared nine months later,
-# and Sun and others (2019) tried the idea on it. Both tables, drawn:
+# The technique is from ULMFiT (Howard and Ruder 2018), whose model is an LSTM, a network that reads word by word, of three layers. Sun
+# and others (2019) tried the idea on BERT. Both tables, drawn:
 
 # %% alt="Left: validation error of ULMFiT for five recipes on three tasks. Rates by layer alone lower IMDb from 6.87 to 5.57, TREC-6 from 6.86 to 6.21, AG from 5.81 to 5.62; with gradual unfreezing AG rises to 6.04, and the slanted triangle on top gives 5.00, 5.69 and 5.38. Right: BERT-base's test error on IMDb against the decay a layer, 1 to 0.85, for two rates: 5.42, 5.40, 5.52, 5.65 and 5.52, 5.46, 5.44, 5.58; all lie in a grey band of two standard errors around 5.42."
 # Howard & Ruder 2018, table 7: validation error (%) on IMDb, TREC-6, AG
@@ -61,16 +61,15 @@ with style.shown(columns=2, width=9.4, height=3.1) as (left, right):
 print(f"0.02 points of 25,000 reviews: {0.0002 * 25_000:.0f} reviews. Standard error of an error of 5.4 %: {deviation:.2f} points.")
 
 # %% [markdown]
-# More than a point was gained once: on IMDb, by the LSTM. On AG rates and unfreezing together did *harm*. And BERT's 0.02 points
-# are five reviews, a seventh of one standard error; the best of eight settings was picked by looking at the test error. What is
-# left to test: **with few labels, is there a gain at all, when one rate is tuned just as carefully?**
+# Rates by layer alone gained more than a point once: on IMDb, with the LSTM. On AG, rates and unfreezing together did *harm*. BERT's
+# 0.02 points are five reviews, a seventh of one standard error, and its 5.40 is the best of eight settings by their *test* error.
+# What is left to test: **with few labels, is there a gain at all, when one rate is tuned just as carefully?**
 #
 # ## 2. Background and motivation (15 minutes)
 #
-# Before 2018 one either froze a pretrained model or trained all of it, and with few labels the latter could *forget*: what
-# pretraining had put there was overwritten. ULMFiT's answer has three parts: lower layers learn more slowly
-# (**discriminative** rates), they join later (**gradual unfreezing**), and the rate rises briefly and falls long (**slanted
-# triangle**).
+# Before 2018 one froze a pretrained model or trained all of it, and with few labels the latter could *forget* what pretraining had
+# taught. ULMFiT's answer has three parts: lower layers learn more slowly (**discriminative** rates), they join later (**gradual
+# unfreezing**), and the rate rises briefly and falls long (**slanted triangle**). The first two, where $\eta$ is the top layer's rate and $\xi$ (xi), at most 1, what it is multiplied by a layer:
 
 # %% alt="The stack from bottom to top: token ids, embeddings, layer 1, and so on to layers N minus 1 and N, head; arrows carry shapes B, L, H. At each depth a blue box with its rate points at it: xi to the N eta for the embeddings, xi to the N minus 1 eta for layer 1, xi eta for layer N minus 1, eta for layer N and the head. The arrows say when it joins: the head at once, layer N after one epoch, N minus 1 after two, the embeddings after N plus 1."
 PARTS = (("token ids", "", ""), ("embeddings", "$\\xi^{N}\\,\\eta$", "after N + 1 epochs"),
@@ -138,8 +137,8 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 
 # %% [markdown]
 # The words get lost on the way up. The kinds are about equally easy at every depth (with 300 questions the standard error is nearly
-# three points), and *not* easiest on top: MiniLM's last layer was made to compare sentences, not to tell kinds of questions apart. So
-# there is something to keep below, and something to change above.
+# three points), and *not* easiest on top: MiniLM's last layer was made to compare sentences. So what lies below is worth keeping, and
+# the top is not yet made for this task.
 #
 # ## 3. Mathematical foundation (25 minutes)
 #
@@ -148,39 +147,41 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 # Let $\theta_l$ be the parameters at depth $l$: $l=0$ the embeddings, 1 to $N$ the layers, $N+1$ the head, and $g_l$ their
 # gradient. With a **decay** $\xi\le1$ (a letter of this lesson) a step of gradient descent is
 #
-# $$\theta_l\leftarrow\theta_l-\eta_l\,g_l,\qquad\eta_{l-1}=\xi\,\eta_l,\qquad\text{so}\quad\eta_l=\xi^{N-l}\,\eta.\tag{1}$$
+# $$\theta_l\leftarrow\theta_l-\eta_l\,g_l,\qquad\eta_{l-1}=\xi\,\eta_l,\qquad\text{so}\quad\eta_l=\xi^{N-l}\,\eta\quad(l\le N).\tag{1}$$
+#
+# The head gets a rate of its own, $\eta$ or more.
 #
 # **By hand**, ULMFiT's $\xi=1/2.6$ with $N=3$ and $\eta=0.01$: $0.01$, $0.0038$, $0.0015$, and $0.0006$ for the embeddings. With
-# BERT's $N=12$ the embeddings would get $2.6^{-12}=0.00001$ of the rate. That is not a gentle rate, it is a frozen model. What
-# carries over is not $\xi$ but the span $\xi^N$: $2.6^{-3}=0.057\approx0.79^{12}$, which is nearly the 0.8 of ELECTRA's code. Sun's
-# $0.95^{12}=0.54$ is far gentler.
+# BERT's $N=12$ the embeddings would get $2.6^{-12}=0.00001$ of the rate: a frozen model. What carries over is not $\xi$ but the span
+# $\xi^N$: $2.6^{-3}=0.057\approx0.79^{12}$, nearly the 0.8 of ELECTRA's code. Sun's $0.95^{12}=0.54$ is far gentler.
 #
 # ### It is the update that is multiplied
 #
-# Why not multiply each layer's *gradient* by $\xi^{N-l}$? Because Adam divides it out again. Of gradients $g_1,\dots,g_t$ it keeps
-# the means $m$ and $u$ and moves by
+# Why not multiply each layer's *gradient* by $\xi^{N-l}$? Because Adam divides it out again. It keeps running means $m$ of $g$ and $u$
+# of $g^2$ ($\beta_1=0.9$ and $\beta_2=0.999$ of them stay at each step, $\epsilon$ is tiny). At its $t$-th gradient it moves by
 #
 # $$\Delta\theta=-\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon},\qquad m\leftarrow\beta_1m+(1-\beta_1)g,\quad
 # u\leftarrow\beta_2u+(1-\beta_2)g^2.\tag{2}$$
 #
-# With $cg$ in place of $g$, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes (but for $\epsilon$). The *first* step
+# With $cg$ in place of $g$, $c$ any number above 0, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes. The *first* step
 # is $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam a layer's rate says how far it can go: hardly farther
 # than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
 #
 # ### A layer that joins late
 #
-# Let depth $l$ learn from step $s_l$ on (a letter of this lesson), the head from the first and each other after the one above,
+# Let depth $l$ learn from step $s_l$ on, the head from the first and each other so many steps after the one
+# above (in ULMFiT an epoch):
 #
 # $$s_l=\text{every}\cdot(N+1-l).\tag{3}$$
 #
-# What is $t$ in (2) then? The corrections are there because $m$ and $u$ begin at 0: after $t$ gradients their weights sum up to
+# What is $t$ in (2) then? The divisors are there because $m$ and $u$ begin at 0: the weights of $t$ gradients in them sum to
 # $1-\beta_1^t$ and $1-\beta_2^t$. So $t$ counts the gradients that *this* parameter has seen. Count all steps of the training
 # instead, and the $k$-th update of a layer that slept $s$ steps is multiplied by
 #
 # $$\frac{1-\beta_1^{k}}{1-\beta_1^{s+k}}\Bigg/\sqrt{\frac{1-\beta_2^{k}}{1-\beta_2^{s+k}}}.\tag{4}$$
 #
-# **By hand**, after a long sleep and with $\beta_1=0.9$, $\beta_2=0.999$: the first update is $0.1/\sqrt{0.001}=3.2$ times too long.
-# **Predict first**: when is it worst?
+# **By hand**, after a long sleep: the first update is $0.1/\sqrt{0.001}=3.2$ times as long as it should be. **Predict first**: when is
+# it worst?
 
 # %% alt="The factor of equation 4 against the number of updates since a layer joined, logarithmic, for sleeps of 25, 1,000 and 10,000 steps. After 10,000 it begins at 3.2, rises to 6.6 at the twelfth update and falls to 1.3 at the thousandth; after 1,000 it is lower by a fifth; after 25 it begins at 0.54 and stays below 1.4."
 SLEEPS = (25, 1_000, 10_000)  # steps
@@ -200,24 +201,24 @@ with style.shown(width=6.6, height=2.8) as ax:
 
 # %% [markdown]
 # At the twelfth update, 6.6 times: $m$ has caught up with its gradients long before $u$ has. And a short sleep makes the first
-# steps too *short*. A layer is unfrozen late to be treated gently; miscounted, it is hit hardest of all.
+# steps too *short*.
 #
 # ### The slanted triangle
 #
-# Up in a tenth of the steps, then down. With $T$ steps, the peak at step $\text{cut}=\lfloor0.1\,T\rfloor$ and ratio 32,
+# Up in a tenth of the steps, then down. With $T$ steps, the peak at step $\text{cut}=\lfloor0.1\,T\rfloor$ and 32 times as high as
+# the start (the *ratio*),
 #
 # $$\eta(t)=\eta\,\frac{1+p\,(\text{ratio}-1)}{\text{ratio}},\qquad p=\frac t{\text{cut}}\ \text{ up to cut},\qquad
 # p=\frac{T-t}{T-\text{cut}}\ \text{ behind it.}\tag{5}$$
 #
 # By hand, $T=40$: it starts at $\eta/32$, has its peak at step 4, and half-way down, at step 22, $p=\frac12$ gives $0.516\,\eta$.
-# The paper writes the second $p$ with $\text{cut}\,(1/0.1-1)$ as its divisor, the same unless cut was rounded. Where it was, the
-# rate ends below $\eta/32$, and for 77 steps below *zero*.
+# (The paper prints another second $p$: appendix A.)
 #
 # ## 4. NumPy implementation (25 minutes)
 #
 # ### How deep is a parameter?
 #
-# Not from its name alone: eight families name their layers differently. But the library knows which arrays are whose.
+# Eight families of models name their layers differently, but the library knows which arrays are whose.
 
 # %%
 from collections.abc import Callable, Mapping, Sequence
@@ -260,8 +261,8 @@ from bertcraft.techniques.layerwise_learning_rates import factors, unfreezing  #
 from bertcraft.techniques.layerwise_learning_rates import delayed  # inline
 
 # %% [markdown]
-# `layerwise` makes a rule for each depth: from a schedule times a factor, whatever `make` makes of it, AdamW here. `by_group` hands
-# each rule its part of the tree. A sleeper's schedule counts from 0 when it wakes: hence `step + starts[d]`.
+# `layerwise` makes a rule for each depth, AdamW (`make`) with the schedule times the depth's factor. `by_group` hands each rule its
+# part of the tree. A sleeper's own step is 0 when it wakes, the schedule's is not: hence `step + starts[d]`.
 
 # %%
 from bertcraft.techniques.layerwise_learning_rates import layerwise  # inline
@@ -293,7 +294,7 @@ with style.shown(columns=2, width=9.2, height=3.0) as (left, right):
     right.legend(fontsize=8)
 
 # %% [markdown]
-# On the right, a schedule made for epochs: the first epoch is trained at a rate of 0.
+# On the right, a schedule that is advanced once an epoch (`by_epoch`): the whole first epoch has a rate of 0.
 #
 # ### A frozen layer still drops out
 #
@@ -317,7 +318,7 @@ for title, read in (("all layers", lambda: encoder.encode(start, config, ids, rn
 # ### Proof
 #
 # A derivative through `above` against the measured slope, in double precision. Then (1): each depth's update is its factor
-# times that of plain AdamW. (Section 6 holds it against torch, for 20 steps.)
+# times that of plain AdamW.
 
 # %%
 wide, draw = dict(tree.items(tree.map(lambda leaf: leaf.astype(np.float64), start))), np.random.default_rng(0)
@@ -334,7 +335,7 @@ print("each update is its factor times AdamW's:", all(np.allclose(u, factors(0.9
 #
 # ### Counted exactly: what the lowest gets
 #
-# The embeddings' share of the top layer's rate, $\xi^N$:
+# The embeddings' share of the top layer's rate, $\xi^N$ (0.38 is 1/2.6):
 
 # %%
 for title, layers in (("an LSTM, 3", 3), ("MiniLM, 6", 6), ("BERT-base, 12", 12), ("BERT-large, 24", 24)):
@@ -351,7 +352,7 @@ for title, layers in (("an LSTM, 3", 3), ("MiniLM, 6", 6), ("BERT-base, 12", 12)
 #
 # $$N+2N'\quad\text{are left, or }3N'\text{ where the states below are kept.}\tag{6}$$
 #
-# Half of the layers: two thirds are left, and one half. The real code's matrix products, counted:
+# The real code's matrix products, counted:
 
 # %%
 from bertcraft.lab import flops
@@ -370,7 +371,7 @@ print(f"three of six frozen: {flops.count(work, upper, start, None, 3) / whole:.
 print(f"states kept: {flops.count(work, upper, start, below(start, config, ids, frozen=3), 3) / whole:.0%}")
 
 # %% [markdown]
-# (A little less than (6): the lowest layer that learns passes no derivative on.)
+# By (6) two thirds and one half; a little less is left, for the lowest layer that learns passes no derivative on.
 #
 # ### Live: three decays, and how far each layer goes
 #
@@ -435,12 +436,12 @@ with style.shown(columns=2, width=9.2, height=2.9) as (left, right):
     left.legend(fontsize=8)
 
 # %% [markdown]
-# With one rate the layers go about equally far, as (2) says; only the embeddings do less, for most words never occur. With 0.9 the lowest
-# layer goes six tenths as far, which is $0.9^5$. The states turn most on top whatever the recipe: each layer adds its own change to those
-# of all below.
+# With one rate the layers go about equally far, as (2) says; only the embeddings do less, for most words never occur. With 0.9 the
+# lowest layer goes six tenths as far, which is $0.9^5$. The states turn most on top whatever the recipe: each layer adds its own change
+# to those of all below.
 #
-# What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to a home
-# robot. Each kind is the mean of five labelled vectors, and a new request goes to the nearest.
+# What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to an assistant.
+# Each kind is the mean of five labelled vectors, and a new request goes to the nearest. **Predict first**: which recipe keeps most?
 
 # %%
 for name, vectors in seen.items():
@@ -451,11 +452,11 @@ for name, vectors in seen.items():
 
 # %% [markdown]
 # Eighty steps on questions cost the encoder 28 of its 63 points on requests with one rate, 15 with 0.9 a layer, and none with 1/2.6.
-# (With 300 requests a standard error is nearly three points.) **That is what a decay is for: learn the new task, keep the old model.**
+# (Standard error: nearly three points.) **That is what a decay is for: learn the new task, keep the old model.**
 #
-# And 0.9 has answered most questions. Is it better, then? One seed, and 5e-4 is a high rate: experiment 12's trials preferred 2e-4
-# for one rate. A decay lowers nearly all rates, and one rate that is lower would also forget less. So the experiment gives each arm
-# the rate that is best for it.
+# And 0.9 has answered the most questions. Is it better, then? This is one seed, and 5e-4 is a high rate: experiment 12's trials
+# preferred 2e-4 for one rate. A decay lowers nearly all rates, and a lower single rate would also forget less. So the experiment gives
+# each arm the rate that is best for it.
 #
 # ### The stored experiment
 #
@@ -483,10 +484,8 @@ lesson.plots(2)
 #
 # ### When does it not help?
 #
-# - **With many labels**: every layer has enough to learn from.
-# - **When the new texts are unlike the old ones**: then the lower layers need to learn most.
-# - **Under adapters** (lesson [12](12_adapter_modules.ipynb)), which leave the old weights alone anyway.
-# - **In place of tuning the rate**: a decay changes the best rate. Tune both, or neither.
+# - **With many labels**: on IMDb's 25,000 BERT gained nothing that can be told from chance (section 1).
+# - **When the new texts are unlike the old ones**: then the lower layers may have most to learn.
 #
 # ## 6. In production (15 minutes)
 #
@@ -526,7 +525,7 @@ if lesson.installed("torch"):
     print("by depth:", {depth[name]: int(each["step"]) for name, each in mine.items()})
 
 # %% [markdown]
-# torch keeps a count for every parameter, from its first gradient on. Three ways to spoil it:
+# torch keeps a count for every parameter, from its first gradient on. Three things go wrong without an error:
 
 # %%
 if lesson.installed("torch"):
@@ -554,12 +553,11 @@ if lesson.installed("torch"):
 #    momentum, and decay.
 # 3. `model.train()` at the start of each epoch turns dropout on again.
 #
-# Count depths with care: ELECTRA's released code gives the top layer $0.8^2$ of the head's rate where 0.8 was meant, because a pooler
-# was removed and its depth was not (google-research/electra, issue 51). And transformers' `Trainer` has no such option: hand it an
-# optimiser (section 7).
+# Count depths with care: ELECTRA's code did not (appendix A). transformers' `Trainer` has no rates by layer: hand it an optimiser
+# (section 7).
 #
-# **Status today (2026).** A common choice where vision transformers (MAE's code: 0.75) and encoders (ELECTRA's: 0.8) are fine-tuned.
-# Large language models get low-rank adapters instead, which leave their layers alone.
+# **Status today (2026).** A decay by layer is common where vision transformers (MAE's code: 0.75) and encoders (ELECTRA's: 0.8) are
+# fine-tuned. Large language models get low-rank adapters instead.
 #
 # ## 7. On your data (5 minutes)
 #
@@ -582,7 +580,7 @@ if lesson.installed("torch"):
 #
 # | symptom | setting |
 # | --- | --- |
-# | training loss hardly falls | the decay is too strong for so many layers: look at $\xi^N$, take 0.05 or more |
+# | training loss hardly falls | the decay is too strong for so many layers: choose one whose $\xi^N$ is 0.05 or more |
 # | a jump in the loss when a layer joins | bias correction by a count of all steps, or a rate at its peak just then |
 # | good on training texts, worse than a probe on new ones | a lower rate first; then freeze the lower half |
 # | a decay changes nothing | print each group's `lr` after a step of the scheduler |
@@ -635,7 +633,8 @@ check.carried_over(carried_over)
 # %% [markdown]
 # ### 8.3 The triangle (two stars, 15 minutes)
 #
-# Equation (5) without looking at `slanted_triangle`; it also has to hold where $T$ is no multiple of ten, and behind the end.
+# Equation (5) without looking at `slanted_triangle`, with `cut_frac` in place of 0.1. It also has to hold where $T$ is no multiple of
+# ten, and behind the end.
 
 
 # %% exercise="slanted" stars=2
@@ -683,8 +682,8 @@ check.late_adam(late_adam)
 # %% [markdown]
 # ### 8.5 By epoch (one star, 10 minutes)
 #
-# Many a script calls `scheduler.step()` once an epoch. Which rates does it train with? Then compare the sum of rates with that of
-# the schedule by step: what has the model lost?
+# Many a script calls `scheduler.step()` once an epoch. Which rates does it train with? Then, for the right panel of section 4, compare
+# the sum of all rates with that of the schedule by step: what has the model lost?
 
 
 # %% exercise="stairs" stars=1
@@ -697,6 +696,10 @@ def stairs(schedule, steps_an_epoch, steps):
 
 # %%
 check.stairs(stairs)
+
+# %% [markdown] solution=true
+# **Model answer.** Both sums are 30. What is lost is not rate but time: one epoch of five teaches nothing, and the next begins at the
+# full rate, so that the warm-up is gone.
 
 # %% [markdown]
 # ### 8.6 Which recipe? (two stars, 20 minutes, a decision)
@@ -753,11 +756,9 @@ check.which_recipe(which_recipe)
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
 #
-# - **Compare at each one's best rate**: a decay lowers the mean rate, which may be all that helped.
-# - **A decay belongs to a depth**: never carry 2.6, or 0.95, to another number of layers; carry $\xi^N$.
+# - **Never carry a decay** to another number of layers; carry $\xi^N$.
 # - **The head** is new: it may need more than the top layer. ULMFiT gave it 2.6 times as much.
 # - **Clip before the groups**, over what learns. Frozen layers must not count in the norm.
-# - **Schedules by step.** A layer that joins late keeps to the common clock; only Adam has its own.
 #
 # **Read**: Howard and Ruder 2018, [ULMFiT](https://arxiv.org/abs/1801.06146), sections 3.2 and 3.3. Sun and others 2019, [How to
 # Fine-Tune BERT for Text Classification?](https://arxiv.org/abs/1905.05583). He and others 2022,
@@ -770,3 +771,12 @@ check.which_recipe(which_recipe)
 #
 # **Next** on the path *Training & Optimization*: [09 learning-rate schedules](09_advanced_scheduling.ipynb), of which the triangle is one.
 # [12 adapter modules](12_adapter_modules.ipynb) leave the old layers alone altogether.
+
+# %% [markdown]
+# ## Appendix A. Two slips (5 minutes)
+#
+# **The printed triangle.** ULMFiT's equation 3 has $p=1-(t-\text{cut})/(\text{cut}\,(1/0.1-1))$ behind the peak, the same as (5)
+# unless cut was rounded. Where it was, the rate ends below $\eta/32$, and for 77 steps below *zero*.
+#
+# **A depth too many.** ELECTRA's released code gives the top layer $0.8^2$ of the head's rate where 0.8 was meant, because a pooler
+# was removed and its depth was not (google-research/electra, issue 51).
