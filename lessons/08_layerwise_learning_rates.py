@@ -35,8 +35,8 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# The technique is from ULMFiT (Howard and Ruder 2018), whose model is an LSTM, a network that reads word by word, of three layers. Sun
-# and others (2019) tried the idea on BERT. Both tables, drawn:
+# The technique is from ULMFiT (Howard and Ruder 2018), whose model is an LSTM (a network that reads word by word) of three layers.
+# Sun and others (2019) tried the idea on BERT. Both tables, drawn:
 
 # %% alt="Left: validation error of ULMFiT for five recipes on three tasks. Rates by layer alone lower IMDb from 6.87 to 5.57, TREC-6 from 6.86 to 6.21, AG from 5.81 to 5.62; with gradual unfreezing AG rises to 6.04, and the slanted triangle on top gives 5.00, 5.69 and 5.38. Right: BERT-base's test error on IMDb against the decay a layer, 1 to 0.85, for two rates: 5.42, 5.40, 5.52, 5.65 and 5.52, 5.46, 5.44, 5.58; all lie in a grey band of two standard errors around 5.42."
 # Howard & Ruder 2018, table 7: validation error (%) on IMDb, TREC-6, AG
@@ -69,7 +69,8 @@ print(f"0.02 points of 25,000 reviews: {0.0002 * 25_000:.0f} reviews. Standard e
 #
 # Before 2018 one froze a pretrained model or trained all of it, and with few labels the latter could *forget* what pretraining had
 # taught. ULMFiT's answer has three parts: lower layers learn more slowly (**discriminative** rates), they join later (**gradual
-# unfreezing**), and the rate rises briefly and falls long (**slanted triangle**). The first two, where $\eta$ is the top layer's rate and $\xi$ (xi), at most 1, what it is multiplied by a layer:
+# unfreezing**), and the rate rises briefly and falls long (**slanted triangle**). Here are the first two; $\eta$ is the top layer's
+# rate, and $\xi$ (xi), at most 1, what is multiplied to it at each layer below:
 
 # %% alt="The stack from bottom to top: token ids, embeddings, layer 1, and so on to layers N minus 1 and N, head; arrows carry shapes B, L, H. At each depth a blue box with its rate points at it: xi to the N eta for the embeddings, xi to the N minus 1 eta for layer 1, xi eta for layer N minus 1, eta for layer N and the head. The arrows say when it joins: the head at once, layer N after one epoch, N minus 1 after two, the embeddings after N plus 1."
 PARTS = (("token ids", "", ""), ("embeddings", "$\\xi^{N}\\,\\eta$", "after N + 1 epochs"),
@@ -163,7 +164,8 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 # $$\Delta\theta=-\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon},\qquad m\leftarrow\beta_1m+(1-\beta_1)g,\quad
 # u\leftarrow\beta_2u+(1-\beta_2)g^2.\tag{2}$$
 #
-# With $cg$ in place of $g$, $c$ any number above 0, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes. The *first* step
+# With $cg$ in place of $g$, $c$ any number above 0, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes, $\epsilon$ aside. The *first*
+# step
 # is $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam a layer's rate says how far it can go: hardly farther
 # than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
 #
@@ -254,8 +256,8 @@ from bertcraft.techniques.layerwise_learning_rates import factors, unfreezing  #
 # %% [markdown]
 # ### Frozen, or late
 #
-# Frozen is not a rate of 0, under which Adam gathers means, and not a gradient of 0, under which momentum goes on and weights
-# decay. It is a rule that does nothing (`technique.FROZEN`). And a layer that joins late has a rule that sleeps:
+# Frozen is not a rate of 0, under which Adam gathers means, nor a gradient of 0, under which momentum goes on and weights decay, but a
+# rule that does nothing (`technique.FROZEN`). A layer that joins late has a rule that sleeps:
 
 # %%
 from bertcraft.techniques.layerwise_learning_rates import delayed  # inline
@@ -441,7 +443,7 @@ with style.shown(columns=2, width=9.2, height=2.9) as (left, right):
 # to those of all below.
 #
 # What is *forgotten*? The tuned encoders, heads off, meet a task they were not tuned for: HWU64's 64 kinds of requests to an assistant.
-# Each kind is the mean of five labelled vectors, and a new request goes to the nearest. **Predict first**: which recipe keeps most?
+# Each kind is the mean of five labelled vectors, and a new request goes to the nearest.
 
 # %%
 for name, vectors in seen.items():
@@ -592,8 +594,9 @@ if lesson.installed("torch"):
 #
 # ### 8.1 A rate by its name (one star, 10 minutes)
 #
-# For torch's groups: from a parameter's name in a BERT classifier to its rate, by (1). The layers are called
-# `bert.encoder.layer.0` to `bert.encoder.layer.11`. Pooler and classifier learn as fast as the top layer.
+# For torch's groups: from a parameter's name in a BERT classifier to its rate, by (1). Twelve layers are called
+# `bert.encoder.layer.0` to `bert.encoder.layer.11`, and all of `bert.embeddings` lies below them. Pooler and classifier learn as fast
+# as the top layer.
 
 
 # %% exercise="rate_of" stars=1
@@ -741,21 +744,19 @@ check.which_recipe(which_recipe)
 # ### 8.7 Derive: how much slower is it all? (three stars, 25 minutes)
 #
 # (a) What is the geometric mean of the factors in (1) over the depths 0 to $N$? For $\xi=0.9$ and $N=6$, which single rate has it?
-# (b) Depth $l$ decays by the factor $1-\eta_l\lambda$ a step. After $T$ steps at constant rates, what share of its start would be left
-# at the top, and at the bottom, without gradients? (c) Show that for SGD with momentum, multiplying the gradient by $c$ *is* the same
-# as multiplying the rate, and that clipping all gradients to one norm changes that.
+# (b) Show that for SGD with momentum, multiplying the gradient by $c$ *is* the same as multiplying the rate, and that clipping all
+# gradients to one norm changes that.
 
 # %% [markdown] solution=true
 # **Model answer.** (a) $\bigl(\prod_{l=0}^N\xi^{N-l}\bigr)^{1/(N+1)}=\xi^{N(N+1)/2\,/\,(N+1)}=\xi^{N/2}$: here $0.9^3=0.73$. A
-# single rate of $0.73\,\eta$ is the fair rival if nothing is tuned. (b) $(1-\eta\lambda)^T\approx e^{-\eta\lambda T}$ at the top,
-# $e^{-\xi^N\eta\lambda T}$ at the bottom. With $\eta=2\cdot10^{-4}$, $\lambda=0.01$ and $T=300$ that is 0.9994 and 0.9997: in a
-# short run decay hardly matters at any depth. (c) The velocity is linear in the gradients: with $cg$ it is $c$ times as large at every
-# step, and so is the update, $\eta$ times it. Clipping divides by the norm of *all* gradients: shrink some of them first, and that
+# single rate of $0.73\,\eta$ is the fair rival if nothing is tuned. (b) The velocity is linear in the gradients: with $cg$ it is $c$
+# times as large at every step, and so is the update, $\eta$ times it. Clipping divides by the norm of *all* gradients: shrink some of them first, and that
 # norm is smaller and the others come out larger. So clip true gradients, and let the rates follow.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
 #
+# - **Tune both arms**: a decay lowers the mean rate, which alone may help.
 # - **Never carry a decay** to another number of layers; carry $\xi^N$.
 # - **The head** is new: it may need more than the top layer. ULMFiT gave it 2.6 times as much.
 # - **Clip before the groups**, over what learns. Frozen layers must not count in the norm.

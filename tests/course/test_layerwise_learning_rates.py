@@ -8,7 +8,7 @@ from tests.course.lessons import altered, built, solution, stub, told
 
 from bertcraft.lab.experiments import layerwise_learning_rates as experiment
 from bertcraft.techniques import layerwise_learning_rates as technique
-from bertcraft.train import adamw
+from bertcraft.train import adamw, warmup_linear
 
 SLUG = "layerwise_learning_rates"
 
@@ -122,11 +122,12 @@ def test_figures_that_the_text_states():
     assert round(0.0002 * 25_000) == 5
     deviation = 100 * math.sqrt(0.054 * 0.946 / 25_000)
     assert round(deviation, 2) == 0.14 and round(deviation / 0.02) == 7
-    # the model answer of 8.7: geometric mean of the factors, and what decay leaves
+    # the model answer of 8.7: the geometric mean of the factors
     share = technique.factors(0.9, 6)[:-1]
     assert math.exp(np.mean(np.log(share))) == pytest.approx(0.9**3) and round(0.9**3, 2) == 0.73
-    left = [(1 - 2e-4 * factor * 0.01) ** 300 for factor in (1, 0.9**6)]
-    assert [round(each, 4) for each in left] == [0.9994, 0.9997]
+    # that of 8.5: the sums of the rates on the right panel of section 4
+    by_step, by_epoch = warmup_linear(1.0, 12, 60), technique.by_epoch(warmup_linear(1.0, 1, 5), 12)
+    assert [round(sum(float(rate(step)) for step in range(60)), 9) for rate in (by_step, by_epoch)] == [30, 30]
 
 
 def test_the_live_runs_texts_are_those_of_no_reported_seed():
@@ -180,12 +181,20 @@ WRONG = [
     ("rate_of", BELOW, "decay ** (layers - number)", "begin with 0"),
     ("rate_of", 'split(".")[0]', "strip()[0]", "two digits"),
     ("rate_of", "decay**layers", "decay ** (layers - 1)", "one depth below"),
+    ("rate_of", "layers - 1 - number", "11 - number", "of 6"),
+    ("rate_of", "decay**layers", "decay**12", "of 6"),
+    ("rate_of", '"embeddings" in name', '"word_embeddings" in name', "all of bert.embeddings"),
+    ("rate_of", BELOW, "decay * (layers - 1 - number)", "multiplies the rate again"),
     ("rate_of", "\n    return rate", "\n    return rate * decay**layers", "not all embeddings"),
     ("rate_of", "\n    return rate", "\n    return rate / decay", "more than the rate"),
     ("carried_over", "decay ** (layers / own_layers)", "decay", "has to change"),
     ("carried_over", "layers / own_layers", "own_layers / layers", "upside down"),
     ("carried_over", "decay ** (layers / own_layers)", "decay * layers / own_layers", "belongs into the exponent"),
     ("carried_over", "layers / own_layers", "layers", "of *one* of the twelve"),
+    ("carried_over", "decay ** (layers / own_layers)", "decay ** layers ** (1 / own_layers)", "parentheses"),
+    ("carried_over", "decay ** (layers / own_layers)", "decay ** layers / own_layers", "parentheses"),
+    ("carried_over", "layers / own_layers", "(layers + 1) / (own_layers + 1)", "not 13"),
+    ("carried_over", "layers / own_layers", "layers - own_layers", "a root"),
     ("carried_over", "decay ** (layers / own_layers)", "1 - (1 - decay) * layers / own_layers", "no more"),
     ("slanted", "(1 + p * (ratio - 1)) / ratio", "p", "which goes down to 0"),
     ("slanted", "(1 + p * (ratio - 1)) / ratio", "p / ratio", "its peak at 1 / 32"),
@@ -194,15 +203,25 @@ WRONG = [
     ("slanted", P, "1 - (step - cut) / (cut * (1 / cut_frac - 1))", "ends below 0"),
     ("slanted", "int(total * cut_frac)", "total * cut_frac", "not 7.7"),
     ("slanted", P, "(total - step) / (total - cut)", "goes on falling"),
+    ("slanted", "int(total * cut_frac)", "round(total * cut_frac)", "rounded down"),
+    ("slanted", P, "max(0, 1 - (step - cut) / (cut * (1 / cut_frac - 1)))", "printed formula"),
+    ("slanted", "(1 + p * (ratio - 1)) / ratio", "1 + p * (ratio - 1) / ratio", "in parentheses"),
+    ("slanted", "int(total * cut_frac)", "int(total * 0.1)", "cut_frac 0.25, ratio 10"),
+    ("slanted", "(1 + p * (ratio - 1)) / ratio", "(1 + p * 31) / 32", "cut_frac 0.25, ratio 10"),
     ("late_adam", CORRECTED, "m / np.sqrt(u)", "nothing is corrected"),
     ("late_adam", SLEEPING + MEANS, MEANS + SLEEPING, "seen gradients while the layer slept"),
     ("late_adam", "    for t, g", "    start += 1\n    for t, g", "wakes at the wrong step"),
     ("late_adam", "append(-rate", "append(rate", "the sign is wrong"),
+    ("late_adam", "count = t - start", "count = t - start + 1", "one too many"),
+    ("late_adam", "b2**count", "b2**t", "both divisors"),
+    ("late_adam", "b1**count", "b1**t", "both divisors"),
     ("stairs", "step // steps_an_epoch", "step", "at every step"),
     ("stairs", "step // steps_an_epoch", "-(-step // steps_an_epoch)", "round down"),
     ("stairs", "step // steps_an_epoch", "(step + 1) // steps_an_epoch", "a step early"),
     ("stairs", "step // steps_an_epoch", "step / steps_an_epoch", "stands still within it"),
     ("stairs", "step // steps_an_epoch", "step % steps_an_epoch", "begins anew"),
+    ("stairs", "step // steps_an_epoch", "step // steps_an_epoch + 1", "no epoch is over"),
+    ("stairs", "step // steps_an_epoch", "step // steps_an_epoch * steps_an_epoch", "counted in steps"),
     ("which_recipe", '"one at 1e-4"', '"one at 5e-5"', "prefer 1e-4"),
     ("which_recipe", '"one at 1e-4"', '"0.9 at 1e-4"', "never chosen"),
     ("which_recipe", '"one at 1e-4"', '"0.9 at 2e-4"', "that was the condition"),

@@ -31,6 +31,8 @@ def _check_rate_of(rate_of) -> None:
         raise Wrong("layer 11 is the top one of twelve and should have the whole rate: the numbers in the names begin with 0")
     if _near(top, layer(1)):
         raise Wrong("layer 11 has the rate of layer 1: its number has two digits, read all that stands between the dots")
+    if _near(layer(9), _RATE * _DECAY * 2):
+        raise Wrong("the decay times the number of layers above; each layer multiplies the rate again: a power")
     same(top, _RATE, "the rate of layer 11 of 12", rtol=1e-9)
     same([layer(n) for n in (10, 5, 0)], [_RATE * _DECAY**n for n in (1, 6, 11)], "the rates of layers 10, 5, 0", rtol=1e-9)
     tables = at("bert.embeddings.word_embeddings.weight")
@@ -43,6 +45,11 @@ def _check_rate_of(rate_of) -> None:
         if _near(at(name), _RATE / _DECAY):
             raise Wrong(f"{name} gets more than the rate: here the head learns as fast as the top layer")
         same(at(name), _RATE, f"the rate of {name}", rtol=1e-9)
+    for name in ("position_embeddings.weight", "LayerNorm.bias"):
+        if not _near(at(f"bert.embeddings.{name}"), tables):
+            raise Wrong(f"bert.embeddings.{name} has not the rate of the word embeddings: all of bert.embeddings lies at depth 0")
+    for name, share in ((_LAYER.format(5), 1), (_LAYER.format(0), _DECAY**5), ("bert.embeddings.LayerNorm.weight", _DECAY**6)):
+        same(rate_of(name, _RATE, _DECAY, 6), _RATE * share, f"in a model of 6 layers the rate of {name}", rtol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------- a decay for another depth
@@ -56,6 +63,12 @@ def _check_carried_over(carried_over) -> None:
         raise Wrong("more layers need a gentler decay, nearer to 1: the fraction in the exponent is upside down")
     if _near(got, 0.5 * 4 / 12) or _near(got, 0.5 * 12 / 4):
         raise Wrong("decays multiply, layer by layer: the number of layers belongs into the exponent, not beside the decay")
+    if _near(got, 0.5 ** (4 ** (1 / 12))) or _near(got, 0.5**4 / 12):
+        raise Wrong("** goes first, and from right to left: the fraction in the exponent needs parentheses")
+    if _near(got, 0.5 ** (5 / 13)):
+        raise Wrong("between the top layer and the embeddings lie 12 steps, as many as layers, and not 13")
+    if _near(got, 0.5 ** (4 - 12)):
+        raise Wrong("the numbers of layers are subtracted: x^12 = 0.5^4 is solved by a root, which divides exponents")
     if _near(got, 0.5**4):
         raise Wrong("that is what the lowest has of the rate; asked for is the decay of *one* of the twelve layers")
     if _near(got, 1 - (1 - 0.5) * 4 / 12):
@@ -80,6 +93,8 @@ def _check_slanted(slanted) -> None:
         raise Wrong("that is p, which goes down to 0; the triangle begins and ends at 1 / ratio of the peak")
     if _near(got, p / 32):
         raise Wrong("p over the ratio has its peak at 1 / 32: it is 1 + p (ratio - 1) that is divided by the ratio")
+    if _near(got, 1 + p * 31 / 32):
+        raise Wrong("1 has to be divided by the ratio too: put 1 + p (ratio - 1) in parentheses")
     if _near(got[cut:], right[cut:]) and not _near(got[:cut], right[:cut]):
         raise Wrong("right from the peak on; before it the rate rises: p is step / cut")
     if _near(got[:cut], right[:cut]) and not _near(got[cut:], right[cut:]):
@@ -88,9 +103,15 @@ def _check_slanted(slanted) -> None:
     got, right = told(77, 0.1, 32)
     if got[-1] < 0:
         raise Wrong("for 77 steps it ends below 0: that is the printed formula where cut is rounded; divide by total - cut")
+    if _near(got.argmax(), 8):
+        raise Wrong("for 77 steps the peak is at step 8: cut, 7.7, is to be rounded down")
     if not _near(got.max(), 1.0):
         raise Wrong("for 77 steps the peak is missed: cut is the whole number 7, not 7.7")
+    if _near(got[:8], right[:8]) and _near(got[70:], np.full(8, 1 / 32)):
+        raise Wrong("for 77 steps it is down at step 70: that is the printed formula where cut is rounded; divide by total - cut")
     same(got, right, "the shares of the peak at steps 0 to 77 of 77", rtol=1e-9)
+    got, right = told(30, 0.25, 10)
+    same(got, right, "the shares of the peak at steps 0 to 30 of 30, cut_frac 0.25, ratio 10", rtol=1e-9)
     got, right = told(40, 0.1, 32, beyond=3)
     if not _near(got, right):
         raise Wrong("right up to the end; behind it the triangle goes on falling, and should stay at 1 / ratio")
@@ -99,8 +120,8 @@ def _check_slanted(slanted) -> None:
 # ------------------------------------------------------------------------------------------------------ a layer that joins late
 
 
-def _late(gradients, start, *, counts_all=False, gathers=False, corrects=True):
-    """Adam's updates, right or with a mistake, for a rate of 1."""
+def _late(gradients, start, *, more=(0, 0), gathers=False, corrects=True):
+    """Adam's updates, right or with a mistake, for a rate of 1; more: what is added to the counts in m's and u's correction."""
     b1, b2, m, u, found = 0.9, 0.999, 0.0, 0.0, []
     for t, g in enumerate(gradients, 1):
         if gathers or t > start:
@@ -108,8 +129,7 @@ def _late(gradients, start, *, counts_all=False, gathers=False, corrects=True):
         if t <= start:
             found.append(0.0)
             continue
-        count = t if counts_all else t - start
-        first, second = (1 - b1**count, 1 - b2**count) if corrects else (1.0, 1.0)
+        first, second = (1 - b ** (t - start + extra) if corrects else 1.0 for b, extra in zip((b1, b2), more, strict=True))
         found.append(-(m / first) / math.sqrt(u / second))
     return np.array(found)
 
@@ -119,12 +139,16 @@ def _check_late_adam(late_adam) -> None:
     got, right = np.asarray(late_adam(gradients, start, 0.1), float), 0.1 * _late(gradients, start)
     if got.shape == right.shape and (got[:start].any() or got[start] == 0):
         raise Wrong("it wakes at the wrong step: with start = 3 the updates 1, 2 and 3 are 0, and the fourth is not")
-    if _near(got, 0.1 * _late(gradients, start, counts_all=True)):
+    if _near(got, 0.1 * _late(gradients, start, more=(start, start))):
         raise Wrong(
             f"the first update of the layer is {abs(got[start]):.3f} long for a rate of 0.1: a first step of Adam's is as long "
             "as the rate. The corrections count the updates of *this* weight, of which there was none while it slept"
         )
-    if any(_near(got, 0.1 * _late(gradients, start, gathers=True, counts_all=counted)) for counted in (False, True)):
+    if any(_near(got, 0.1 * _late(gradients, start, more=(start, 0)[::way])) for way in (1, -1)):
+        raise Wrong("one of the two counts is right, the other still that of all steps: both divisors need this weight's own")
+    if _near(got, 0.1 * _late(gradients, start, more=(1, 1))):
+        raise Wrong("the count is one too many: at the first update after the sleep it is 1")
+    if any(_near(got, 0.1 * _late(gradients, start, more=(extra, extra), gathers=True)) for extra in (0, start)):
         raise Wrong("the means have seen gradients while the layer slept: a frozen layer computes none, they begin at 0 with it")
     if _near(got, 0.1 * _late(gradients, start, corrects=False)):
         raise Wrong("nothing is corrected: the first update is 3.2 times the rate; divide m by 1 - b1^t, u by 1 - b2^t")
@@ -150,6 +174,10 @@ def _check_stairs(stairs) -> None:
         raise Wrong("the stair comes a step early: steps are counted from 0, and step 2 belongs to the first epoch of 3")
     if _near(got, [schedule(step / 3) for step in range(8)]):
         raise Wrong("that is a smooth fall at the pace of epochs; one that is advanced once an epoch stands still within it")
+    if _near(got, [schedule(step // 3 + 1) for step in range(8)]):
+        raise Wrong("the first steps have the rate of count 1; no epoch is over then, and the count is 0")
+    if _near(got, [schedule(step // 3 * 3) for step in range(8)]):
+        raise Wrong("the stairs are right and the count is not: it is counted in steps, and should be in epochs")
     if _near(got, [schedule(step % 3) for step in range(8)]):
         raise Wrong("the schedule begins anew in each epoch: % is the step within an epoch, // the number of epochs")
     same(got, right, "the rates of 8 steps, 3 an epoch, for 1 / (1 + count)", rtol=1e-9)
