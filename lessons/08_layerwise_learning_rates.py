@@ -70,7 +70,7 @@ print(f"0.02 points of 25,000 reviews: {0.0002 * 25_000:.0f} reviews. Standard e
 # Before 2018 one froze a pretrained model or trained all of it, and with few labels the latter could *forget* what pretraining had
 # taught. ULMFiT's answer has three parts: lower layers learn more slowly (**discriminative** rates), they join later (**gradual
 # unfreezing**), and the rate rises briefly and falls long (**slanted triangle**). Here are the first two; $\eta$ is the top layer's
-# rate, and $\xi$ (xi), at most 1, what is multiplied to it at each layer below:
+# rate, and $\xi$ (xi), at most 1, the factor from a layer to the one below it:
 
 # %% alt="The stack from bottom to top: token ids, embeddings, layer 1, and so on to layers N minus 1 and N, head; arrows carry shapes B, L, H. At each depth a blue box with its rate points at it: xi to the N eta for the embeddings, xi to the N minus 1 eta for layer 1, xi eta for layer N minus 1, eta for layer N and the head. The arrows say when it joins: the head at once, layer N after one epoch, N minus 1 after two, the embeddings after N plus 1."
 PARTS = (("token ids", "", ""), ("embeddings", "$\\xi^{N}\\,\\eta$", "after N + 1 epochs"),
