@@ -164,15 +164,14 @@ with style.shown(columns=2, width=8.4, height=2.6) as panels:
 # $$\Delta\theta=-\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{u/(1-\beta_2^t)}+\epsilon},\qquad m\leftarrow\beta_1m+(1-\beta_1)g,\quad
 # u\leftarrow\beta_2u+(1-\beta_2)g^2.\tag{2}$$
 #
-# With $cg$ in place of $g$, $c$ any number above 0, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes, $\epsilon$ aside. The *first*
-# step
-# is $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam a layer's rate says how far it can go: hardly farther
-# than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
+# With $cg$ in place of $g$, $c$ any number above 0, $m$ becomes $cm$ and $\sqrt u$ becomes $c\sqrt u$: nothing changes, $\epsilon$
+# aside. The *first* step is $-\eta\,g/|g|$, as long as the rate whatever the gradient. So under Adam a layer's rate says how far it can
+# go: hardly farther than the sum of its rates. Weight decay is multiplied by the same rate, so lower layers also decay less.
 #
 # ### A layer that joins late
 #
-# Let depth $l$ learn from step $s_l$ on, the head from the first and each other so many steps after the one
-# above (in ULMFiT an epoch):
+# Let depth $l$ learn from step $s_l$ on: the head from the first, each other depth *every* steps (in ULMFiT an epoch) after the one
+# above it,
 #
 # $$s_l=\text{every}\cdot(N+1-l).\tag{3}$$
 #
@@ -207,8 +206,8 @@ with style.shown(width=6.6, height=2.8) as ax:
 #
 # ### The slanted triangle
 #
-# Up in a tenth of the steps, then down. With $T$ steps, the peak at step $\text{cut}=\lfloor0.1\,T\rfloor$ and 32 times as high as
-# the start (the *ratio*),
+# Up in a tenth of the steps, then down. With $T$ steps and a peak at step $\text{cut}=\lfloor0.1\,T\rfloor$ that is 32 times as high
+# as the start (the *ratio*),
 #
 # $$\eta(t)=\eta\,\frac{1+p\,(\text{ratio}-1)}{\text{ratio}},\qquad p=\frac t{\text{cut}}\ \text{ up to cut},\qquad
 # p=\frac{T-t}{T-\text{cut}}\ \text{ behind it.}\tag{5}$$

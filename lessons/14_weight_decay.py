@@ -277,8 +277,8 @@ from bertcraft.techniques.weight_decay import times, descend  # inline
 from bertcraft.techniques.weight_decay import adam_l2, adam_decoupled, adam_published  # inline
 
 # %% [markdown]
-# **Try it.** A weight of 1 that gets no gradient, ten updates at a rate of 0.01, decays of 1, 0.1 and 0.01. **Predict first**: what do the
-# three lines show?
+# **Try it.** A weight of 1 that gets no gradient, ten updates at a rate of 0.01, decays of 1, 0.1 and 0.01. **Predict first**: what do
+# the three lines show?
 
 # %%
 nothing = {"w": np.zeros((1, 1))}
@@ -464,8 +464,8 @@ for name, grid in grids.items():
 # the training is too short: little is learnt by heart yet, and less decay is better.)
 #
 # But the paper's networks were ResNets, with a norm behind every matrix, where (9) rules: equal products, equal trainings. There it
-# is (4) that should be level. One of the two panels must slant, because they show the same trainings; which one depends on
-# the network. L2's line is level too. Its fault is another: even its best loss is higher.
+# is (4) that should be level. One of the two panels must slant, because they show the same trainings; which one depends on the
+# network. L2's line is level too. Its fault is another: even its best loss is higher.
 #
 # Was it worth it? Take the best of each grid, and the best rate without decay, to the test texts:
 
