@@ -39,8 +39,9 @@ lesson.claim()
 # "Stability" mixes two questions with two papers.
 #
 # - **Where does the norm stand?** Behind the addition (**post-LN**), as in BERT, or before attention and feed-forward
-#   (**pre-LN**). Xiong and others (2020) trained translators without a warm-up: post-LN reached 8.45 BLEU where it has 34 with
-#   one, pre-LN did not mind. They do not say that pre-LN ends better: "comparable results".
+#   (**pre-LN**). Xiong and others (2020) trained translators without a warm-up, at the full learning rate from the first step:
+#   post-LN reached 8.45 BLEU (a score of translations, at most 100) where it has 34 with a warm-up; pre-LN did not mind. They do
+#   not say that pre-LN ends better: "comparable results".
 # - **What does it divide by?** **RMSNorm** (Zhang and Sennrich 2019) leaves the mean out. Its promise is time, not stability.
 
 # %%
@@ -51,16 +52,17 @@ def here(metric: str, *arms: str) -> list[float]:
 
 
 share, times = here("share", "pre", "post"), here("time", "pre_rms", "pre")
-print(f"{'without a warm-up':30s} {'paper':22s} here, of four rates")
-print(f"{'pre-LN':30s} {'as good as with one':22s}", f"{share[0]:.0f} % train" if share else "being measured")
-print(f"{'post-LN':30s} {'8.45 BLEU for 34':22s}", f"{share[1]:.0f} % train" if share else "being measured")
+print(f"{'without a warm-up':30s} {'paper':22s} here")
+print(f"{'pre-LN':30s} {'as good as with one':22s}", f"{share[0]:.0f} % of four rates train" if share else "being measured")
+print(f"{'post-LN':30s} {'8.45 BLEU for 34':22s}", f"{share[1]:.0f} % of them" if share else "being measured")
 print(f"{'time, RMSNorm over layer norm':30s} {'0.36 to 0.93':22s}", f"{times[0] / times[1]:.2f}" if times else "being measured")
 
 # %% [markdown]
 # ## 2. Background and motivation (10 minutes)
 #
 # In 2017 the Transformer came with a recipe: let the learning rate rise for 4,000 steps, then fall. Why it needed this warm-up
-# was not known; that it needed one was learnt the hard way. GPT-2 (2019) moved the norms to the front. Five wirings are in use:
+# was not known; that it needed one was learnt the hard way. GPT-2 (2019) moved the norms to the front. Five wirings are in use,
+# drawn here for a *half* of a layer. A half is attention or feed-forward; a layer has both, one after the other.
 
 # %% alt="Five wirings side by side, each from an input x of shape (B, L, H) down to a plus and an output. Post-LN: x goes to a half and past it to the plus, and a norm stands behind the plus. Pre-LN: a norm stands before the half, none behind the plus. Pre-RMSNorm: the same with an RMSNorm. Sandwich: a norm before the half and another behind it, both within the branch. DeepNorm: as post-LN, with x times alpha on the way past."
 KINDS = (("post-LN", "BERT, 2018", "", "", "LN"), ("pre-LN", "GPT-2, 2019", "LN", "", ""),
@@ -79,17 +81,16 @@ with drawing.schematic(columns=10, rows=7, width=10.6, row_height=0.58) as s:
         s.arrow(x, plus, {"post-LN": "(B, L, H)", "DeepNorm": "times α"}.get(title, ""))
 
 # %% [markdown]
-# A *half* is attention or feed-forward; a layer has both, one after the other. Pre-LN and sandwich need one more norm behind all
-# layers. Look at the vertical line on the left, the [residual](00_glossary.ipynb) path: only in pre-LN and sandwich does it run
-# from bottom to top without meeting a norm.
+# Look at the vertical line on the left of each, the [residual](00_glossary.ipynb) path: only in the three in the middle does it
+# meet no norm. These three need one more norm behind all layers.
 #
 # Xiong and others asked how large the gradient is *before the first step*. We ask it of the model of this lesson's experiment:
-# thin layers, 64 wide, that read short requests to assistants. Weights start with BERT's own deviation in proportion to the
-# width. The figure shows the last layer's second feed-forward matrix, for models of 3 to 24 layers. **Predict first**: which
-# line is level?
+# thin layers, 64 wide, that read short requests to assistants. Weights start with a deviation of 0.07: BERT's 0.02 at 768, times
+# $\sqrt{768/64}$ for the smaller width. The figure shows the last layer's second feed-forward matrix, for models of 3 to 24
+# layers. **Predict first**: which line is level?
 
 # %% quick="BATCHES, LAYERS, DEPTHS = 1, 4, (2, 4)"
-BATCHES, LAYERS, DEPTHS = 2, 12, (3, 6, 12, 24)
+BATCHES, LAYERS, DEPTHS = 2, 12, (3, 6, 12, 24)  # if you have some minutes: 32 BATCHES
 DEVIATION = 0.07  # of the weights at the start; try 0.125, which is 1 / sqrt(64), and read on with it
 
 # %%
@@ -126,14 +127,15 @@ with style.shown(width=6.0, height=2.9) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN's has no trend; pre-LN's falls, nearly as the dotted line. Section 3 derives it.
+# Post-LN's has no trend; pre-LN's falls, nearly as the dotted line. Section 3 derives it. (Two batches leave much noise: with
+# more, both lines move down, and the picture stays. The stored experiment takes eight.)
 #
 # ## 3. Mathematical foundation (25 minutes)
 #
 # ### Two norms
 #
-# A token's vector $x$ has $H$ numbers with mean $\mu$ and variance $\sigma^2$. With $\gamma,\beta$ learnt, of shape $(H,)$, and
-# $\odot$ for number by number:
+# A token's vector $x$ has $H$ numbers with mean $\mu$ and variance $\sigma^2$. With $\gamma,\beta$ learnt, of shape $(H,)$,
+# $\epsilon$ tiny, and $\odot$ for number by number:
 #
 # $$\mathrm{LN}(x)=\gamma\odot\frac{x-\mu}{\sqrt{\sigma^2+\epsilon}}+\beta\tag{1}$$
 #
@@ -149,7 +151,7 @@ with style.shown(width=6.0, height=2.9) as ax:
 #
 # ### Four wirings
 #
-# With $\varphi$ for what a half computes (a letter of this lesson):
+# With $\varphi$ for what a half computes, $v$ for its mean square (letters of this lesson) and $N$ layers:
 #
 # $$\text{post-LN:}\quad x\leftarrow\mathrm{LN}(x+\varphi(x))\tag{4}$$
 #
@@ -159,21 +161,21 @@ with style.shown(width=6.0, height=2.9) as ax:
 #
 # $$\text{DeepNorm:}\quad x\leftarrow\mathrm{LN}(\alpha x+\varphi(x)),\qquad\alpha=(2N)^{1/4}\tag{7}$$
 #
-# DeepNorm also makes values, attention's output and both feed-forward matrices smaller at the start, by $(8N)^{-1/4}$. (Its
-# $\alpha$ is no learning rate.) For 12 layers: 2.21 and 0.32.
+# DeepNorm also starts with smaller matrices: those of values, of attention's output and both of feed-forward are multiplied by
+# $(8N)^{-1/4}$. (Its $\alpha$ is no learning rate.) For 12 layers: 2.21 and 0.32.
 #
 # ### How long is a state?
 #
 # With $|x|^2$ for the sum of squares and $\gamma=1$, $\beta=0$ as at the start, post-LN and DeepNorm end every half with
-# $|x|^2=H$. In pre-LN and sandwich things add up. Let a half add a vector of mean square $v$ that has nothing to do with $x$.
-# Then the mixed products cancel on average, and after $l$ layers of two halves each
+# $|x|^2=H$. In pre-LN and sandwich things add up. Let what a half adds have nothing to do with $x$. Then the mixed products
+# cancel on average ($\mathbb E$), and after $l$ layers of two halves each
 #
 # $$\frac{\mathbb E|x|^2}{H}=1+2\,l\,v.\tag{8}$$
 #
-# For sandwich $v=1$, exactly. For pre-LN the weights decide it. (Xiong and others have lemma 2: between $1+\frac l2$ and
-# $1+\frac{3l}2$ where matrices have variance $1/H$.)
+# For sandwich $v=1$, exactly: what is added comes out of a norm. For pre-LN the weights decide it. (Xiong and others, lemma 2:
+# between $1+\frac l2$ and $1+\frac{3l}2$ where matrices have variance $1/H$.)
 
-# %% alt="Mean square of a state against the layer, 1 to 12. Post-LN and DeepNorm stay at 1. Pre-LN rises to between 3 and 4, sandwich to nearly 30, near its dotted line 1 plus 2 times the layer."
+# %% alt="Mean square of a state against the layer, 1 to 12. Post-LN, a wide line, and DeepNorm upon it stay at 1. Pre-LN rises to between 3 and 4, sandwich to nearly 30, above the dotted line 1 plus 2 times the layer by up to a half."
 sizes = {}
 for wiring in NAMES:
     task = task_of(wiring, layers=LAYERS)
@@ -182,13 +184,16 @@ for wiring in NAMES:
 depth = np.arange(1, LAYERS + 1)
 with style.shown(width=6.0, height=2.9) as ax:
     for place, (wiring, size) in enumerate(sizes.items()):
-        ax.plot(depth, size, **style.line(place), label=NAMES[wiring])
+        under = {"lw": 6, "ms": 10} if wiring == "post" else {}  # DeepNorm lies upon it
+        ax.plot(depth, size, **style.line(place), **under, label=NAMES[wiring])
     ax.plot(depth, 1 + 2 * depth, color="0.5", lw=1, ls=":", label="1 + 2 l")
     ax.set(yscale="log", xlabel="behind layer l", ylabel="mean square of a state")
+    ax.set_yticks((1, 3, 10, 30), ("1", "3", "10", "30"))
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Sandwich ends a little above its line: what a half adds is not quite unrelated to what was there.
+# Sandwich lies above its line, by half in the middle: what a half adds is not quite unrelated to what was there. In pre-LN $v$
+# is about 0.1.
 #
 # ### A norm's derivative
 #
@@ -202,8 +207,8 @@ with style.shown(width=6.0, height=2.9) as ax:
 #
 # ### The gradient at the start
 #
-# A gradient comes back from the loss and meets the last norm. In pre-LN that norm reads a state of length (8) with $l=N$, and
-# what passes then runs down the residual path unchanged:
+# A gradient comes back from the loss and meets the last norm. In pre-LN that norm reads a state whose mean square is (8) with
+# $l=N$, and what passes then runs down the residual path unchanged:
 #
 # $$\text{pre-LN:}\quad|g|\;\text{is multiplied by about}\;\frac1{\sqrt{1+2Nv}}\tag{10}$$
 #
@@ -236,8 +241,8 @@ print("LN(1, 7)  ", F.layer_norm(x, one, 0 * one, eps=0), "  of (101, 107)", F.l
 print("RMS(1, 7) ", F.rms_norm(x, one, eps=0), " of (101, 107)", F.rms_norm(x + 100, one, eps=0).round(3))
 
 # %% [markdown]
-# Equations (5) and (6) differ by what is done behind a half. (`source` is what attention looks at: x itself but in a last layer
-# that is computed at masked places only; it must pass through the same norm.)
+# Equations (5) and (6) differ by what is done behind a half. (`source` is what keys and values are computed from. It is x, except
+# in a last layer that is computed at masked places only; it passes through the same norm.)
 
 # %%
 from bertcraft.techniques.layer_norm_variants import pre_layer_norm, sandwich_layer_norm, _within  # inline
@@ -260,8 +265,7 @@ from bertcraft.techniques.layer_norm_variants import state_sizes  # inline
 # %% [markdown]
 # ### Proof
 #
-# First against torch: RMSNorm with its default $\epsilon$, and a whole pre-LN layer; random weights, double precision, gradients
-# too.
+# First against torch: RMSNorm, and a whole pre-LN layer; random weights, double precision, gradients too.
 
 # %%
 rng = np.random.default_rng(0)
@@ -326,14 +330,14 @@ for name, norms, flops in (("layer norm", "layer", 7 * H), ("RMSNorm", "rms", 4 
     print(f"{name:10s} {count:6,} parameters, {share:.2%} of a layer's operations")
 
 # %% [markdown]
-# Less than a thousandth of the operations. So time can only come from *moving* numbers: written as seven small operations, a
-# norm reads and writes the whole state seven times and does next to nothing with it. A fused kernel reads it once, and little is
-# left to gain. (Ours are fused; the stored experiment has the time of a step.)
+# Less than a thousandth. So time can only come from *moving* numbers: written as seven small operations, a
+# norm reads and writes the whole state seven times. A fused norm, one routine for all seven, reads it once, and little is left to
+# gain. (Ours are fused; the stored experiment has the time of a step.)
 #
 # ### Live: all layers at the start
 #
 # Twelve layers, the four wirings, the gradient of each layer's second feed-forward matrix. **Predict first**: does post-LN's
-# gradient grow or shrink on its way down?
+# gradient grow on its way down to the first layer, shrink, or neither?
 
 # %% alt="Norm of the mean gradient against the layer for four wirings, logarithmic. Post-LN is about level near 0.2; pre-LN falls from 0.24 to 0.14, sandwich from 0.47 to 0.18; DeepNorm is level near 0.04."
 with style.shown(width=6.2, height=3.0) as ax:
@@ -341,16 +345,19 @@ with style.shown(width=6.2, height=3.0) as ax:
         norms = found[wiring][LAYERS] if wiring in found else at_start(wiring, LAYERS)
         ax.plot(depth, norms[:, 1], **style.line(place), label=NAMES[wiring])
     ax.set(yscale="log", xlabel=f"layer of {LAYERS}", ylabel="norm of the mean gradient")
+    ax.set_yticks((0.05, 0.1, 0.2, 0.4), ("0.05", "0.1", "0.2", "0.4"))
+    ax.set_yticks([], minor=True)
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN's is level: it neither grows nor shrinks. In the last layer the order is the theory's. But the gap is small, it is gone
-# in the first layers, and DeepNorm, which is post-LN as well, has by far the smallest gradient.
+# Post-LN's is level. In the last layer it lies above pre-LN's, as (10) says. But the gap is small and gone in the first layers, and
+# DeepNorm, with its norms where post-LN has them, has by far the smallest gradient. (9) tells why: its last norm reads a state
+# 2.2 times as long, and the matrix reads numbers 0.32 times as large: $0.23\cdot0.32/2.2=0.03$.
 #
 # ### A question that the theory leaves open
 #
-# BERT is trained with Adam, and Adam divides a gradient by its size. **Its first step moves every weight by the learning rate,
-# up or down, however large the gradient is.** So why should a large gradient hurt? Liu and others (2020) looked elsewhere: at
+# BERT is trained with Adam, which divides each number of a gradient by its size. **Its first step moves every weight by the
+# learning rate, up or down, however large the gradient is.** So why should a large gradient hurt? Liu and others (2020) looked elsewhere: at
 # how much the *output* changes when all weights change a little. Let us do Adam's first step and see how far the last states
 # move:
 
@@ -381,16 +388,18 @@ with style.shown(columns=2, width=8.8, height=3.0) as panels:
         for place, wiring in enumerate(NAMES):
             ax.plot(RATES, changes[wiring, layers], **style.line(place), label=NAMES[wiring])
         ax.axhline(1, color="0.5", lw=1, ls=":")
-        ax.set(xscale="log", yscale="log", xlabel="learning rate of the first step", title=f"{layers} layers", ylim=(1e-6, 3))
+        ax.set(xscale="log", yscale="log", xlabel="learning rate of the first step", title=f"{layers} layers", ylim=(4e-7, 3))
     panels[0].set_ylabel("change of the last states")
     panels[0].legend(fontsize=8)
 
 # %% [markdown]
-# A change of 1 is as large as the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first step of
-# 0.001 changes post-LN's states by as much as they are long, pre-LN's by half of that. DeepNorm, whose constants were derived to
-# bound just this, hardly moves. Every layer's change is carried on by all layers above; how much of it depends on what a half
-# adds compared with what passes by. In sandwich a half always adds a vector of full length. Larger weights make it longer in the
-# others:
+# A change of 1 has the mean square of the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first step
+# of 0.001 changes post-LN's states by 1, pre-LN's by a half, DeepNorm's, whose constants were derived to bound this, by a fortieth.
+#
+# The larger a half's share of the state that it adds to, the more a change of its weights counts. In post-LN the share is
+# $v/(1+v)$, in every layer. In pre-LN it is $v/(1+2lv)$, less from layer to layer; in sandwich the same with $v=1$. With the
+# $v=0.1$ of section 3 and twelve layers: 0.09 throughout, from 0.08 down to 0.03, from 0.33 down to 0.04. DeepNorm's small
+# matrices divide $v$ by $8N=96$. What if all weights are larger?
 
 # %%
 for deviation in (0.07, 0.125):
@@ -399,9 +408,13 @@ for deviation in (0.07, 0.125):
     print(f"weights of deviation {deviation}, a first step of {RATES[2]:.0e}: {told}")
 
 # %% [markdown]
-# Nearly twice the deviation, and post-LN's first step goes thirteen times as far; pre-LN's goes no farther. So a **warm-up**
-# makes the first steps short where a step goes far, a norm's place decides how far, and the start of the weights decides no
-# less. (It is why the experiment has BERT's deviation: with 0.125, post-LN hardly learnt even with a warm-up.)
+# With nearly twice the deviation $v$ is about ten times as large (8.7 asks why). Post-LN's share rises to a half, and its states
+# change thirteen times as much. Pre-LN's share stays below $1/2l$, and the same step is a smaller part of larger weights: its
+# states change no more than before.
+#
+# So a **warm-up** makes the first steps short where a step goes far. Where the norm stands decides how far, and the size of the
+# weights at the start no less. (That is why the experiment starts with 0.07: with 0.125, post-LN hardly learnt even with a
+# warm-up.)
 #
 # ### Live: two trainings without a warm-up
 #
@@ -429,7 +442,7 @@ def trained(wiring: str):
 
 runs = {NAMES[wiring]: trained(wiring) for wiring in ("post", "pre")}
 
-# %% alt="Loss at MASK of the texts that are read against steps, 40 to 240. Both curves begin at 6.03. Post-LN levels out at 5.83, just above the dashed line of word frequencies at 5.77; pre-LN crosses it after about 100 steps and ends half a nat below."
+# %% alt="Loss at MASK of the texts that are read against steps, 40 to 240. Both curves begin at 6.03. Post-LN levels out at 5.83, just above the dotted line of word frequencies at 5.77; pre-LN crosses it after about 100 steps and ends half a nat below."
 task = task_of("post")
 with style.shown(width=6.2, height=3.0) as ax:
     for place, (title, run) in enumerate(runs.items()):
@@ -441,8 +454,8 @@ with style.shown(width=6.2, height=3.0) as ax:
 
 # %% [markdown]
 # Post-LN learns which words are frequent in its texts, and stays there. Pre-LN gets off the plateau. That is one seed, one rate
-# and few steps: whether post-LN only needs a lower rate, or a warm-up, the stored experiment asks. In words, on requests that
-# both have read many times:
+# and few steps; the stored experiment asks whether post-LN only needs a lower rate, or a warm-up. In words, on requests that both
+# have read 60 times:
 
 # %%
 from bertcraft.bert import heads
@@ -486,16 +499,16 @@ lesson.results("share", "loss", "time", "last", "slope")
 # %%
 lesson.comparisons()
 
-# %% alt="Loss at MASK of texts read where each of the rates ended, a mark a seed and a line through medians for each arm, a dashed line for word frequencies and a line half a nat below it."
+# %% alt="Loss at MASK of texts read where each of the rates ended, a mark a seed and a line through medians for each arm, a dotted line for word frequencies and a solid line half a nat below it."
 lesson.plots(1)
 
 # %% alt="Norm of the expected gradient at the start, left by layer, right of the last layer against the depth of the model, for the four wirings."
 lesson.plots(2)
 
 # %% [markdown]
-# (*Not measured yet* above means: it is being measured.) Read it in this order. The checks: without them a share of 0 is no
-# verdict on the norms. The first comparison is the claim. *With a warm-up against without*, of post-LN: whether the claim's
-# reason is right. *Clipped at 1*: whether there is a cheaper way. RMSNorm: equal within 0.02 nats?
+# (*Not measured yet* above means: it is being measured.) Read the checks first: where post-LN does not train at all, a share of 0 is
+# no verdict on its norms. The first comparison is the claim. *With a warm-up against without* tells whether a warm-up is what
+# post-LN lacks, *clipped at 1* whether there is a cheaper way. RMSNorm: is its loss equal within 0.02 nats?
 #
 # ### When does it not help?
 #
@@ -505,7 +518,7 @@ lesson.plots(2)
 #
 # ## 6. In production (15 minutes)
 #
-# transformers has one pre-LN encoder, RoBERTa-PreLayerNorm. Its folders open here, and go back:
+# transformers has RoBERTa as pre-LN too: RoBERTa-PreLayerNorm. Its folders open here, and go back:
 
 # %%
 SIZES = {"vocab_size": 30, "hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 20,
@@ -539,7 +552,7 @@ if lesson.installed("transformers", "torch"):
 
 # %% [markdown]
 # Two defaults of torch to know. `TransformerEncoder` has no norm behind its layers unless you give it one: right for post-LN,
-# wrong for `norm_first=True`. And `torch.nn.RMSNorm(H)` takes the type's own $\epsilon$:
+# wrong for `norm_first=True`. And the $\epsilon$ of `torch.nn.RMSNorm(H)` depends on the numbers' type:
 
 # %%
 if lesson.installed("torch"):
@@ -557,10 +570,10 @@ if lesson.installed("torch"):
 # %% [markdown]
 # In double precision the result is 1, in single 0.28: $\epsilon$ is 1.2e-7 there, twelve times the mean square. (16-bit types
 # take single precision's since 2025, [pull request 142848](https://github.com/pytorch/pytorch/pull/142848); older releases took
-# their own, for bfloat16 0.0078.) Give $\epsilon$ always, and the checkpoint's own.
+# their own, for bfloat16 0.0078.) Always give $\epsilon$, and the checkpoint's own.
 #
 # **Status today (2026).** Nearly all large language models are pre-LN with RMSNorm; some put norms on both ends of the branch,
-# as sandwich does (Gemma). Encoders follow: ModernBERT (2024) is pre-LN.
+# as sandwich does (Gemma since its second version). Encoders follow: ModernBERT (2024) is pre-LN.
 #
 # ## 7. On your data (5 minutes)
 #
@@ -589,7 +602,7 @@ if lesson.installed("torch"):
 # | --- | --- |
 # | loss stays at the words' frequencies | a lower rate, a warm-up, pre-LN; smaller weights at the start |
 # | logits grow with the depth | the norm behind all layers is missing |
-# | float16 overflows in a deep pre-LN model | states grow (8): bfloat16, or sandwich |
+# | float16 overflows in a deep pre-LN model | states grow (8): bfloat16; or sandwich, whose $\gamma$ bounds what a half adds |
 # | a converted model is slightly off | $\epsilon$, or a weight stored as its distance from 1 (Gemma) |
 #
 # ## 8. Exercises (100 minutes)
@@ -615,8 +628,9 @@ check.rms_norm(rms_norm)
 # %% [markdown]
 # ### 8.2 The norm that lost its digits (two stars, 10 minutes)
 #
-# $\sigma^2=\overline{x^2}-\mu^2$ needs one pass over the numbers instead of two, and stands in many a kernel. It passes every
-# test with numbers around 0. In a deep pre-LN model some numbers are in the thousands. Find out what happens, and mend it.
+# $\sigma^2=\overline{x^2}-\mu^2$ ($\overline{x^2}$: the mean of the squares) needs one pass over the numbers instead of two, and is
+# often used. It passes every test with numbers around 0. In a deep pre-LN model some numbers are in the thousands. Find out what
+# happens, and mend it.
 
 
 # %% exercise="layer_norm" stars=2
@@ -696,12 +710,12 @@ check.rms_norm_backward(rms_norm_backward)
 # %% [markdown]
 # ### 8.6 Which wiring? (two stars, 15 minutes, a decision)
 #
-# A team can pay for *one* training of a model of 24 layers, and none to look for its rate. Trials with 12 layers, five seeds,
+# A team can pay for *one* training of a model of 24 layers, and for no search of its rate. Trials with 12 layers, five seeds,
 # four rates, 95 % intervals; "the same loss" was agreed to mean within 0.02 nats:
 #
 # | arm | rates that train, of 4 | loss at the best rate (nats) | a step |
 # | --- | --- | --- | --- |
-# | post-LN, warm-up | 1.4 | | 100 ms |
+# | post-LN, warm-up | 1.4 | 0 (the reference) | 100 ms |
 # | pre-LN | 3.2 | +0.030 [+0.010, +0.050] to post-LN | 100 ms |
 # | pre-LN, RMSNorm | 3.2 | +0.002 [-0.005, +0.009] to pre-LN | 93 ms |
 #
@@ -728,8 +742,8 @@ check.which_wiring(which_wiring)
 # ### 8.7 What is left of the theorem? (three stars, 15 minutes)
 #
 # (a) Multiply the loss by 1,000. What happens to Xiong's gradients? What to Adam's first step? (b) A warm-up of Adam can also be
-# explained without any norm: after one step its mean of squares is one number's square (lesson 09 has this). How would you tell
-# the two explanations apart by an experiment? (c) All weights of all halves are multiplied by $c$. What does (8) become in
+# explained without any norm: after one step its mean of squares is one number's square
+# ([lesson 09](09_advanced_scheduling.ipynb)). How would you tell the two explanations apart by an experiment? (c) All weights of all halves are multiplied by $c$. What does (8) become in
 # pre-LN with ReLU, and what does sandwich do?
 
 # %% [markdown] solution=true
@@ -744,8 +758,8 @@ check.which_wiring(which_wiring)
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
 #
-# - **Two residual streams are not one.** A probe or a picture of pre-LN states must apply the last norm, or deep layers seem to
-#   say everything louder.
+# - **A pre-LN state is not normalised.** A probe or a picture of it must apply the last norm first: otherwise deep layers look
+#   important because they are long.
 # - **Leave norms out of weight decay**: a decayed $\gamma$ has no meaning of its own, the map behind it can undo it (8.4).
 # - **16 bits**: compute the mean of squares in float32, whatever the states are in. $300^2$ is above float16's largest number.
 # - **DeepNorm is two changes**, $\alpha$ and smaller weights; one without the other is not it.
@@ -760,5 +774,5 @@ check.which_wiring(which_wiring)
 # with `--warmup 0` and with the default. Which of the twelve end below your texts' word frequencies?
 #
 # **Next**: this technique is on none of the four paths. [07 mixed precision](07_mixed_precision_training.ipynb) shows what
-# states that grow do to 16-bit numbers; 09, schedules, asks what else a warm-up is good for; 20, clipping, is the other remedy
-# for steps that go too far.
+# states that grow do to 16-bit numbers; [09 schedules](09_advanced_scheduling.ipynb) asks what else a warm-up is good for;
+# [20 clipping](20_gradient_clipping.ipynb) is the other remedy for steps that go too far.

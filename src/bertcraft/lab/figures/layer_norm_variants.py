@@ -9,6 +9,7 @@ from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.verdicts import shared
 
 WIRINGS = {"post": "post-LN", "pre": "pre-LN", "sandwich": "sandwich", "deep": "DeepNorm"}
+_PLACES = (*WIRINGS, "post_warm", "post_clipped", "pre_rms")  # a wiring looks the same in both plots
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
@@ -34,7 +35,7 @@ def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         plateau = np.mean([own["plateau"] for arm in arms for own in _own(runs, arm.name)])
         top = plateau + 1.0
         for place, arm in enumerate(arms):
-            look, rates = style.line(place), np.array(arm.settings["rates"])
+            look, rates = style.line(_PLACES.index(arm.name)), np.array(arm.settings["rates"])
             shift = 1.04 ** (place - (len(arms) - 1) / 2)  # so that marks of two arms do not cover each other
             ends = np.array([
                 [min(each.get("loss", np.inf), top) for each in own["attempts"]] for own in _own(runs, arm.name)
