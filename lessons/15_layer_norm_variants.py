@@ -61,8 +61,8 @@ print(f"{'time, RMSNorm over layer norm':30s} {'0.36 to 0.93':22s}", f"{times[0]
 # ## 2. Background and motivation (10 minutes)
 #
 # In 2017 the Transformer came with a recipe: let the learning rate rise for 4,000 steps, then fall. Why it needed this warm-up
-# was not known; that it needed one was learnt the hard way. GPT-2 (2019) moved the norms to the front. Five wirings are in use,
-# drawn here for a *half* of a layer. A half is attention or feed-forward; a layer has both, one after the other.
+# was not known. GPT-2 (2019) moved the norms to the front. Five wirings are in use, drawn here for a *half* of a layer. A half
+# is attention or feed-forward; a layer has both, one after the other.
 
 # %% alt="Five wirings side by side, each from an input x of shape (B, L, H) down to a plus and an output. Post-LN: x goes to a half and past it to the plus, and a norm stands behind the plus. Pre-LN: a norm stands before the half, none behind the plus. Pre-RMSNorm: the same with an RMSNorm. Sandwich: a norm before the half and another behind it, both within the branch. DeepNorm: as post-LN, with x times alpha on the way past."
 KINDS = (("post-LN", "BERT, 2018", "", "", "LN"), ("pre-LN", "GPT-2, 2019", "LN", "", ""),
@@ -85,9 +85,9 @@ with drawing.schematic(columns=10, rows=7, width=10.6, row_height=0.58) as s:
 # meet no norm. These three need one more norm behind all layers.
 #
 # Xiong and others asked how large the gradient is *before the first step*. We ask it of the model of this lesson's experiment:
-# thin layers, 64 wide, that read short requests to assistants. Weights start with a deviation of 0.07: BERT's 0.02 at 768, times
-# $\sqrt{768/64}$ for the smaller width. The figure shows the last layer's second feed-forward matrix, for models of 3 to 24
-# layers. **Predict first**: which line is level?
+# thin layers, 64 wide, that read short requests to assistants. Weights start with a deviation of 0.07: BERT's 0.02 at 768,
+# times $\sqrt{768/64}$ for the smaller width. The figure shows the last layer's second feed-forward matrix, for models of 3 to
+# 24 layers. **Predict first**: which line is level?
 
 # %% quick="BATCHES, LAYERS, DEPTHS = 1, 4, (2, 4)"
 BATCHES, LAYERS, DEPTHS = 2, 12, (3, 6, 12, 24)  # if you have some minutes: 32 BATCHES
@@ -212,9 +212,9 @@ with style.shown(width=6.0, height=2.9) as ax:
 #
 # $$\text{pre-LN:}\quad|g|\;\text{is multiplied by about}\;\frac1{\sqrt{1+2Nv}}\tag{10}$$
 #
-# For many layers this falls as $1/\sqrt N$. In post-LN the last norm reads $x+\varphi(x)$, whose mean square is $1+v$ however
-# many layers stand below: no $N$ at all. This is the core of Xiong's theorem 1, and the figure of section 2. Theorem 1 is about
-# the *last* layer only. Section 5 looks at the others.
+# For many layers this falls as $1/\sqrt N$. In post-LN the last norm reads $x+\varphi(x)$, whose mean square is $1+v$: no $N$
+# at all. This is the core of Xiong's theorem 1, and the figure of section 2. Theorem 1 is about the *last* layer only. Section
+# 5 looks at the others.
 #
 # ## 4. NumPy implementation (20 minutes)
 #
@@ -241,8 +241,8 @@ print("LN(1, 7)  ", F.layer_norm(x, one, 0 * one, eps=0), "  of (101, 107)", F.l
 print("RMS(1, 7) ", F.rms_norm(x, one, eps=0), " of (101, 107)", F.rms_norm(x + 100, one, eps=0).round(3))
 
 # %% [markdown]
-# Equations (5) and (6) differ by what is done behind a half. (`source` is what keys and values are computed from. It is x, except
-# in a last layer that is computed at masked places only; it passes through the same norm.)
+# Equations (5) and (6) differ by what is done behind a half. (`source`, which keys and values are computed from, is x but in a
+# last layer that is computed at masked places only.)
 
 # %%
 from bertcraft.techniques.layer_norm_variants import pre_layer_norm, sandwich_layer_norm, _within  # inline
@@ -330,9 +330,9 @@ for name, norms, flops in (("layer norm", "layer", 7 * H), ("RMSNorm", "rms", 4 
     print(f"{name:10s} {count:6,} parameters, {share:.2%} of a layer's operations")
 
 # %% [markdown]
-# Less than a thousandth. So time can only come from *moving* numbers: written as seven small operations, a
-# norm reads and writes the whole state seven times. A fused norm, one routine for all seven, reads it once, and little is left to
-# gain. (Ours are fused; the stored experiment has the time of a step.)
+# Less than a thousandth. So time can only come from *moving* numbers: written as seven small operations, a norm reads and
+# writes the whole state seven times. A fused norm, one routine for all seven, reads it once, and little is left to gain. (Ours
+# are fused; the stored experiment has the time of a step.)
 #
 # ### Live: all layers at the start
 #
@@ -350,16 +350,16 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN's is level. In the last layer it lies above pre-LN's, as (10) says. But the gap is small and gone in the first layers, and
-# DeepNorm, with its norms where post-LN has them, has by far the smallest gradient. (9) tells why: its last norm reads a state
-# 2.2 times as long, and the matrix reads numbers 0.32 times as large: $0.23\cdot0.32/2.2=0.03$.
+# Post-LN's is level. In the last layer it lies above pre-LN's, as (10) says. But the gap is small and gone in the first layers,
+# and DeepNorm, with its norms where post-LN has them, has by far the smallest gradient. (9) tells why: its last norm reads a
+# state 2.2 times as long, and the matrix reads numbers 0.32 times as large: $0.23\cdot0.32/2.2=0.03$.
 #
 # ### A question that the theory leaves open
 #
 # BERT is trained with Adam, which divides each number of a gradient by its size. **Its first step moves every weight by the
-# learning rate, up or down, however large the gradient is.** So why should a large gradient hurt? Liu and others (2020) looked elsewhere: at
-# how much the *output* changes when all weights change a little. Let us do Adam's first step and see how far the last states
-# move:
+# learning rate, up or down, however large the gradient is.** So why should a large gradient hurt? Liu and others (2020) looked
+# elsewhere: at how much the *output* changes when all weights change a little. Let us do Adam's first step and look at the last
+# states:
 
 # %% quick="RATES = RATES[:3]"
 RATES = 10.0 ** np.linspace(-5, -2, 7)
@@ -393,8 +393,9 @@ with style.shown(columns=2, width=8.8, height=3.0) as panels:
     panels[0].legend(fontsize=8)
 
 # %% [markdown]
-# A change of 1 has the mean square of the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first step
-# of 0.001 changes post-LN's states by 1, pre-LN's by a half, DeepNorm's, whose constants were derived to bound this, by a fortieth.
+# A change of 1 has the mean square of the states themselves. At three layers post-LN and pre-LN are alike. At twelve, a first
+# step of 0.001 changes post-LN's states by 1, pre-LN's by a half, DeepNorm's, whose constants were derived to bound this, by a
+# fortieth.
 #
 # The larger a half's share of the state that it adds to, the more a change of its weights counts. In post-LN the share is
 # $v/(1+v)$, in every layer. In pre-LN it is $v/(1+2lv)$, less from layer to layer; in sandwich the same with $v=1$. With the
@@ -408,9 +409,9 @@ for deviation in (0.07, 0.125):
     print(f"weights of deviation {deviation}, a first step of {RATES[2]:.0e}: {told}")
 
 # %% [markdown]
-# With nearly twice the deviation $v$ is about ten times as large (8.7 asks why). Post-LN's share rises to a half, and its states
-# change thirteen times as much. Pre-LN's share stays below $1/2l$, and the same step is a smaller part of larger weights: its
-# states change no more than before.
+# With nearly twice the deviation $v$ is about ten times as large (8.7 asks why). Post-LN's share rises to a half, and its
+# states change thirteen times as much. Pre-LN's share stays below $1/2l$, and the same step is a smaller part of larger
+# weights: its states change no more than before.
 #
 # So a **warm-up** makes the first steps short where a step goes far. Where the norm stands decides how far, and the size of the
 # weights at the start no less. (That is why the experiment starts with 0.07: with 0.125, post-LN hardly learnt even with a
@@ -453,9 +454,8 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Post-LN learns which words are frequent in its texts, and stays there. Pre-LN gets off the plateau. That is one seed, one rate
-# and few steps; the stored experiment asks whether post-LN only needs a lower rate, or a warm-up. In words, on requests that both
-# have read 60 times:
+# Post-LN learns which words are frequent in its texts, and stays there. Pre-LN gets off the plateau. That is one seed, one
+# rate, few steps. In words, on requests that both have read 60 times:
 
 # %%
 from bertcraft.bert import heads
@@ -485,8 +485,8 @@ for row in task.texts.train[[3, 10, 40]]:
 # ### The stored experiment
 #
 # Four rates, 0.001 to 0.008, ten seeds. A rate *trains* where the loss at [MASK] of texts read ends half a nat below their
-# words' frequencies. What is compared is the share of the four that do, so no rate has to be chosen. First, whether the question
-# can be asked: does post-LN train *with* a warm-up?
+# words' frequencies. What is compared is the share of the four that do, so no rate has to be chosen. First, whether the
+# question can be asked: does post-LN train *with* a warm-up?
 
 # %%
 from bertcraft.course import display, measured
@@ -506,9 +506,9 @@ lesson.plots(1)
 lesson.plots(2)
 
 # %% [markdown]
-# (*Not measured yet* above means: it is being measured.) Read the checks first: where post-LN does not train at all, a share of 0 is
-# no verdict on its norms. The first comparison is the claim. *With a warm-up against without* tells whether a warm-up is what
-# post-LN lacks, *clipped at 1* whether there is a cheaper way. RMSNorm: is its loss equal within 0.02 nats?
+# (*Not measured yet* above means: it is being measured.) Read the checks first: where post-LN does not train at all, a share of
+# 0 is no verdict on its norms. The first comparison is the claim. *With a warm-up against without* tells whether a warm-up is
+# what post-LN lacks, *clipped at 1* whether there is a cheaper way. RMSNorm: is its loss equal within 0.02 nats?
 #
 # ### When does it not help?
 #
@@ -628,9 +628,9 @@ check.rms_norm(rms_norm)
 # %% [markdown]
 # ### 8.2 The norm that lost its digits (two stars, 10 minutes)
 #
-# $\sigma^2=\overline{x^2}-\mu^2$ ($\overline{x^2}$: the mean of the squares) needs one pass over the numbers instead of two, and is
-# often used. It passes every test with numbers around 0. In a deep pre-LN model some numbers are in the thousands. Find out what
-# happens, and mend it.
+# $\sigma^2=\overline{x^2}-\mu^2$ ($\overline{x^2}$: the mean of the squares) needs one pass over the numbers instead of two,
+# and is often used. It passes every test with numbers around 0. In a deep pre-LN model some numbers are in the thousands. Find
+# out what happens, and mend it.
 
 
 # %% exercise="layer_norm" stars=2
@@ -741,10 +741,10 @@ check.which_wiring(which_wiring)
 # %% [markdown]
 # ### 8.7 What is left of the theorem? (three stars, 15 minutes)
 #
-# (a) Multiply the loss by 1,000. What happens to Xiong's gradients? What to Adam's first step? (b) A warm-up of Adam can also be
-# explained without any norm: after one step its mean of squares is one number's square
-# ([lesson 09](09_advanced_scheduling.ipynb)). How would you tell the two explanations apart by an experiment? (c) All weights of all halves are multiplied by $c$. What does (8) become in
-# pre-LN with ReLU, and what does sandwich do?
+# (a) Multiply the loss by 1,000. What happens to Xiong's gradients? What to Adam's first step? (b) A warm-up of Adam can also
+# be explained without any norm: after one step its mean of squares is one number's square ([lesson
+# 09](09_advanced_scheduling.ipynb)). How would you tell the two explanations apart by an experiment? (c) All weights of all
+# halves are multiplied by $c$. What does (8) become in pre-LN with ReLU, and what does sandwich do?
 
 # %% [markdown] solution=true
 # **Model answer.** (a) Gradients are 1,000 times as large; Adam's step stays as it was, but for $\epsilon$. So a gradient's size

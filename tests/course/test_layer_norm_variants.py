@@ -152,6 +152,7 @@ def test_the_bug_to_be_found_is_told_what_it_does():
 
 
 ROOT = "np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)"
+LAYER = "x = x + attention(first(x))\n    return x + feed_forward(second(x))"
 SQUARE = "np.mean(centred**2, axis=-1, keepdims=True)"
 DOUBLE = "np.mean(np.float64(x) ** %d, axis=-1, keepdims=True)"
 WRONG = [
@@ -159,33 +160,58 @@ WRONG = [
     ("rms_norm", ROOT, "np.std(x, axis=-1, keepdims=True)", "as np.std does"),
     ("rms_norm", "np.mean", "np.sum", "divided by the length"),
     ("rms_norm", ROOT, "(np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) + eps)", "eps stands behind the root"),
+    ("rms_norm", ROOT, "(np.sqrt(np.sum(x * x, axis=-1, keepdims=True)) + eps)", "divided by the length"),
+    ("rms_norm", " + eps", "", "eps is missing"),
+    ("rms_norm", "np.mean(x * x, axis=-1, keepdims=True)", "np.mean(x, axis=-1, keepdims=True) ** 2", "the square of the mean"),
     ("rms_norm", "np.sqrt", "", "the root is missing"),
     ("rms_norm", ", axis=-1, keepdims=True", "", "one mean square for all"),
     ("rms_norm", " * weight", "", "the weight is missing"),
     ("rms_norm", "* weight", "* (1 + weight)", "Gemma"),
     ("layer_norm", SQUARE, "np.maximum(np.mean(x * x, axis=-1, keepdims=True) - mean**2, 0)", "their digits are used up"),
+    ("layer_norm", SQUARE, "np.std(x, axis=-1, keepdims=True)", "np.std; the variance is its square"),
+    ("layer_norm", SQUARE, "np.sum(centred**2, axis=-1, keepdims=True)", "the sum of the squares"),
+    ("layer_norm", SQUARE, "np.mean(centred, axis=-1, keepdims=True) ** 2", "which is 0 of centred numbers"),
+    ("layer_norm", SQUARE, "np.mean(x**2, axis=-1, keepdims=True)", "the mean is not taken away"),
     ("layer_norm", SQUARE, f"({DOUBLE % 2} - {DOUBLE % 1} ** 2).astype(x.dtype)", "10^9"),
     ("layer_norm", SQUARE, "np.var(x, axis=-1, keepdims=True, ddof=1)", "divided by H - 1"),
     ("layer_norm", "np.sqrt(variance + eps)", "(np.sqrt(variance) + eps)", "eps stands behind the root"),
-    ("pre_layer", "x = x + attention(first(x))\n    return x + feed_forward(second(x))",
+    ("pre_layer", LAYER,
      "x = first(x + attention(x))\n    return second(x + feed_forward(x))", "post-LN"),
-    ("pre_layer", "x = x + attention(first(x))\n    return x + feed_forward(second(x))",
+    ("pre_layer", LAYER,
      "x = first(x)\n    x = x + attention(x)\n    x = second(x)\n    return x + feed_forward(x)", "goes through the norm"),
     ("pre_layer", "x = x + attention(first(x))\n    return x +", "return x + attention(first(x)) +", "the first half's input"),
     ("pre_layer", "second(x)", "first(x)", "both halves use the first norm"),
+    ("pre_layer", "first(x)", "second(x)", "both halves use the second norm"),
+    ("pre_layer", LAYER, "return x + feed_forward(second(x + attention(first(x))))", "what attention found is lost"),
+    ("pre_layer", LAYER, "x = x + attention(second(x))\n    return x + feed_forward(first(x))", "the norms are exchanged"),
+    ("pre_layer", LAYER, "x = x + feed_forward(second(x))\n    return x + attention(first(x))", "feed-forward comes first"),
+    ("pre_layer", LAYER, "x = x + first(attention(x))\n    return x + second(feed_forward(x))", "behind the halves"),
+    ("pre_layer", LAYER, "x = x + first(attention(first(x)))\n    return x + second(feed_forward(second(x)))", "sandwich"),
+    ("pre_layer", LAYER, "return x + attention(first(x))", "the feed-forward half is missing"),
+    ("pre_layer", "attention(first(x))", "attention(x)", "attention reads x without a norm"),
     ("pre_layer", "return x + ", "return ", "what leaves the layer"),
     ("pre_layer", "x = x + attention(first(x))\n    return x + ", "x = attention(first(x))\n    return ", "nothing is added"),
     ("pre_layer", "return x + feed_forward(second(x))", "return second(x + feed_forward(second(x)))", "a norm too many"),
     ("pre_layer", "feed_forward(second(x))", "feed_forward(x)", "without a norm"),
     ("folded", "weight * scale,", "weight * scale[:, None],", "the columns"),
     ("folded", "weight * scale,", "weight / scale,", "you divide"),
+    ("folded", "weight * scale,", "weight,", "W is as it was"),
+    ("folded", "weight * scale, bias + weight @ shift", "bias + weight @ shift, weight * scale", "the new weight comes first"),
     ("folded", "bias + weight @ shift", "bias", "the shift is lost"),
+    ("folded", "bias + weight @ shift", "weight @ shift", "the old bias is lost"),
     ("folded", "weight @ shift", "shift", "through W first"),
     ("folded", "weight @ shift", "(weight * scale) @ shift", "through the new weight"),
     ("folded", "weight @ shift", "shift @ weight", "transposed"),
     ("folded", "return weight * scale, bias + weight @ shift", "return weight * scale", "two arrays"),
     ("rms_norm_backward", " - y * np.mean(g * y, axis=-1, keepdims=True)", "", "the part along x is missing"),
     ("rms_norm_backward", "g = g * weight", "pass", "the weight is missing"),
+    ("rms_norm_backward", ") / root", ") / root * weight", "the weight comes in twice"),
+    ("rms_norm_backward", "y * np.mean(g * y,", "weight * y * np.mean(g * weight * y,", "the weight comes in twice"),
+    ("rms_norm_backward", " + eps", "", "eps is left out"),
+    ("rms_norm_backward", "y * np.mean(g * y, axis=-1, keepdims=True)",
+     "x * np.sum(g * x, axis=-1, keepdims=True) / np.sum(x * x, axis=-1, keepdims=True)", "eps is left out"),
+    ("rms_norm_backward", "y = x / root", "y = x", "x stands where y belongs"),
+    ("rms_norm_backward", "g * y, axis=-1, keepdims=True", "g * y", "one mean for all tokens"),
     ("rms_norm_backward", "np.mean(g * y", "np.sum(g * y", "a sum where a mean belongs"),
     ("rms_norm_backward", ") / root", ")", "the division by the root"),
     ("rms_norm_backward", "(g - y", "(g - g.mean(axis=-1, keepdims=True) - y", "a layer norm's"),
@@ -199,6 +225,21 @@ WRONG = [
     ("which_wiring", '"unless": "a"', '"unless": "b"', "scatter around"),
     ("which_wiring", '"unless": "a"', '"unless": "c"', "still be less"),
 ]  # fmt: skip
+
+
+RIGHT = [
+    ("rms_norm", "np.mean(x * x, axis=-1, keepdims=True)", "np.linalg.norm(x, axis=-1, keepdims=True) ** 2 / x.shape[-1]"),
+    ("layer_norm", SQUARE, "np.var(x, axis=-1, keepdims=True)"),
+    ("pre_layer", LAYER, "x += attention(first(x))\n    x += feed_forward(second(x))\n    return x"),
+    ("folded", "weight * scale, bias + weight @ shift", "[weight @ np.diag(scale), weight @ shift + bias]"),
+    ("rms_norm_backward", "(g - y * np.mean(g * y, axis=-1, keepdims=True)) / root",
+     "g / root - x * np.sum(g * x, axis=-1, keepdims=True) / (x.shape[-1] * root**3)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new"), RIGHT)
+def test_another_way_of_writing_it_is_accepted(name, old, new):
+    assert told(SLUG, name, altered(SLUG, name, old, new))[0] == "solved"
 
 
 @pytest.mark.parametrize(("name", "old", "new", "message"), WRONG)

@@ -13,28 +13,38 @@ def _near(got, expected, rtol: float = 1e-6) -> bool:
         return False
 
 
+def _tell(got, *mistakes) -> None:
+    """Raise the message of the first (value, message) whose value was got."""
+    for wrong, message in mistakes:
+        if _near(got, wrong):
+            raise Wrong(message)
+
+
 def _check_rms_norm(rms_norm) -> None:
     rng = np.random.default_rng(0)
     x, weight, eps = 3 * rng.standard_normal((2, 3, 5)) + 1, rng.uniform(0.5, 2, 5), 0.7
     got, square = rms_norm(x, weight, eps), np.mean(x * x, axis=-1, keepdims=True)
-    right = x / np.sqrt(square + eps) * weight
-    centred, variance = x - x.mean(axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
-    for above, below in ((centred, variance + eps), (centred, square + eps), (x, variance + eps), (x, variance)):
-        if _near(got, above / np.sqrt(below) * weight):
-            raise Wrong("a mean is taken away: RMSNorm subtracts none, neither from x nor within the root, as np.std does")
-    if _near(got, x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + eps) * weight):
-        raise Wrong("divided by the length, the root of the *sum* of squares: (2) has their mean, so that a number is about 1")
-    if _near(got, x / (np.sqrt(square) + eps) * weight):
-        raise Wrong("eps stands behind the root; in (2) it is added to the mean square, within the root")
-    if _near(got, x / (square + eps) * weight):
-        raise Wrong("the root is missing: divided by the mean square, a vector twice as long comes out half as long")
-    if _near(got, x / np.sqrt(np.mean(x * x) + eps) * weight):
-        raise Wrong("one mean square for all: every token's vector has its own, along the last axis (keepdims=True)")
-    if _near(got, x / np.sqrt(square + eps)):
-        raise Wrong("the weight is missing: multiply number by number at the end")
-    if _near(got, x / np.sqrt(square + eps) * (1 + weight)):
-        raise Wrong("multiplied by 1 + weight, as Gemma's files want it; (2) multiplies by the weight itself")
-    same(got, right, "the norm of (2, 3, 5) numbers")
+    mean, variance = x.mean(axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
+    total, root = np.sum(x * x, axis=-1, keepdims=True), np.sqrt(square + eps)
+    for above, below in ((x - mean, variance + eps), (x - mean, square + eps), (x, variance + eps), (x, variance)):
+        message = "a mean is taken away: RMSNorm subtracts none, neither from x nor within the root, as np.std does"
+        _tell(got, (above / np.sqrt(below) * weight, message))
+    long = "divided by the length, the root of the *sum* of squares: (2) has their mean, so that a number is about 1"
+    outside = "eps stands behind the root; in (2) it is added to the mean square, within the root"
+    _tell(
+        got,
+        (x / np.sqrt(total + eps) * weight, long),
+        (x / (np.sqrt(total) + eps) * weight, f"{long}; and {outside}"),
+        (x / (np.sqrt(square) + eps) * weight, outside),
+        (x / np.sqrt(square) * weight, "eps is missing: it is added to the mean square, within the root"),
+        (x / np.sqrt(mean**2 + eps) * weight, "the square of the mean: (2) squares each number first, then takes the mean"),
+        (x / (square + eps) * weight, "the root is missing: a vector twice as long comes out half as long"),
+        (x / np.sqrt(np.mean(x * x) + eps) * weight,
+         "one mean square for all: every token's vector has its own, along the last axis (keepdims=True)"),
+        (x / root, "the weight is missing: multiply number by number at the end"),
+        (x / root * (1 + weight), "multiplied by 1 + weight, as Gemma's files want it; (2) multiplies by the weight itself"),
+    )  # fmt: skip
+    same(got, x / root * weight, "the norm of (2, 3, 5) numbers")
     same(rms_norm(np.array([1.0, 7.0]), np.ones(2), 0.0), np.array([0.2, 1.4]), "the norm of (1, 7)")
 
 
@@ -53,10 +63,19 @@ def _check_layer_norm(layer_norm) -> None:
 
     eps, centred = 0.3, x - x.mean(axis=-1, keepdims=True)
     got, variance = layer_norm(x, weight, bias, eps), np.mean(centred**2, axis=-1, keepdims=True)
-    if _near(got, centred / np.sqrt(variance * 8 / 7 + eps) * weight + bias):
-        raise Wrong("the variance is divided by H - 1, as torch's x.var() does; a layer norm divides by H")
-    if _near(got, centred / (np.sqrt(variance) + eps) * weight + bias):
-        raise Wrong("eps stands behind the root; it belongs to the variance, within")
+
+    def over(divisor):
+        return centred / divisor * weight + bias
+
+    _tell(
+        got,
+        (over(np.sqrt(variance * 8 / 7 + eps)), "the variance is divided by H - 1, as torch's x.var() is; a layer norm has H"),
+        (over(np.sqrt(variance) + eps), "eps stands behind the root; it belongs to the variance, within"),
+        (over(np.sqrt(np.sqrt(variance) + eps)), "that is the deviation, np.std; the variance is its square"),
+        (over(np.sqrt(variance * 8 + eps)), "the sum of the squares: the variance is their mean"),
+        (over(np.sqrt(eps)), "the square of a mean, which is 0 of centred numbers: square each number first, then take the mean"),
+        (over(np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)), "the mean square of x: the mean is not taken away"),
+    )  # fmt: skip
     same(got, F.layer_norm(x, weight, bias, eps), "the layer norm of numbers around 0")
     check_at(
         3e3, np.float32, "the layer norm of numbers around 3,000 in float32",
@@ -65,7 +84,7 @@ def _check_layer_norm(layer_norm) -> None:
     )  # fmt: skip
     check_at(
         1e9, np.float64, "the layer norm of numbers around 10^9 in float64",
-        "around 10^9 the largest number is {}: double precision has only moved the trouble to larger means",
+        "around 10^9 the largest number is {}: more digits have only moved the trouble to larger means",
     )  # fmt: skip
 
 
@@ -84,29 +103,36 @@ def _check_pre_layer(pre_layer) -> None:
     def second(x):
         return F.rms_norm(x, np.full(4, -0.5), 0.0)
 
-    got = pre_layer(x, attention, feed_forward, first, second)
-    half = x + attention(first(x))
-    post = first(x + attention(x))
-    told = {
-        "this is post-LN, (4): the norms stand behind the additions": second(post + feed_forward(post)),
-        "the residual path goes through the norm: add to x itself, not to the normalised x": second(
-            first(x) + attention(first(x))
-        )
-        + feed_forward(second(first(x) + attention(first(x)))),
-        "the second half reads the first half's input: it has to read what the first half has added to": x
-        + attention(first(x))
-        + feed_forward(second(x)),
-        "both halves use the first norm; each has its own weight": half + feed_forward(first(half)),
-        "nothing is added: each half has to be added to what it has read": feed_forward(second(attention(first(x)))),
-        "a norm too many behind the layer: what leaves a pre-LN layer is not normalised": second(
-            half + feed_forward(second(half))
-        ),
-        "the feed-forward half reads x without a norm": half + feed_forward(half),
-    }
-    for message, wrong in told.items():
-        if _near(got, wrong):
-            raise Wrong(message)
-    same(got, half + feed_forward(second(half)), "what leaves the layer")
+    def pre(one=attention, two=feed_forward, first=first, second=second):
+        half = x + one(first(x))
+        return half + two(second(half))
+
+    got, found = pre_layer(x, attention, feed_forward, first, second), attention(first(x))
+    half, post = x + found, first(x + attention(x))
+    through = first(x) + found
+    behind = "the norms stand behind the halves, in the branch: in (5) a half reads what is normalised"
+    _tell(
+        got,
+        (second(post + feed_forward(post)), "this is post-LN, (4): the norms stand behind the additions"),
+        (second(through) + feed_forward(second(through)),
+         "the residual path goes through the norm: add to x itself, not to the normalised x"),
+        (half + feed_forward(second(x)),
+         "the second half reads the first half's input: it has to read what the first half has added to"),
+        (x + feed_forward(second(half)), "the second half is added to the layer's input, and what attention found is lost"),
+        (pre(second=first), "both halves use the first norm; each has its own weight"),
+        (pre(first=second), "both halves use the second norm; each has its own weight"),
+        (pre(first=second, second=first), "the norms are exchanged: attention reads first, feed-forward second"),
+        (feed_forward(second(found)), "nothing is added: each half has to be added to what it has read"),
+        (second(pre()), "a norm too many behind the layer: what leaves a pre-LN layer is not normalised"),
+        (pre(second=lambda x: x), "the feed-forward half reads x without a norm"),
+        (pre(first=lambda x: x), "attention reads x without a norm"),
+        (pre(lambda x: first(attention(x)), lambda x: second(feed_forward(x)), lambda x: x, lambda x: x), behind),
+        (pre(lambda x: first(attention(x)), lambda x: second(feed_forward(x))),
+         "this is sandwich, (6): in pre-LN no norm stands behind a half"),
+        (pre(feed_forward, attention, second, first), "feed-forward comes first here; a layer begins with attention"),
+        (half, "the feed-forward half is missing"),
+    )  # fmt: skip
+    same(got, pre(), "what leaves the layer")
 
 
 def _check_folded(folded) -> None:
@@ -114,22 +140,27 @@ def _check_folded(folded) -> None:
     scale, shift = rng.uniform(0.5, 2, 4), rng.standard_normal(4)
     square, bias = rng.standard_normal((4, 4)), rng.standard_normal(4)
     got = folded(scale, shift, square, bias)
-    if not isinstance(got, tuple) or len(got) != 2:
+    if not isinstance(got, (tuple, list)) or len(got) != 2:
         raise Wrong("return two arrays, the new weight and the new bias")
     weight, offset = got
-    if _near(weight, square * scale[:, None]):
-        raise Wrong("you scale the rows of W, its outputs; the norm scales what comes *in*: the columns")
-    if _near(weight, square / scale):
-        raise Wrong("you divide by the scale: W(scale * n) is (W with its columns multiplied) n")
+    if np.ndim(weight) == 1 and np.ndim(offset) == 2:
+        raise Wrong("the new weight comes first, then the new bias")
+    _tell(
+        weight,
+        (square * scale[:, None], "you scale the rows of W, its outputs; the norm scales what comes *in*: the columns"),
+        (square / scale, "you divide by the scale: W(scale * n) is (W with its columns multiplied) n"),
+        (square, "W is as it was: the scale has to go into it"),
+    )
     same(weight, square * scale, "the new weight")
-    if _near(offset, bias):
-        raise Wrong("the shift is lost: W shift is a constant vector, and belongs to the bias")
-    if _near(offset, bias + shift):
-        raise Wrong("the shift is added as it is; it has to go through W first")
-    if _near(offset, bias + (square * scale) @ shift):
-        raise Wrong("the shift went through the new weight: it is added behind the scale, so it meets W as it was")
-    if _near(offset, bias + shift @ square):
-        raise Wrong("the shift went through W transposed: W is (out, in), so W @ shift")
+    _tell(
+        offset,
+        (bias, "the shift is lost: W shift is a constant vector, and belongs to the bias"),
+        (square @ shift, "the old bias is lost: W shift is added to it"),
+        (bias + shift, "the shift is added as it is; it has to go through W first"),
+        (bias + (square * scale) @ shift,
+         "the shift went through the new weight: it is added behind the scale, so it meets W as it was"),
+        (bias + shift @ square, "the shift went through W transposed: W is (out, in), so W @ shift"),
+    )  # fmt: skip
     same(offset, bias + square @ shift, "the new bias")
     wide = rng.standard_normal((6, 4))
     same(folded(scale, shift, wide, np.zeros(6)), (wide * scale, wide @ shift), "for a map from 4 to 6 numbers, the result")
@@ -138,31 +169,35 @@ def _check_folded(folded) -> None:
 def _check_backward(rms_norm_backward) -> None:
     rng = np.random.default_rng(4)
     x, g, weight, eps = 2 * rng.standard_normal((3, 5)) + 1, rng.standard_normal((3, 5)), rng.uniform(0.5, 2, 5), 0.3
-    root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
-    y, scaled = x / root, g * weight
+    square = np.mean(x * x, axis=-1, keepdims=True)
+    root, bare = np.sqrt(square + eps), np.sqrt(square)
+    scaled = g * weight
 
-    def along(g, by=np.mean):
-        return y * by(g * y, axis=-1, keepdims=True)
+    def along(g, by=np.mean, root=root):
+        return x / root * by(g * x / root, axis=-1, keepdims=True)
 
     got = rms_norm_backward(g, x, weight, eps)
-    told = {
-        "the part along x is missing: the root depends on x, too, and a longer x gives no longer result": scaled / root,
-        "the weight is missing: what comes back is multiplied by it first": (g - along(g)) / root,
-        "the weight comes last: what comes back is multiplied by it *before* the part along x is taken away": (g - along(g))
-        / root
-        * weight,
-        "a sum where a mean belongs: y has the squared length H, so y (y . g) is divided by H": (scaled - along(scaled, np.sum))
-        / root,
-        "the division by the root is missing: a gradient shrinks where the state is long": scaled - along(scaled),
-        "that is a layer norm's: an RMSNorm takes no mean away, and neither does its derivative": (
-            scaled - scaled.mean(axis=-1, keepdims=True) - along(scaled)
-        )
-        / root,
-        "the sign of the part along x is wrong: it is taken away": (scaled + along(scaled)) / root,
-    }
-    for message, wrong in told.items():
-        if _near(got, wrong):
-            raise Wrong(message)
+    no_eps = "eps is left out, as in (9): with it, root * root * H stands in every place of |x|^2"
+    twice = "the weight comes in twice: g * weight, and no weight behind that"
+    _tell(
+        got,
+        (scaled / root, "the part along x is missing: the root depends on x, too, and a longer x gives no longer result"),
+        ((g - along(g)) / root, "the weight is missing: what comes back is multiplied by it first"),
+        ((g - along(g)) / root * weight,
+         "the weight comes last: what comes back is multiplied by it *before* the part along x is taken away"),
+        ((scaled - along(scaled)) / root * weight, twice),
+        ((scaled - weight * along(scaled * weight)) / root, twice),
+        ((scaled - along(scaled, np.sum)) / root,
+         "a sum where a mean belongs: y has the squared length H, so y (y . g) is divided by H"),
+        (scaled - along(scaled), "the division by the root is missing: a gradient shrinks where the state is long"),
+        ((scaled - scaled.mean(axis=-1, keepdims=True) - along(scaled)) / root,
+         "that is a layer norm's: an RMSNorm takes no mean away, and neither does its derivative"),
+        ((scaled + along(scaled)) / root, "the sign of the part along x is wrong: it is taken away"),
+        ((scaled - along(scaled, root=bare)) / bare, no_eps),
+        ((scaled - along(scaled, root=bare)) / root, no_eps),
+        ((scaled - along(scaled, root=1)) / root, "x stands where y belongs: the part along x is that of y = x / root"),
+        ((scaled - x / root * np.mean(scaled * x / root)) / root, "one mean for all tokens: each has its own (axis=-1)"),
+    )  # fmt: skip
     same(got, (scaled - along(scaled)) / root, "the gradient with respect to x")
 
 
@@ -204,7 +239,7 @@ EXERCISES = (
             "because": {
                 "b": "",
                 "a": "the lowest loss is post-LN's, at its best rate, which they cannot look for",
-                "c": "fewer parameters are true, a thousandth of a percent; nobody asked for them",
+                "c": "fewer parameters are true, a few hundredths of a percent; nobody asked for them",
             },
             "post_is": {
                 "a": "",
