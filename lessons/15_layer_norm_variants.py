@@ -81,8 +81,8 @@ with drawing.schematic(columns=10, rows=7, width=10.6, row_height=0.58) as s:
         s.arrow(x, plus, {"post-LN": "(B, L, H)", "DeepNorm": "times α"}.get(title, ""))
 
 # %% [markdown]
-# Look at the vertical line on the left of each, the [residual](00_glossary.ipynb) path: only in the three in the middle does it
-# meet no norm. These three need one more norm behind all layers.
+# Look at the vertical line on the left of each, the [residual](00_glossary.ipynb) path: the three in the middle have no norm on
+# it, and need one more behind all layers.
 #
 # Xiong and others asked how large the gradient is *before the first step*. We ask it of the model of this lesson's experiment:
 # thin layers, 64 wide, that read short requests to assistants. Weights start with a deviation of 0.07: BERT's 0.02 at 768,
@@ -184,7 +184,7 @@ for wiring in NAMES:
 depth = np.arange(1, LAYERS + 1)
 with style.shown(width=6.0, height=2.9) as ax:
     for place, (wiring, size) in enumerate(sizes.items()):
-        under = {"lw": 6, "ms": 10} if wiring == "post" else {}  # DeepNorm lies upon it
+        under = {"lw": 4, "ms": 8.5} if wiring == "post" else {}  # DeepNorm lies upon it
         ax.plot(depth, size, **style.line(place), **under, label=NAMES[wiring])
     ax.plot(depth, 1 + 2 * depth, color="0.5", lw=1, ls=":", label="1 + 2 l")
     ax.set(yscale="log", xlabel="behind layer l", ylabel="mean square of a state")
@@ -193,11 +193,12 @@ with style.shown(width=6.0, height=2.9) as ax:
 
 # %% [markdown]
 # Sandwich lies above its line, by half in the middle: what a half adds is not quite unrelated to what was there. In pre-LN $v$
-# is about 0.1.
+# is $(3.4-1)/24=0.1$.
 #
 # ### A norm's derivative
 #
-# Without $\epsilon$ and $\gamma$, (2) is $y=\sqrt H\,x/|x|$. The quotient rule gives, for $i=j$ with the 1 and else without,
+# Without $\epsilon$ and $\gamma$, (2) is $y=\sqrt H\,x/|x|$. The quotient rule gives, with $1_{i=j}$ for 1 where $i=j$ and else
+# 0,
 #
 # $$\frac{\partial y_i}{\partial x_j}=\frac{\sqrt H}{|x|}\Bigl(1_{i=j}-\frac{x_ix_j}{|x|^2}\Bigr).\tag{9}$$
 #
@@ -351,8 +352,8 @@ with style.shown(width=6.2, height=3.0) as ax:
 
 # %% [markdown]
 # Post-LN's is level. In the last layer it lies above pre-LN's, as (10) says. But the gap is small and gone in the first layers,
-# and DeepNorm, with its norms where post-LN has them, has by far the smallest gradient. (9) tells why: its last norm reads a
-# state 2.2 times as long, and the matrix reads numbers 0.32 times as large: $0.23\cdot0.32/2.2=0.03$.
+# and DeepNorm, with its norms where post-LN has them, has by far the smallest gradient: its last norm reads a state 2.2 times
+# as long (9), and the matrix reads numbers 0.32 times as large, which makes $0.23\cdot0.32/2.2=0.03$.
 #
 # ### A question that the theory leaves open
 #
@@ -382,7 +383,7 @@ def moved(wiring: str, layers: int, deviation: float = DEVIATION) -> np.ndarray:
 
 changes = {(wiring, layers): moved(wiring, layers) for wiring in NAMES for layers in (DEPTHS[0], LAYERS)}
 
-# %% alt="How much Adam's first step changes the last states, relative to their size, against the learning rate, both logarithmic; left 3 layers, right 12. At 3 layers post-LN and pre-LN lie together, sandwich above them. At 12 layers post-LN and sandwich lie together, pre-LN two to three times lower; DeepNorm lies far below in both."
+# %% alt="How much Adam's first step changes the last states, relative to their size, against the learning rate, both logarithmic; left 3 layers, right 12. At 3 layers post-LN and pre-LN lie together, sandwich above them. At 12 layers post-LN and sandwich lie together, pre-LN up to three times lower; DeepNorm lies far below in both."
 with style.shown(columns=2, width=8.8, height=3.0) as panels:
     for ax, layers in zip(panels, (DEPTHS[0], LAYERS), strict=True):
         for place, wiring in enumerate(NAMES):
@@ -742,8 +743,8 @@ check.which_wiring(which_wiring)
 # ### 8.7 What is left of the theorem? (three stars, 15 minutes)
 #
 # (a) Multiply the loss by 1,000. What happens to Xiong's gradients? What to Adam's first step? (b) A warm-up of Adam can also
-# be explained without any norm: after one step its mean of squares is one number's square ([lesson
-# 09](09_advanced_scheduling.ipynb)). How would you tell the two explanations apart by an experiment? (c) All weights of all
+# be explained without any norm: after one step its mean of squares is one number's square
+# ([lesson 09](09_advanced_scheduling.ipynb)). How would you tell the two explanations apart by an experiment? (c) All weights of all
 # halves are multiplied by $c$. What does (8) become in pre-LN with ReLU, and what does sandwich do?
 
 # %% [markdown] solution=true
