@@ -56,7 +56,7 @@ def show_start(path: Path, runs: list[dict], experiment: Experiment, starts: lis
     """The expected gradient of the second feed-forward matrix at the start: by layer, and of the last layer by depth."""
     settings = experiment.arm(f"start_{starts[0]}").settings
     layers, depths = np.arange(1, settings["layers"] + 1), np.array(settings["depths"])
-    with style.figure(path, columns=2, width=8.4, height=3.4) as axes:
+    with style.figure(path, columns=2, width=9.8, height=3.4) as axes:
         for place, name in enumerate(starts):
             own, look = _own(runs, f"start_{name}"), style.line(place)
             axes[0].plot(layers, np.mean([each["by_layer"] for each in own], axis=0)[:, 1], **look, label=WIRINGS[name])
@@ -71,5 +71,5 @@ def show_start(path: Path, runs: list[dict], experiment: Experiment, starts: lis
         axes[1].set_xticks(depths, [str(depth) for depth in depths])
         axes[1].set_xticks([], minor=True)
         axes[0].legend(fontsize=7.5)
-        axes[1].legend(fontsize=7.5)
+        axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return path
