@@ -100,6 +100,13 @@ def test_equation_10_at_the_last_norm():
 def test_figures_that_the_text_states():
     assert technique.deep_norm_constants(12) == pytest.approx((2.21, 0.32), abs=0.005)
     assert 0.02 * math.sqrt(768 / 64) == pytest.approx(0.07, abs=0.001)
+    alpha, beta = technique.deep_norm_constants(12)
+    assert beta**-4 == pytest.approx(8 * 12) and 0.23 * beta / alpha == pytest.approx(0.03, abs=0.005)
+    share = lambda v, layer: v / (1 + 2 * layer * v)  # noqa: E731
+    assert (0.1 / 1.1, share(0.1, 1), share(0.1, 12), share(1, 1), share(1, 12)) == pytest.approx(
+        (0.09, 0.08, 0.03, 0.33, 0.04), abs=0.005
+    )
+    assert (0.125 / 0.07) ** 4 == pytest.approx(10, abs=0.5)  # of v
     base = Config(family="bert")
     assert technique.norm_parameters(base) == 38_400 and technique.norm_parameters(base, norms="rms") == 19_968
 
