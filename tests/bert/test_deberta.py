@@ -71,6 +71,55 @@ def test_texts_go_through_as_in_transformers(folder):
     assert len(filled) == 1 and len(filled[0]) == 5
 
 
+def test_a_tokenizer_file_as_version_3_has_it_is_respected(tmp_path):
+    """Its form is that of the file released with a fine-tuned v3: runs of spaces, a cut at a length, [MASK] behind all pieces."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    letters = sorted({letter for piece in PIECES for letter in piece} | set("▁."))
+    pieces = [*((word, 0.0) for word in special), *((f"<0x{byte:02X}>", 0.0) for byte in range(256))]
+    pieces += [*((f"▁{piece}", -2.0 - 0.1 * i) for i, piece in enumerate(PIECES)), *((letter, -8.0) for letter in letters)]
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "special": True}
+    numbers = {**{word: i for i, word in enumerate(special)}, "[MASK]": len(pieces)}
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+
+    def part(kind: str, name: str, type_id: int) -> dict:
+        return {kind: {"id": name, "type_id": type_id}}
+
+    first = [part("SpecialToken", "[CLS]", 0), part("Sequence", "A", 0), part("SpecialToken", "[SEP]", 0)]
+    file = {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": word, "normalized": word == "[UNK]", **added} for word, number in numbers.items()
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKC"},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        ]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [spaces]},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": first,
+            "pair": [*first, part("Sequence", "B", 1), part("SpecialToken", "[SEP]", 1)],
+            "special_tokens": {
+                word: {"id": word, "ids": [numbers[word]], "tokens": [word]} for word in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": spaces,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": False},
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    sizes = {"vocab_size": len(pieces) + 100, "pad_token_id": 0, "max_position_embeddings": 40}  # released: 128,100 for 128,001
+    kind, more = RELEASED["v3"]
+    make(kind, "masked_lm", 4, torch.float32, **more, **sizes).save_pretrained(tmp_path)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
+    model = bc.load(tmp_path)
+    for text in (*TEXTS, "  the   cat  ", "the [MASK] sat", "ｔｈｅ cat", "the \u2603 sat", "the cat sat . the cat sat ."):
+        assert model.tokenizer.encode(text).ids == theirs(text)["input_ids"], text  # none is cut, whatever the file says
+    assert model.tokenizer.token_to_id("[MASK]") == len(pieces)
+    assert len(model.fill("the [MASK] sat")[0]) == 5
+
+
 def outcome(network, arrays, labels):
     """States, logits (None of a base model), the loss and each parameter's gradient, of a model of transformers."""
     tensors = {name: torch.tensor(array) for name, array in (arrays | labels).items()}
