@@ -79,6 +79,7 @@ WRONG = [
     ("rows_of", CLIP, "distance + reach", "no row of its own"),
     ("rows_of", CLIP, "np.clip(distance, -reach, reach - 1)", "add the reach"),
     ("read_off", READ, "products[i, j - i + length - 1]", "you read distance j - i"),
+    ("read_off", READ, "products[i, i + j]", "turn each window round"),
     ("read_off", READ, "products[i, j + 0 * i]", "the window has to move"),
     ("read_off", READ, "products[j, i - j + length - 1]", "the query is the row"),
     ("read_off", READ, "products[i, i - j + length - 1].T", "have changed places"),

@@ -16,7 +16,7 @@ def _rows_of(rows_of) -> None:
         (np.clip(distance + 4, 0, 8), "distance 4 of reach 4 has row 7, the last of 8: you return 8, which is behind the table"),
         (
             np.clip(4 - distance, 0, 7),
-            "the sign is wrong: row 0 is that of the lowest distances i - j, of keys far behind",
+            "the sign is wrong: row 0 is that of the lowest distances i - j, of keys far to the right",
         ),
         (np.clip(np.abs(distance), 0, 7), "before and behind share a row: the table has one for each sign"),
         (distance + 4, "what is farther than the reach has no row of its own: cut it to the first or last one"),
@@ -42,6 +42,7 @@ def _read_off(read_off) -> None:
         if length > 1:
             known = (
                 (products[i, j - i + length - 1], "you read distance j - i: the distance of query i and key j is i - j"),
+                (products[i, i + j], "the distance i - j falls as j grows: turn each window round"),
                 (products[i, j + 0 * i], "every row is read from the same column: the window has to move with i"),
                 (products[j, column], "the query is the row: products[i, ...], not products[j, ...]"),
                 (products[i, column].T, "rows and columns have changed places: [i, j] is query i, key j"),

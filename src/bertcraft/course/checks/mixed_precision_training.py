@@ -35,6 +35,10 @@ def _check_spacing(spacing) -> None:
         )
     same(got, np.full(3, 2.0**-24), "the distances of float16 at its smallest numbers", rtol=1e-6)
     same(spacing(np.array([1.0]), 7, -126), np.array([2.0**-7]), "the distance of bfloat16 at 1", rtol=1e-6)
+    got = spacing(np.array([2.0**-100]), 7, -126)
+    if _near(got, np.array([2.0**-21])):
+        raise Wrong("2^-100 is no subnormal number of bfloat16: take the format's own `lowest`, not float16's -14")
+    same(got, np.array([2.0**-107]), "the distance of bfloat16 at 2^-100", rtol=1e-6)
 
 
 def _check_largest_scale(largest_scale) -> None:
@@ -53,15 +57,20 @@ def _check_largest_scale(largest_scale) -> None:
     same(got, 2.0**17, "the scale for gradients 1e-9, -0.3, 0.02", rtol=1e-6)
     same(largest_scale(np.array([65504.0])), 1.0, "the scale for a gradient of 65504", rtol=1e-6)
     same(largest_scale(np.array([[3e6, 1.0]])), 2.0**-6, "the scale for a gradient of three millions", rtol=1e-6)
+    for gradient, scale in ((0.25, 2.0**17), (65520.0, 0.5)):
+        got = largest_scale(np.array([gradient]))
+        if _near(got, 2 * scale):
+            raise Wrong(f"{gradient:g} * {2 * scale:g} is {2 * gradient * scale:,.0f}: float16 ends at 65,504, not at 2^16")
+        same(got, scale, f"the scale for a gradient of {gradient:g}", rtol=1e-6)
 
 
-def _scales(finite, scale, interval, *, reset_by_growth=True, reset_by_overflow=True, late=0, grows=True):
+def _scales(finite, scale, interval, *, reset_by_growth=True, reset_by_overflow=True, late=0, grows=True, once=False):
     """The scales after each step, right or with a mistake."""
     after, good = [], 0
     for is_finite in finite:
         if is_finite:
             good += 1
-            if grows and good >= interval + late:
+            if grows and (good == interval if once else good >= interval + late):
                 scale, good = scale * 2, 0 if reset_by_growth else good
         else:
             scale, good = scale / 2, 0 if reset_by_overflow else good
@@ -76,6 +85,8 @@ def _check_scales(scales) -> None:
         raise Wrong("after an overflow you go on counting: the good steps have to be in a row")
     if _near(got, _scales(finite, 64.0, 3, reset_by_growth=False)):
         raise Wrong("once it has grown, your scale grows at every good step: count anew after a doubling, too")
+    if _near(got, _scales(finite, 64.0, 3, reset_by_growth=False, once=True)):
+        raise Wrong("in a long row of good steps your scale grows only once: count anew after a doubling, too")
     if _near(got, _scales(finite, 64.0, 3, late=1)):
         raise Wrong("your scale grows one step late: the third good step of three doubles it")
     if _near(got, _scales(finite, 64.0, 1)):
@@ -105,6 +116,14 @@ def _check_scaled_step(scaled_step) -> None:
     if _near(tiny, -0.1 * gradient / 13):
         raise Wrong("a gradient shorter than the limit was made longer: clipping only ever shortens")
     same(tiny, -0.1 * gradient * 1e-6, "the weights after a step that needs no clipping", rtol=1e-6)
+    short = scaled_step(np.zeros(3), gradient * 0.01 * scale, scale, 1.0, 0.1)
+    if _near(short, -0.1 * gradient / 13):
+        raise Wrong("a gradient of length 0.13 was made longer: compare the true length with the limit, not the scaled one")
+    same(short, -0.1 * gradient * 0.01, "the weights after a step of a gradient of length 0.13, limit 1,", rtol=1e-6)
+    wide = scaled_step(np.zeros(3), gradient * scale, scale, 2.0, 0.1)
+    if _near(wide, -0.1 * gradient / 13):
+        raise Wrong("clipped to length 1, whatever the limit: this one was 2")
+    same(wide, -0.2 * gradient / 13, "the weights after a step clipped at 2", rtol=1e-6)
     got = scaled_step(weights, np.array([1.0, np.inf, 0.0]), scale, 1.0, 0.1)
     same(got, weights, "the weights after an overflow", rtol=1e-6)
 
