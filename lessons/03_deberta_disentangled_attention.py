@@ -94,7 +94,7 @@ with style.shown(columns=2, width=8.2, height=2.7) as (left, right):
     right.set(xlabel="place of card less that of credit", ylabel="requests")
 
 # %% [markdown]
-# *card* stands anywhere. From *credit* it stands one place to the right. A model that knows places has to learn that 3 follows 2,
+# *card* stands anywhere. From *credit* it mostly stands one place to the right. A model that knows places has to learn that 3 follows 2,
 # that 4 follows 3, and so on, a pair at a time. A model that knows distances learns one thing: +1.
 #
 # Shaw, Uszkoreit & Vaswani (2018) gave each distance a key of its own; T5 (2020) a single number. DeBERTa (2020) asks in both
@@ -295,7 +295,7 @@ print("released:", *np.round(math.sqrt(3) * released[0, 0]), "printed:", *np.rou
 
 # %% [markdown]
 # Only keys that are 1 can be found here, the first and the third. In the released form the second query sees the one *before* it,
-# in the printed form the one *behind*.
+# in the printed form the one *after* it.
 #
 # ### Late places: the enhanced mask decoder
 #
@@ -465,8 +465,8 @@ with style.shown(width=6.2, height=2.8) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# A distance is the same everywhere: the disentangled model cannot even notice. The other one loses a quarter of a nat with the
-# first place, and with 32 nearly all that it had learnt. It knows that 3 and 4 are neighbours, not that 35 and 36 are. In words,
+# A distance is the same everywhere: the disentangled model cannot even notice. The other one loses 0.3 nats with the first
+# place, and with 32 all that it had learnt. It knows that 3 and 4 are neighbours, not that 35 and 36 are. In words,
 # on requests picked because you can judge them (try your own):
 
 
@@ -490,7 +490,7 @@ for text in ("turn [MASK] the lights on", "add milk to my shopping [MASK]", "how
         print(f"{text:32s}{places:5d}  {one:22s}{other}")
 
 # %% [markdown]
-# A *longer* text asks for more: distances that nobody has learnt. The stored experiment has that, too.
+# A *longer* text asks for more: distances that no row had (here all from 16 on share a vector). The stored experiment has that.
 #
 # ### What the distances have learnt
 #
@@ -577,7 +577,7 @@ if lesson.installed("transformers", "torch"):
         print(f"relative_attention={relative!s:5}: backwards, each word has the same vector: {same}")
 
 # %% [markdown]
-# Three more. The masked-LM classes of transformers have no enhanced mask decoder: they guess from a layer that pretraining did not
+# Three more traps. The masked-LM classes of transformers have no enhanced mask decoder: they guess from a layer that pretraining did not
 # guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what is released is the discriminator, and filling gaps with it
 # gives noise. And `pos_att_type` in old files is a string, `"c2p|p2c"`.
 #

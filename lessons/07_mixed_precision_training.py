@@ -13,7 +13,7 @@
 # Numbers of 32 bits are more exact than a training needs, and hardware multiplies numbers of 16 bits many times faster. So why
 # not use 16 everywhere? Because a gradient of $10^{-8}$ becomes 0, and a weight of 1 to which 0.0003 is added a thousand times
 # stays 1. You will see both happen, write the two remedies, watch a real BERT's gradients fall off the edge of float16 and come
-# back, and count what is saved. It is not what the claim says.
+# back, and count what is saved.
 #
 # You need NumPy, and [lesson 00](00_foundations.ipynb) for gradients and masked language models. The sections take 225 minutes,
 # nearly half of them exercises.
@@ -76,8 +76,8 @@ with style.shown(columns=2, width=8.2, height=2.8) as (left, right):
 # ## 2. Background and motivation (10 minutes)
 #
 # In 2017 NVIDIA's Volta came with tensor cores: they multiply small matrices of float16 and add up in float32. An A100's data
-# sheet says 312 TFLOP/s for 16-bit products and 19.5 for plain float32. Training had been done in 16 bits before (Gupta et al.
-# 2015, in fixed point), but not with everybody's recipes unchanged. Where do the bits go?
+# sheet says 312 TFLOP/s for 16-bit products and 19.5 for plain float32. Gupta et al. (2015) had trained in 16 bits
+# before, in fixed point. Where do the bits go?
 
 # %% alt="Bits of five formats as rows of squares: sign, exponent, digits. float32 has 1, 8, 23; float16 1, 5, 10; bfloat16 1, 8, 7; float8 e4m3 1, 4, 3; float8 e5m2 1, 5, 2. Beside each its smallest and largest number and its unit roundoff."
 BITS = {"float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7), "float8_e4m3": (4, 3), "float8_e5m2": (5, 2)}
@@ -98,8 +98,9 @@ with style.shown(width=9.2, height=2.3) as ax:
     ax.legend(fontsize=8, loc="lower right")
 
 # %% [markdown]
-# The **exponent**'s bits decide how small and how large a number may be, the **digits** how exact it is. float16 has digits and
-# little range; **bfloat16** is float32 with 16 bits cut off: all of the range, few digits. The paper's recipe for float16:
+# The **exponent**'s bits decide how small and how large a number may be, the **digits** how exact it is: $u$ is the largest
+# relative error of a rounding. float16 has digits and little range; **bfloat16** is float32 with 16 bits cut off: all of the
+# range, few digits. The paper's recipe for float16, with a large number $S$ (why, says section 3):
 
 # %% alt="Master weights in float32 are rounded to float16 weights. Forward pass and loss; the loss times S goes into the backward pass, in float16, and gives S times the gradients. Divided by S in float32 they go to clip and Adam, which change the master weights. If any is infinite the step is skipped and S halved."
 with drawing.schematic(columns=4, rows=3, width=9.4, row_height=0.95) as s:
@@ -140,15 +141,15 @@ with drawing.schematic(columns=4, rows=3, width=9.4, row_height=0.95) as s:
 # $$|r(x)-x|\le 2^{e-d-1}\le u\,|x|,\qquad u=2^{-d-1}.\tag{2}$$
 #
 # $u$ is the **unit roundoff**: 0.05 % for float16, 0.4 % for bfloat16. Of two equally near neighbours the one with an even $j$
-# is taken. A product of two 11-bit numbers has 22 bits, which float32's 24 hold exactly; it is the long *sums* that would suffer,
-# and tensor cores add in float32.
+# is taken. With the 1 before the point float16's numbers have 11 digits, bfloat16's 8. A product of two of 11 has 22, which
+# float32's 24 hold exactly; long *sums* would suffer, and tensor cores add in float32.
 #
 # ### Underflow: gradients that are too small
 #
 # $$r(x)=0\quad\text{where}\quad|x|\le2^{-25}=3\cdot10^{-8}\qquad\text{(float16)}\tag{3}$$
 #
 # Are gradients that small? A masked language model scores all $V$ words at $n$ masked places. The derivative of its mean loss
-# with respect to the score of word $c$ is, with $y_c=1$ for the right word and 0 for others,
+# with respect to the score $z_c$ of word $c$, of probability $p_c$, is, with $y_c=1$ for the right word and 0 for others,
 #
 # $$\frac{\partial\mathcal L}{\partial z_c}=\frac{p_c-y_c}{n}.\tag{4}$$
 #
@@ -184,7 +185,7 @@ with drawing.schematic(columns=4, rows=3, width=9.4, row_height=0.95) as s:
 #
 # $$\mathbb E\,r_{\text{stochastic}}(x)=x.\tag{7}$$
 #
-# **Predict first**: below, a weight of 1 gets $+0.0003$ a thousand times. Where do the three end?
+# **Predict first**: below, a weight of 1 gets $+0.0003$ a thousand times. Two of the ends you know. Where does the third end?
 
 # %% alt="A weight over a thousand additions of 0.0003. In float32 it rises straight to 1.3; in float16 it stays at 1; in bfloat16, rounded stochastically, it climbs in steps along the straight line."
 WAYS = {"float32": ("float32", False), "float16": ("float16", False), "bfloat16, stochastic": ("bfloat16", True)}
@@ -202,6 +203,8 @@ with style.shown(width=6.6, height=2.7) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
+# Rounded by chance it ends at 1.25: right on average, with a noise of 0.05.
+#
 # ## 4. NumPy implementation (30 minutes)
 #
 # ### Rounding
@@ -247,8 +250,8 @@ elementwise(_cast, lambda g, z, x, form: cast(g, form))
 # %% [markdown]
 # ### Products of 16-bit numbers
 #
-# We keep rounded numbers in float32 arrays: their products are exact there and the sums are float32's, as in a tensor core. This
-# shows what precision does to a model; it saves nothing. All matrix products are replaced, softmax, norms and losses are left.
+# We keep rounded numbers in float32 arrays: their products are exact there and the sums are float32's, as in a tensor core. All
+# matrix products are replaced; softmax, norms and losses are left.
 
 # %%
 from collections.abc import Callable
@@ -313,8 +316,8 @@ if lesson.installed("ml_dtypes"):
     print("bfloat16, the same numbers:", same("bfloat16", ml_dtypes.bfloat16))
 
 # %% [markdown]
-# Then a model: a small BERT that reads requests to assistants, with the experiment's own settings but half as wide. Its gradient
-# in 16 bits should be the slope of the loss, but for rounding. A slope along a random direction, measured in double precision:
+# Then a model: a small BERT that reads requests to assistants, half as wide as the stored experiment's. Its gradient in 16 bits
+# should be the slope of the loss, but for rounding. A slope along a random direction, measured in double precision:
 
 # %%
 from bertcraft.lab import pretraining, ruled
@@ -354,7 +357,7 @@ for stage, divided in enumerate(("nothing", "float32 weights and means", "gradie
 # 2. float16 with master weights and a scaled loss: the recipe.
 # 3. bfloat16 *alone*: weights are bfloat16 too, without a float32 copy (`technique.kept_in`). Eight digits for everything.
 #
-# Same start, same texts, same masks, same rate. **Predict first**: how far apart do 1 and 2 end? And 3?
+# Same start, texts, masks and rate. **Predict first**: how far apart do 1 and 2 end? And 3?
 
 # %% quick="STEPS = 12"
 STEPS, RATE = 500, 3e-3
@@ -397,7 +400,7 @@ with style.shown(columns=2, width=8.6, height=2.9) as (left, right):
     right.set(xlabel="steps", ylabel="loss less float32's (nats)")
 
 # %% [markdown]
-# float16 stays with float32. It has not the same weights, for a rounding that falls to the other side is noise in all that follows.
+# float16 stays with float32, though not in every digit: each rounding is noise in all that follows.
 # bfloat16 alone ends behind: swamped updates (appendix A), or the luck of one seed? The stored experiment has more.
 # And what have the two learnt in a minute? Not much beyond frequent words, but the same:
 
@@ -456,7 +459,7 @@ for kind, values in gradients.items():
 #
 # ### The stored experiment
 #
-# The same model, twice as wide, 900 steps. float16 with both precautions takes float32's rate, because the claim is that
+# The same model, twice as wide: 900 steps, 3,840 texts. float16 with both precautions takes float32's rate, because the claim is that
 # nothing else has to change; "the same" was fixed beforehand as *within 0.02 nats*. Arms that lack a precaution have rates of
 # their own. First, whether the question can be asked:
 
@@ -488,7 +491,7 @@ lesson.plots(2)
 # | bfloat16 alone, rounded stochastically | -0.070 [-0.116, -0.024]: cannot tell, once corrected |
 #
 # Scaling saves 0.35 % of the weights' numbers and 5 % of the scores', and no loss shows it: so small a model has shown no need of
-# either precaution. The last two rows point where swamping says.
+# either precaution. The last two rows point the way that swamping predicts.
 #
 # ### When does it not help?
 #
@@ -566,10 +569,9 @@ if lesson.installed("torch"):
 # 1. The squares of small gradients are 0 in float16, and so is Adam's $\epsilon$: a division by 0.
 # 2. torch's own minGPT example forgot `unscale_` (issue 1196 of pytorch/examples). Adam hides it, for it forgives a constant
 #    factor; plain gradient descent stands still.
-# 3. Weights loaded in float16 and then trained: many a repository has an issue about this error (for one, 9628 of
-#    diffusers). Load in float32, let autocast cast.
+# 3. Weights loaded in float16 and then trained (issue 9628 of diffusers, and many more). Load in float32, let autocast cast.
 #
-# How much faster is a 16-bit product *on your machine*? The stored experiment has it for one core of ours; see for yourself:
+# How much faster is a 16-bit product? The stored experiment has it for one core of ours; measure yours:
 
 # %%
 MEASURE = False  # True: torch multiplies (1024, 768) by (768, 3072) on one core, forty times each
@@ -775,8 +777,8 @@ check.which_precision(which_precision)
 # of the loss; only scales of their own for parts of the model would reach them. (c) $g^2\ge2^{-24}$ needs $|g|\ge2^{-12}=0.00024$,
 # which few gradients have. The scale does not help: Adam must see *true* gradients, or its mean of squares changes its
 # meaning with every change of the scale. So its means stay in float32. (d) Every one whose trouble is digits and not range: an
-# update of a weight kept in 16 bits is swamped below $2^{-9}$ of it, where float16 holds on to $2^{-12}$; a sum of 300 equal
-# numbers stops growing at 256.
+# update of a weight kept in 16 bits is swamped below $2^{-9}$ of it, where float16 holds on to $2^{-12}$; a sum of 300 ones
+# stops growing at 256.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
