@@ -39,8 +39,8 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# Look at the tasks one by one (left). And ask what the *mechanism* is worth: on a model of base size the authors took away one
-# part at a time (right).
+# Look at the tasks (left). And what is the *mechanism* worth? On a base model the authors took away one part at a time (right;
+# c2p and p2c are the second and third meetings above, the decoder comes in section 4).
 
 # %% alt="Left: bars of DeBERTa minus people in points on five SuperGLUE tasks, all below zero: COPA 3.2, RTE 0.4, WiC 3.6, WSC 4.1 and CB 0.9 points, beside the average, 0.1 above. Right: points for the SQuAD 2.0 F1 of a base model: all parts 82.5, without the enhanced mask decoder 81.3, without content to position 81.3, without position to content 80.8."
 PEOPLE = {"CB": 95.8, "COPA": 100.0, "RTE": 93.6, "WiC": 80.0, "WSC": 100.0, "average of all 8": 89.8}
@@ -284,7 +284,7 @@ print(np.round(math.sqrt(3) * added[0, 0] + q[0] @ k[0].T, 6))
 # ### The paper and its code disagree
 #
 # The paper's equation has $q^\pi_{j-i}$ in the third term: the distance seen *from the key*. The authors' code, transformers and so
-# every released weight use $q^\pi_{i-j}$, as (4) does. Readers have asked about it in the authors' repository ([issue
+# every released weight use $q^\pi_{i-j}$, as (4) does. Readers have asked in the authors' repository ([issue
 # 162](https://github.com/microsoft/DeBERTa/issues/162), open). While nothing is trained, either is as good as the other, since the
 # table's rows are random. For released weights only one is right:
 
@@ -427,7 +427,7 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Both curves end below the dashed line, so both models have learnt to use what stands around a gap. For equal operations the
+# Both curves end below the dashed line, so both models use what stands around a gap. For equal operations the
 # disentangled one is ahead from a third of the way on. That is one seed; the stored experiment has ten.
 #
 # ### The same requests, further to the right
@@ -494,7 +494,7 @@ for text in ("turn [MASK] the lights on", "add milk to my shopping [MASK]", "how
 #
 # ### What the distances have learnt
 #
-# Here is what the first layer's c2p says: for each word of a request, which distances it looks to (the mean over heads of
+# The first layer's c2p: for each word of a request, which distances it looks to (the mean over heads of
 # $q_i\cdot k^\pi_d/\sqrt{3D}$, less its row's mean).
 
 # %%
@@ -548,11 +548,11 @@ lesson.plots(2)
 lesson.plots(3)
 
 # %% [markdown]
-# The first row of the comparisons is the claim at this size: *reproduced*, half a nat, and the number of steps is not the reason
-# (second row). Is it the vectors, or distance alone? A bare number for each distance is worse here than absolute places: it is
-# that distances meet *words*. Content to position alone does nearly as well as both terms. The decoder, at a rate tuned without
-# it, only harms: take that as a question. In packed rows neither rival has left the plateau, so nothing is compared there; the
-# disentangled model has, and rows twice as long as it knows cost it 0.06 nats.
+# The first row is the claim at this size: *reproduced*, half a nat, and the number of steps is not the reason (second row). Is it
+# the vectors, or distance alone? A bare number for each distance is worse here than absolute places: it is that distances meet
+# *words*. Content to position alone does nearly as well as both terms. The decoder, at a rate tuned without it, only harms; but
+# two of its five runs hardly left the plateau: take that as a question. In packed rows neither rival has left it, so nothing is
+# compared there; the disentangled model has, and rows twice as long as it knows cost it 0.06 nats.
 #
 # ### When does it not help?
 #
@@ -581,7 +581,7 @@ if lesson.installed("transformers", "torch"):
 # guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what is released is the discriminator, and filling gaps with it
 # gives noise. And `pos_att_type` in old files is a string, `"c2p|p2c"`.
 #
-# Folders go both ways. A model of transformers opens here, with its tokenizer, and what is saved here opens there:
+# A model of transformers opens here, with its tokenizer, and what is saved here opens there:
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -658,8 +658,8 @@ check.rows_of(rows_of)
 # %% [markdown]
 # ### 8.2 Read it off (two stars, 15 minutes)
 #
-# From the products of each query with each distance in *rising* order, -(L - 1) to L - 1, the c2p scores (5). Any correct way will
-# do, a double loop too.
+# From the products of each query with each distance in *rising* order, -(L - 1) to L - 1, the c2p scores (5). A double
+# loop will do.
 
 
 # %% exercise="read_off" stars=2

@@ -130,6 +130,8 @@ def test_what_the_lesson_says_of_the_stored_runs():
     assert apart("t5").low > 0, "a bare number is worse than absolute places"
     assert abs(apart("disentangled", "c2p").mean) < 0.1, "content to position alone does nearly as well as both"
     assert apart("emd", "disentangled").low > 0, "the decoder only harms"
+    emd = [run["figures"]["unigram"] - run["figures"]["loss"] for run in runs if run["arm"] == "emd"]
+    assert sum(below < 0.5 for below in emd) == 2 and len(emd) == 5, "two of five runs hardly left the plateau"
     failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
     assert {"absolute_packed", "t5_packed"} <= failed and "disentangled_packed" not in failed
     cost = np.mean([run["figures"]["longer"] for run in runs if run["arm"] == "disentangled_packed"])
