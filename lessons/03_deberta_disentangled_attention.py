@@ -363,7 +363,7 @@ for name, network in networks.items() if lesson.installed("transformers", "torch
     print(f"           with the paper's index the states differ by {paper:.2f}")
 
 # %% [markdown]
-# Now without trusting anybody. Is the derivative of the shifted scores right?
+# And is the derivative of the shifted scores right?
 
 # %%
 rng = np.random.default_rng(2)
@@ -427,8 +427,8 @@ with style.shown(width=6.2, height=3.0) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Both curves end below the dashed line, so both models use what stands around a gap. For equal operations the
-# disentangled one is ahead from a third of the way on. That is one seed; the stored experiment has ten.
+# Both curves end below the dashed line, so both models use what stands around a gap. For equal operations the disentangled one is
+# ahead from a third of the way on. That is one seed and one rate for both; the stored experiment has ten seeds and tunes rates.
 #
 # ### The same requests, further to the right
 #
@@ -467,7 +467,7 @@ with style.shown(width=6.2, height=2.8) as ax:
 # %% [markdown]
 # A distance is the same everywhere: the disentangled model cannot even notice. The other one loses 0.3 nats with the first
 # place, and with 32 all that it had learnt. It knows that 3 and 4 are neighbours, not that 35 and 36 are. In words,
-# on requests picked because you can judge them (try your own):
+# on requests that you can judge (try your own):
 
 
 # %%
@@ -490,7 +490,7 @@ for text in ("turn [MASK] the lights on", "add milk to my shopping [MASK]", "how
         print(f"{text:32s}{places:5d}  {one:22s}{other}")
 
 # %% [markdown]
-# A *longer* text asks for more: distances that no row had (here all from 16 on share a vector). The stored experiment has that.
+# A *longer* text asks for more: distances that no row had (from 16 on they share a vector). The stored experiment has that.
 #
 # ### What the distances have learnt
 #
@@ -577,7 +577,7 @@ if lesson.installed("transformers", "torch"):
         print(f"relative_attention={relative!s:5}: backwards, each word has the same vector: {same}")
 
 # %% [markdown]
-# Three more traps. The masked-LM classes of transformers have no enhanced mask decoder: they guess from a layer that pretraining did not
+# Three traps. The masked-LM classes of transformers have no enhanced mask decoder: they guess from a layer that pretraining did not
 # guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what is released is the discriminator, and filling gaps with it
 # gives noise. And `pos_att_type` in old files is a string, `"c2p|p2c"`.
 #
