@@ -71,7 +71,7 @@ with style.shown(columns=2, width=8.6, height=2.9) as (left, right):
 from bertcraft.lab import architectures, pretraining
 from bertcraft.lab.experiments import deberta_disentangled_attention as experiment
 
-SMALL = {  # the experiment of part 5 is the same, twice as wide
+SMALL = {  # the experiment of part 5 is twice as wide, its rates tuned
     **experiment.REQUESTS, "hidden": 64, "held_out": 1000, "rate": 4e-3, "warmup": 40,
 }  # fmt: skip
 texts = pretraining.prepare(architectures.setting_of(SMALL))
@@ -83,7 +83,7 @@ def places(word: str) -> np.ndarray:
     return texts.train == texts.tokenizer.token_to_id(word)
 
 
-# %% alt="Left: the places of the word card in its requests spread from 2 to 15. Right: the place of card less that of credit, in requests that have both, is 1 nearly always."
+# %% alt="Left: the places of the word card in its requests spread from 2 to 15. Right: the place of card less that of credit, in requests that have both, is 1 in most, nine in ten."
 with style.shown(columns=2, width=8.2, height=2.7) as (left, right):
     row, place = np.nonzero(places("card"))
     left.hist(place, bins=np.arange(0.5, 20.5), color=style.COLOURS[0])
@@ -504,7 +504,7 @@ example = texts.held_out[[int(np.argmax((texts.held_out != 0).sum(axis=1) == 10)
 words = encoder.embed(trained, config, example)
 maps = layer["attention"]["self"]
 query = encoder.dense(maps["content"]["query"], words)
-near = np.arange(4, -5, -1)  # distances i - j: from four places behind the word to four ahead of it
+near = np.arange(4, -5, -1)  # distances i - j: from four places before the word to four after it
 keys = encoder.dense(maps["position"]["key"], maps["position"]["table"][table_row(near, experiment.REACH)])
 q, k_pi = (F.split_heads(each, config.num_attention_heads) for each in (query, keys[None]))
 looks = (q @ np.swapaxes(k_pi, -1, -2))[0].mean(axis=0) / math.sqrt(3 * config.head_size)

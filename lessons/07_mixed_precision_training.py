@@ -49,7 +49,7 @@ lesson.claim()
 # What halves is what the layers keep for the way back. (Lesson [06](06_gradient_accumulation.ipynb) counts it.) So the saving
 # depends on the batch. **Predict first**: BERT-base, 512 tokens, 4 texts. How much smaller is the whole?
 
-# %% alt="Left: gigabytes of a training step of BERT-base against texts in a batch, 1 to 64, for float32 and mixed precision; both start at the 1.75 gigabytes of weights, gradients and Adam. Right: mixed over float32 in per cent; 87 with one text, 72 with four, 55 with 64."
+# %% alt="Left: gigabytes of a training step of BERT-base against texts in a batch, 1 to 32, for float32 and mixed precision; both start at the 1.75 gigabytes of weights, gradients and Adam. Right: mixed over float32 in per cent; 87 with one text, 72 with four, 55 with 64."
 P, texts = 109_482_240, np.array([1, 2, 4, 8, 16, 32, 64])
 memory = {}
 for title, wide in (("float32", 4), ("mixed", 2)):
@@ -187,7 +187,7 @@ with drawing.schematic(columns=4, rows=3, width=9.4, row_height=0.95) as s:
 #
 # **Predict first**: below, a weight of 1 gets $+0.0003$ a thousand times. Two of the ends you know. Where does the third end?
 
-# %% alt="A weight over a thousand additions of 0.0003. In float32 it rises straight to 1.3; in float16 it stays at 1; in bfloat16, rounded stochastically, it climbs in steps along the straight line."
+# %% alt="A weight over a thousand additions of 0.0003. In float32 it rises straight to 1.3; in float16 it stays at 1; in bfloat16, rounded stochastically, it climbs in steps near the straight line and ends at 1.25."
 WAYS = {"float32": ("float32", False), "float16": ("float16", False), "bfloat16, stochastic": ("bfloat16", True)}
 STEPS, UPDATE = 1000, 0.0003  # try 0.0005
 rng = np.random.default_rng(0)
@@ -810,7 +810,7 @@ check.which_precision(which_precision)
 # %% quick="BATCHES = 2"
 BATCHES = 20
 
-# %% alt="Share of weights that an update does not move against the learning rate, logarithmic, for float16 and bfloat16. At 1e-2 few are lost; towards 1e-5 bfloat16 loses nearly all, float16 fewer."
+# %% alt="Share of weights that an update does not move against the learning rate, logarithmic, for float16 and bfloat16. At 1e-2 few are lost; at 1e-4 bfloat16 loses nine in ten, float16 half; at 1e-5 both nearly all."
 weights = runs["float32"].params
 rule = adamw(1.0, b2=0.98, eps=1e-6, weight_decay=0.0)
 state = rule.init(weights)
