@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertcraft.course.exercises import Exercise, Wrong, decision, same
+from bertcraft.course.exercises import Exercise, Wrong, decision, described, same
 
 
 def _near(got, expected) -> bool:
@@ -19,10 +19,16 @@ def _check_count_weights(count_weights) -> None:
         "feed_forward": table + layers * attention + inner,
     }.items():
         got = count_weights(v, thin, h, f, layers, shared)
+        if not isinstance(got, (int, float, np.number)):
+            raise Wrong(f"with {shared!r} shared it returns {described(got)}, expected a number")
         if _near(got, expected - thin * h):
-            raise Wrong("the map from the thin vectors to the hidden size is missing: E times H numbers")
-        if _near(got, expected - table + v * h):
-            raise Wrong("the table has V rows of E numbers, not of H: that is what the factorisation saves")
+            raise Wrong("the map from the thin vectors to the hidden size is missing: e times H numbers")
+        if any(_near(got, expected - table + v * h + rest) for rest in (0, thin * h)):
+            raise Wrong("the table has V rows of e numbers, not of H: that is what the factorisation saves")
+        if _near(got, expected + (layers - 1) * thin * h):
+            raise Wrong("the map from the thin vectors stands before the first layer, once, and not in every layer")
+        if shared == "none" and _near(got, table + attention + inner):
+            raise Wrong("with nothing shared every layer has weights of its own")
         if shared == "all" and _near(got, table + layers * (attention + inner)):
             raise Wrong("with everything shared there is one layer, however often it is used")
         if shared == "attention" and _near(got, table + layers * attention + inner):
@@ -32,7 +38,10 @@ def _check_count_weights(count_weights) -> None:
         if _near(got, expected - attention / 4) or _near(got, expected - layers * attention / 4):
             raise Wrong("attention has four matrices: queries, keys, values and the output")
         same(got, expected, f"the weights of ALBERT-large with {shared!r} shared")
-    same(count_weights(10, 2, 3, 5, 1, "none"), 10 * 2 + 2 * 3 + 4 * 9 + 30, "the weights of one layer")
+    got, expected = count_weights(10, 2, 3, 5, 1, "none"), 10 * 2 + 2 * 3 + 4 * 9 + 30
+    if _near(got, expected - 30 + 8 * 9):
+        raise Wrong("the feed-forward part is as wide as `inner` says, which need not be 4 H")
+    same(got, expected, "the weights of a model of one layer")
 
 
 def _check_shared_gradient(shared_gradient) -> None:
@@ -65,6 +74,13 @@ def _check_shared_gradient(shared_gradient) -> None:
         got, sum(np.outer(part, out) for part, out in zip([weight.T @ weight.T @ g, weight.T @ g, g], inputs[1:], strict=True))
     ):
         raise Wrong("each use is multiplied with its *input*, not with its output")
+    backward = [np.linalg.matrix_power(weight.T, n) @ g for n in range(4)]  # the gradient after n uses, the last use first
+    if _near(got, sum(np.outer(backward[n + 1], inputs[2 - n]) for n in range(3))):
+        raise Wrong("a use's part takes the gradient by its *output*: add the part, then take the gradient back through W^T")
+    if _near(got, sum(np.outer(backward[n], inputs[n]) for n in range(3))):
+        raise Wrong("the gradient comes from the end: the last use is the first to be treated")
+    if _near(got, sum(np.outer(np.linalg.matrix_power(weight, n) @ g, inputs[2 - n]) for n in range(3))):
+        raise Wrong("a gradient goes back through W^T, not through W")
     if _near(got, sum(found).T):
         raise Wrong("the result is transposed: rows belong to the output, outer(gradient, input)")
     same(got, sum(found), "the gradient of W, used three times,", rtol=1e-6)
@@ -74,7 +90,7 @@ def _check_shared_gradient(shared_gradient) -> None:
 def _check_honest_pairs(honest_pairs) -> None:
     documents = [[(d, s) for s in range(n)] for d, n in enumerate((6, 1, 9, 2, 0, 12))]
     expected = [(a, b) for document in documents for a, b in zip(document, document[1:], strict=False)]
-    labels = []
+    labels, by_document = [], []
     for seed in range(30):
         got = honest_pairs(documents, np.random.default_rng(seed))
         if not isinstance(got, list) or not all(isinstance(each, tuple) and len(each) == 3 for each in got):
@@ -92,16 +108,23 @@ def _check_honest_pairs(honest_pairs) -> None:
                 raise Wrong(f"a label is 0 or 1, got {label!r}")
             if (first[1] > second[1]) != bool(label):
                 raise Wrong("0 means as in the text, 1 exchanged: a label says the opposite of its pair")
+        if len({frozenset(map(tuple, pair)) for *pair, _ in got}) != len(expected):
+            raise Wrong("some neighbours come twice and others not at all: each pair of neighbours once")
         labels.append([int(label) for *_, label in got])
+        by_document.append([{label for first, _, label in got if first[0] == d} for d in range(len(documents))])
     share = float(np.mean(labels))
     if share in (0.0, 1.0):
         raise Wrong("all pairs have the same label: exchange each with probability one half")
     if all(len(set(each)) == 1 for each in labels):
         raise Wrong("one draw decides for all pairs of a reading: draw for each pair")
+    if all(len(found) < 2 for each in by_document for found in each):
+        raise Wrong("one draw decides for all pairs of a document: draw for each pair")
     if len({tuple(each) for each in labels}) == 1:
         raise Wrong("the same pairs are exchanged whatever the generator: use rng")
     if not 0.42 < share < 0.58:
         raise Wrong(f"{share:.0%} of the pairs are exchanged, expected one half")
+    if honest_pairs(documents, np.random.default_rng(0)) != honest_pairs(documents, np.random.default_rng(0)):
+        raise Wrong("two generators of the same seed give different pairs: draw from rng alone")
 
 
 def _check_thin_table(thin_table) -> None:
@@ -110,26 +133,41 @@ def _check_thin_table(thin_table) -> None:
     u, s, vt = np.linalg.svd(table, full_matrices=False)
     got = thin_table(table, 2)
     if not isinstance(got, (tuple, list)) or len(got) != 2:
-        raise Wrong("return two arrays: the thin table (V, E) and the map (E, H)")
+        raise Wrong("return two arrays: the thin table (V, e) and the map (e, H)")
     thin, project = map(np.asarray, got)
-    same(thin.shape, (12, 2), "the shape of the thin table")
-    same(project.shape, (2, 5), "the shape of the map")
-    if _near(thin @ project, u[:, :2] @ vt[:2]):
+    for what, one, shape in (("thin table", thin, (12, 2)), ("map", project, (2, 5))):
+        if one.shape != shape:
+            hint = ": transposed?" if one.shape == shape[::-1] else ""
+            raise Wrong(f"the shape of the {what} is {one.shape}, expected {shape}{hint}")
+    product = thin @ project
+    if _near(product, u[:, :2] @ vt[:2]):
         raise Wrong("the singular values are missing: they say how long each direction is")
-    if _near(thin @ project, (u[:, -2:] * s[-2:]) @ vt[-2:]):
+    if _near(product, (u[:, -2:] * s[-2:]) @ vt[-2:]):
         raise Wrong("these are the two *smallest* directions: keep those with the largest singular values")
-    if _near(thin @ project, (u[:, :2] * s[:2] ** 2) @ vt[:2]):
+    if _near(product, (u[:, :2] * s[:2] ** 2) @ vt[:2]):
         raise Wrong("the singular values come twice: into the table or into the map, or their roots into both")
-    if _near(thin @ project, np.pad(table[:, :2], ((0, 0), (0, 3)))):
+    if _near(product, (u[:, :2] * s[:2]) @ vt[:, :2].T):
+        raise Wrong("the directions are the *rows* of what svd returns last, which is V^T already: no transposing")
+    if _near(product, np.pad(table[:, :2], ((0, 0), (0, 3)))):
         raise Wrong("that keeps the first two columns; the best plane need not lie along the axes")
-    same(thin @ project, (u[:, :2] * s[:2]) @ vt[:2], "the product of the two", rtol=1e-6)
+    mean = table.mean(axis=0)
+    around = np.linalg.svd(table - mean, full_matrices=False)[2][:2]
+    if any(_near(product, rows @ around.T @ around) for rows in (table, table - mean)):
+        raise Wrong("the mean was taken away first, as in PCA: a product has no place to put it back")
+    same(product, (u[:, :2] * s[:2]) @ vt[:2], "the product of the two", rtol=1e-6)
+    other = rng.standard_normal((4, 6))  # fewer rows than columns, another width
+    u, s, vt = np.linalg.svd(other, full_matrices=False)
+    thin, project = map(np.asarray, thin_table(other, 3))
+    if thin.shape != (4, 3) or project.shape != (3, 6):
+        raise Wrong(f"of a table (4, 6), 3 wide: the shapes are {thin.shape} and {project.shape}, expected (4, 3) and (3, 6)")
+    same(thin @ project, (u[:, :3] * s[:3]) @ vt[:3], "the product of the two, of width 3,", rtol=1e-6)
 
 
 EXERCISES = (
     Exercise(
         "count_weights", "Count it", 1, _check_count_weights,
         ("Three parts: embeddings with their map, attention, feed-forward. Each of the last two counts once or once a layer.",
-         "The table and its map have V E + E H weights; attention has 4 H^2, the feed-forward part 2 H F."),
+         "The table and its map have V e + e H weights; attention has 4 H^2, the feed-forward part 2 H F."),
     ),
     Exercise(
         "shared_gradient", "Only one use learns", 2, _check_shared_gradient,
@@ -143,8 +181,8 @@ EXERCISES = (
     ),
     Exercise(
         "thin_table", "The best thin table", 3, _check_thin_table,
-        ("Which matrix of rank E is nearest to a given one?",
-         "`u, s, vt = np.linalg.svd(table, full_matrices=False)`; keep the first E of each."),
+        ("The nearest table of rank e is the sum of the e largest parts of the SVD. Which of u, s and vt does a part consist of?",
+         "Keep the first e columns of u, numbers of s and rows of vt; s belongs to one of the two factors."),
     ),
     Exercise(
         "ship", "Which one do you ship?", 2,
@@ -162,10 +200,10 @@ EXERCISES = (
             "unless": {
                 "c": "",
                 "a": "it is the same model at the same speed, whatever is shared",
-                "b": "a larger seed count narrows the interval; the choice follows from the limit first",
+                "b": "more seeds narrow the intervals; but -1.5 is far from 0 already, and what fits does not depend on seeds",
             },
         }),
         ("Cross out what does not fit, then look at what is left.",
-         "What would have to change about the *phone* for another row to win?"),
+         "Which column decided? Only a change that touches it lets another row win."),
     ),
 )  # fmt: skip
