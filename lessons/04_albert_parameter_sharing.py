@@ -15,7 +15,7 @@
 # layer it costs most, and why ALBERT asks for the order of two sentences where BERT asked whether they belong together.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for the parts of a layer and [its second part](00_foundations_2.ipynb) for
-# intervals. The sections take 170 minutes, nearly half of them exercises.
+# intervals. The sections take 170 minutes, 70 of them for the exercises.
 
 # %%
 import numpy as np
@@ -30,19 +30,35 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 # %% [markdown]
 # ## 1. The claim (5 minutes)
 #
-# "18 times fewer parameters" compares two models of the same shape. It does not say that they are equally good.
+# "18 times fewer parameters" compares two models of the same shape. It does not say that they are equally good. The paper's
+# scores are means over five tasks, on development texts.
 
 # %%
 lesson.claim()
 
 # %% [markdown]
 # Two models of the paper hide behind one name. The one with 18 times fewer parameters *loses* to BERT-large. The one that wins
-# is four times as wide, has two thirds of BERT-large's parameters, and trains at about a third of its speed.
+# is four times as wide and half as deep, has about two thirds of BERT-large's parameters, and trains at about a third of its
+# speed.
 #
 # ## 2. Background and motivation (10 minutes)
 #
-# In 2019 models grew until they no longer fit onto one accelerator, and machines that train one model together send each other
-# every gradient: one number a parameter. Fewer parameters would help with both. ALBERT saves them in two places.
+# In 2019 models grew until they no longer fitted onto one accelerator, and machines that train one model together send each
+# other every gradient: one number a parameter. Fewer parameters would help with both. ALBERT saves them in two places, and
+# changes a question.
+#
+# **The table.** BERT's tokens have vectors as wide as its hidden states. A token's vector has to say only which token it is;
+# the hidden states hold what it means here. So ALBERT's table is thin (128 numbers a token) and one matrix widens it.
+#
+# **The layers.** All of them use the same numbers. That is less strange than it sounds: a program that refines its result in a
+# loop uses the same instructions each time.
+#
+# **The order.** BERT's second question, *does B follow A?*, has a cheap answer: a B from elsewhere is about something else.
+# ALBERT shows two neighbours, half of the time exchanged, and asks which way round they stand. Both ways round there are the
+# same words.
+#
+# In the picture $e$ is the width of the thin table, in this lesson alone; the other letters are those of the
+# [notation](00_glossary.ipynb). The double arrow is the loop, out of the layer and into it again. Blue is new.
 
 # %% alt="Left to right: token ids go into a thin table of V times e numbers, new, then a map from e to H, new, then one layer, new, whose output goes back to its input N times, and then to the heads for masked words and for sentence order, the last new."
 with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
@@ -62,18 +78,9 @@ with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
     s.arrow(again, layer)
 
 # %% [markdown]
-# **The table.** BERT's tokens have vectors as wide as its hidden states. A token's vector has to say only which token it is; the
-# hidden states hold what it means here. So ALBERT's table is thin (128 numbers a token) and one matrix widens it.
-#
-# **The layers.** All of them use the same numbers. That is less strange than it sounds: a program that refines its result in a
-# loop uses the same instructions each time.
-#
-# **The order.** BERT's second question, *does B follow A?*, has a cheap answer: a B from elsewhere is about something else. ALBERT
-# shows two neighbours, half of the time exchanged, and asks which way round they stand. Both ways round there are the same words.
-#
-# How cheap, encyclopedia sentences tell. The rule that we try knows nothing of language: it adds up what the word pieces that A
-# and B have in common tell, $-\ln$ of each one's frequency, and compares the sum with one threshold. **Predict first**: how often
-# is it right on either question?
+# How cheap? A rule that understands nothing, on sentences of an encyclopedia: look for the word pieces that A and B have in
+# common, give each the weight $-\ln(\text{frequency})$, so that rare ones weigh more, and add up. Above one threshold the
+# answer is "B follows A"; for the order, "as in the text". **Predict first**: how often is it right on either question?
 
 # %%
 from bertcraft.lab import segment_pairs
@@ -107,33 +114,35 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
         ax.legend(fontsize=8)
 
 # %% [markdown]
-# Three of four pairs are told by this rule alone, so a model can be good at BERT's question without reading a sentence. At ALBERT's
-# question it is a coin: what two segments have in common is the same both ways round.
+# The rule is right on three of four pairs, a coin on two. So a model can be good at BERT's question without reading a sentence.
+# At ALBERT's the rule is a coin: what two sentences have in common is the same both ways round. (Other cheap cues remain: an
+# article's first sentence is easy to know.)
 #
 # ## 3. Mathematical foundation (20 minutes)
 #
 # ### Two matrices for one
 #
-# In this lesson $e$ is the width of the thin table. A table $(V,H)$ holds $VH$ numbers; a product of a $(V,e)$ and an $(e,H)$
-# matrix holds
+# A table $(V,H)$ holds $VH$ numbers. ALBERT keeps a thin table $(V,e)$ and a map $(e,H)$, together
 #
 # $$V\,e+e\,H \tag{1}$$
 #
-# With $V=30{,}000$, $H=1024$ and $e=128$: 3.97 million in place of 30.72. The product is a $(V,H)$ table, too, but one of rank
-# $e$: all its rows lie in a space of 128 dimensions.
+# numbers. With $V=30{,}000$, $H=1024$ and $e=128$ that is 3.97 million in place of 30.72. Their product is a $(V,H)$ table,
+# too, but every row of it is a mixture of the same 128 rows, those of the map: its *rank* is at most $e$.
 #
 # ### One layer for many
 #
-# BERT's layer $n$ has parameters $\theta_n$; ALBERT's have the same:
+# Let $h^{(0)}$ $(L,H)$ be the states that enter the first layer, $h^{(n)}$ those after layer $n$, and $f$ what a layer
+# computes. BERT's layer $n$ has parameters $\theta_n$; ALBERT's layers have the same $\theta$:
 #
 # $$h^{(n)}=f\bigl(h^{(n-1)};\theta_n\bigr)\quad\longrightarrow\quad h^{(n)}=f\bigl(h^{(n-1)};\theta\bigr),\qquad n=1\dots N \tag{2}$$
 #
-# A layer keeps about $4H^2$ numbers for attention and $2HF$ for the feed-forward part, twice as many when $F=4H$. Shared, they are
-# kept once; either part can be shared alone. A product, though, is computed whenever it is used:
+# A layer keeps about $4H^2$ numbers for attention (four matrices) and $2HF$ for the feed-forward part (two), twice as many when
+# $F=4H$. Shared, they are kept once; either part can be shared alone. A product, though, is computed each time. Counting a
+# multiplication and its addition as two, with $2LH$ for a token's scores and averages, and without heads:
 #
 # $$\text{operations a token}=2\Bigl(eH+N\bigl(4H^2+2HF+2LH\bigr)\Bigr) \tag{3}$$
 #
-# There is an $N$ in (3) that no sharing takes out.
+# The $N$ in (3) stays, whatever is shared.
 #
 # ### The gradient of a number that is used often
 #
@@ -143,13 +152,14 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
 # $$\frac{\partial\mathcal L}{\partial\theta}=\sum_{n=1}^{N}\frac{\partial\mathcal L}{\partial\theta_n}\bigg|_{\theta_1=\dots=\theta_N=\theta} \tag{4}$$
 #
 # **By hand.** One weight $w$, used twice: $h=w\,(w\,x)$ with $x=1$, $w=3$, and the loss is $h$. As two copies, $h=w_2w_1x$, the
-# derivatives are $w_2x=3$ by $w_1$ and $w_1x=3$ by $w_2$. Their sum, 6, is the derivative of $w^2$.
+# derivatives are $w_2x=3$ by $w_1$ and $w_1x=3$ by $w_2$. Their sum, 6, is the derivative of $w^2$ at 3.
 #
-# **Predict first.** The four uses of a shared layer each ask for a change. Do they ask for the same?
+# **Predict first.** Here both uses ask for the same change, 3. Will the four uses of a layer in a network do so?
 #
 # ### Which way round?
 #
-# Let $z$ $(2,)$ be the logits from the pooled [CLS]. With $y=0$ for two neighbours in their order and $y=1$ exchanged,
+# Let $z$ $(2,)$ be the logits from the pooled [CLS], and $\mathcal L_\text{words}$ the loss of the masked language model. With
+# $y=0$ for two neighbours in their order and $y=1$ exchanged,
 #
 # $$\mathcal L=\mathcal L_\text{words}+\mathcal L_\text{order},\qquad \mathcal L_\text{order}=-\ln p_y,\quad p=\operatorname{softmax}(z) \tag{5}$$
 #
@@ -157,9 +167,11 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
 #
 # ## 4. NumPy implementation (20 minutes)
 #
-# A model is a tree of arrays. Sharing is a tree in which something stands once and is filled in wherever it lacks. `shared` takes
-# out what the later layers (here: *groups*) are to have in common with the first; `complete` puts it back: the same array, not a
-# copy.
+# A model is a tree of arrays. In a shared tree a part stands in the first layer alone. `shared` takes out what the later layers
+# are to have in common with it; `complete` fills it in again: the same array, not a copy.
+#
+# Checkpoints call layers with the same numbers a *group*; here each layer starts as a group of its own. `_groups` fetches the
+# groups out of a tree, `_with_groups` puts others in, `SHARING` names the parts.
 
 # %%
 from bertcraft.bert import Config
@@ -175,7 +187,7 @@ from bertcraft.techniques.albert_parameter_sharing import shared  # inline
 from bertcraft.techniques.albert_parameter_sharing import complete  # inline
 
 # %% [markdown]
-# **Try it.** Four layers, 8 wide. Which names are left, and what do the lacking ones become?
+# **Try it.** Four layers, 8 wide. How many numbers are left, and do layers 1 and 4 hold the same object?
 
 # %%
 config = Config(family="albert", head="masked_lm", vocab_size=40, hidden_size=8, embedding_size=4, num_attention_heads=2,
@@ -189,7 +201,8 @@ for sharing in SHARING:
           f"attention {once[0]}, feed-forward {once[1]}")  # fmt: skip
 
 # %% [markdown]
-# Because it is the same object, `grad` adds up its uses by itself. Equation (4), then, by giving every layer a copy:
+# Because it is the same object, `grad` adds up its uses by itself. Equation (4), then, by giving every layer a copy; and the
+# directions of the four gradients, compared by their cosines: 1 is the same direction, 0 a right angle.
 
 # %%
 rng = np.random.default_rng(0)
@@ -211,12 +224,14 @@ cosine = [[float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)) for a in
 print("cosines of what the four uses ask for:", *np.round(cosine, 2), sep="\n")
 
 # %% [markdown]
-# They do not ask for the same: one layer has to serve four masters.
+# They do not ask for the same. In this untrained model, uses next to each other want similar changes (0.5 to 0.7), the first
+# and the last almost unrelated ones (0.05).
 #
 # ### Which way round?
 #
-# Neighbours of one document only. Where a pair is too long the two are cut alike: a rule that left the first one longer would
-# give the order away.
+# `consecutive` finds neighbours, of one document only. Where a pair is too long, `fitting` cuts the two alike: a rule that left
+# the first one longer would give the order away. `order_pairs` exchanges half of them. Below, 2 is [CLS], 3 is [SEP] and 0 is
+# padding.
 
 # %%
 from collections.abc import Iterator
@@ -232,7 +247,7 @@ for row, label in zip(pairs.input_ids, pairs.labels, strict=True):
 # %% [markdown]
 # ### Proof
 #
-# Against transformers' `AlbertForPreTraining`, both losses, from copied random weights.
+# Against transformers' `AlbertForPreTraining`, from copied random weights: the sum of both losses, and every gradient.
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -285,8 +300,11 @@ for size, shape in technique.SIZES.items():
 
 # %% [markdown]
 # In the second row stands the claim, 18.95 by exact count, and beside it what it does not say: the model computes as much as
-# BERT-large. The last row wins the paper's comparisons, with 7.5 times BERT-large's operations. (The paper prints 235 million for
-# it; its configuration counts 222.6.)
+# BERT-large. The last row wins the paper's comparisons, with 7.5 times BERT-large's operations. (The paper prints 235 million
+# for it; its configuration counts 222.6. And it trained three times as slowly, not 7.5 times: operations are not time either.)
+#
+# Sharing may also stop at half a layer. The next figure has ALBERT-base, shared in four ways, and the paper's score for each.
+# **Predict first**: which half costs more to share?
 
 # %% alt="Left: stacked bars of ALBERT-base's parameters in millions for all shared, feed-forward shared, attention shared and none shared: 12, 38, 64 and 90. Right: the score that the paper reports for each: 80.1, 80.2, 81.7 and 81.6."
 base = Config(family="albert", **technique.SIZES["base"], num_hidden_groups=12)
@@ -304,8 +322,9 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
     right.set(ylabel="mean score (reported)", xlabel="shared", ylim=(79.5, 82.2), xlim=(-0.4, 3.4))
 
 # %% [markdown]
-# In the paper's base model sharing attention costs nothing, and sharing the feed-forward part nearly all that is lost (Lan et al.
-# 2020, table 4).
+# Sharing attention costs this model nothing, and sharing the feed-forward part nearly all that is lost (Lan et al. 2020, table
+# 4). It is also the larger part: two thirds of a layer. With $e=768$, BERT's wide table, sharing attention does cost 0.7, and
+# sharing all 2.5. The paper prints no intervals.
 #
 # ### Live: half of the layers' numbers
 #
@@ -364,12 +383,15 @@ for title, run in runs.items():
     print(f"{title:20} how do i activate my new [MASK] ?   {guesses}")
 
 # %% [markdown]
-# Both have learnt what customers of a bank activate. One seed of a small model is no evidence for either. For that there is the stored experiment, with four layers.
+# **What happened.** Both are far below the word frequencies and end within a few hundredths of a nat of each other. Both have
+# *card* among their first three guesses, beside words that make no sense there. One seed is no evidence for either; for that
+# there is the stored experiment, with four layers.
 #
 # ### Once more, for nothing?
 #
 # A shared layer can be used more often than it was trained for, without one more parameter. **Predict first**: the layer that was
-# trained to be used twice is used once, three times, eight times. Where is the loss least?
+# trained to be used twice is used once, three times, eight times. Where is the loss least? And how far does each use turn a token's
+# state, as the angle between the vector before and after?
 
 # %%
 twice, trained = tasks["one layer, twice"].architecture, runs["one layer, twice"].params
@@ -396,18 +418,22 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
     right.set(xlabel="use", ylabel="angle, input to output (degrees)", ylim=(0, None), xticks=range(1, 9))
 
 # %% [markdown]
-# **What happened.** Two uses are best, as in training. A third already costs something, and after eight the model guesses far worse
-# than word frequencies do. Nor do the states settle: each use moves them less than the one before, and the eighth still turns them
-# by some 20 degrees, to where the head was never taught to read. How often a layer is used is part of what it has learnt; a model
-# that may be stopped at any use has to be trained for that (Dehghani et al. 2019).
+# **What happened.** Two uses are best, as in training. A third already costs something, one use alone costs more, and after
+# eight the model guesses far worse than word frequencies do. Nor do the states settle: each use turns them less than the one
+# before, but the eighth still by some 20 degrees, to where the head was never taught to read. How often a layer is used is part
+# of what it has learnt; a model that may be stopped at any use has to be trained for that (Dehghani et al. 2019).
 #
 # ### The stored experiment
 #
-# Models of four layers, 128 wide: layers of their own, one layer used four times, and either half of a layer shared alone. One
-# layer used once says whether using it again buys anything. What sharing frees can be spent: on a model twice as wide, for as many
-# steps, and for as many operations. Another three models, which read pairs of sentences, are asked for the order, whether B
-# follows A, or nothing. First, whether the questions can be asked: a model that stands at the word frequencies has learnt nothing
-# that sharing could cost.
+# Models of four layers, 128 wide. The primary comparison: layers of their own against one layer used four times, at equal width
+# and steps. After the paper we expect the shared model to be worse. Others share half a layer, have thinner tables, or use one
+# layer once. What sharing frees can be spent on a model twice as wide, whose one layer has as many numbers as the four: for as
+# many steps, and for as many operations.
+#
+# Another three models read pairs of sentences. One is asked for the order, one whether B follows A, one nothing.
+#
+# First, whether the questions can be asked: a model that stands at the word frequencies has learnt nothing that sharing could
+# cost.
 
 # %%
 from bertcraft.course import display, measured
@@ -421,7 +447,7 @@ lesson.results()
 lesson.comparisons()
 
 # %% [markdown]
-# Both axes of the claim. Sharing moves a model to the left on the first; on the second it moves nothing:
+# Both axes of the claim. Sharing moves a model to the left in the first panel; in the second it moves nothing:
 
 # %% alt="Two panels of loss at MASK, a point an arm with marks for its seeds: on the left against parameters, on the right against the operations of the training."
 lesson.plots(1)
@@ -433,7 +459,9 @@ lesson.plots(1)
 lesson.plots(2)
 
 # %% [markdown]
-# And what the questions about pairs teach, by the question that is asked afterwards:
+# And what the questions about pairs teach. In the paper a model asked what follows told the order of 52.0 % of the pairs, a
+# coin's share; one asked for the order told it for 86.5 %, and what follows for 78.9 % (table 5). Here all are fine-tuned on
+# either question first:
 
 # %% alt="Pairs told right after fine-tuning, in percent, for models that were asked nothing, whether B follows, or the order; points for either question, and a dotted line at one half."
 lesson.plots(3)
@@ -441,12 +469,16 @@ lesson.plots(3)
 # %% [markdown]
 # ### When it does not help
 #
-# When you want speed, a smaller activation memory or a better model at equal compute. (3) has no saving in it.
+# When you want a faster model, or less memory for activations: (3) has no saving in it. The paper's ALBERT-large did run
+# through its text 1.7 times as fast as BERT-large (table 2), but on many accelerators, which had fewer gradients to send each
+# other.
+#
+# In the paper sharing pays by room for width: at equal training time xxlarge scored 88.7, BERT-large 87.2 (table 6).
 #
 # ## 6. In production (10 minutes)
 #
-# `AlbertConfig()` without arguments is *xxlarge*, 4,096 wide; and `num_hidden_groups` is the paper's third choice, groups of
-# layers that share. The folder of a model with everything shared holds one layer:
+# `AlbertConfig()` without arguments is *xxlarge*, 4,096 wide. `num_hidden_groups` says how many groups have numbers of their
+# own; the default, 1, shares everything. The folder of such a model holds one layer:
 
 # %%
 import tempfile
@@ -469,8 +501,9 @@ with tempfile.TemporaryDirectory() as folder:
         print("transformers computes the same from it:", np.allclose(logits, ours, atol=1e-4))
 
 # %% [markdown]
-# **Status today (2026).** ALBERT checkpoints are rare; quantised and distilled models took their place where memory is scarce.
-# Both ideas live on in language models for phones: thin or shared tables of words, and blocks of layers that are used twice.
+# **Status today (2026).** ALBERT checkpoints are rare; quantised and distilled models took their place. Both ideas live on in
+# language models for phones: one table of words for input and output, and layers that are used twice
+# ([MobileLLM](https://arxiv.org/abs/2402.14905), 2024).
 #
 # ## 7. On your data (5 minutes)
 #
@@ -489,11 +522,12 @@ with tempfile.TemporaryDirectory() as folder:
 # trainer = Trainer(model, TrainingArguments("out", num_train_epochs=3, learning_rate=2e-5), train_dataset=data["train"],
 #                   eval_dataset=data["test"], processing_class=tokenizer)
 # trainer.train(); trainer.save_model("my_model")
+# print(pipeline("text-classification", "my_model")("a text of yours"))
 # ```
 #
 # | symptom | setting |
 # | --- | --- |
-# | the folder is small, yet memory is full | activations are those of an unshared model: smaller batches, or `gradient_checkpointing=True` |
+# | the folder is small, yet memory is full | activations are those of an unshared model: smaller batches, [accumulated](06_gradient_accumulation.ipynb); transformers refuses `gradient_checkpointing` for ALBERT |
 # | no faster than BERT | expected, see (3): a model of fewer layers, or distillation |
 # | the loss stays where it began | a shared layer gets the gradients of all its uses: halve the learning rate, lengthen the warm-up |
 #
@@ -503,7 +537,8 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # ### 8.1 Count it (one star, 10 minutes)
 #
-# The weights (no biases, no norms, no positions) of an encoder with a thin table and a given part shared.
+# The weights of an encoder with a thin table and a given part shared: no biases, norms, positions, pooler or head. The
+# arguments are $V$, $e$, $H$, $F$, $N$ and what is shared.
 
 
 # %% exercise="count_weights" stars=1
@@ -522,7 +557,8 @@ check.count_weights(count_weights)
 # %% [markdown]
 # ### 8.2 Only one use learns (two stars, 10 minutes)
 #
-# Back through $y=W\,W\cdots W\,x$. It runs, and it is wrong as soon as $W$ is used twice. Find the mistake and mend it.
+# Back through $y=W\,W\cdots W\,x$, as in (4). It runs, and it is wrong as soon as $W$ is used twice. Find the mistake and mend
+# it.
 
 
 # %% exercise="shared_gradient" stars=2
@@ -549,7 +585,8 @@ check.shared_gradient(shared_gradient)
 # %% [markdown]
 # ### 8.3 Pairs whose topic tells nothing (two stars, 15 minutes)
 #
-# All neighbours of every document, each exchanged with probability one half.
+# All pairs of neighbours of every document, each pair exchanged with probability one half. `rng` is the only source of chance.
+# A segment goes into its triple as it is.
 
 
 # %% exercise="honest_pairs" stars=2
@@ -571,8 +608,11 @@ check.honest_pairs(honest_pairs)
 # %% [markdown]
 # ### 8.4 The best thin table (three stars, 15 minutes)
 #
-# You have a trained table $(V,H)$ and want (1): a $(V,e)$ table and an $(e,H)$ map whose product is as near to it as possible, in
-# squared error.
+# You have a trained table $(V,H)$ and want (1): a $(V,e)$ table and an $(e,H)$ map whose product is as near to it as possible,
+# in squared error.
+#
+# The *singular value decomposition*, `np.linalg.svd`, writes a matrix as a sum of parts, largest first: each a column times a
+# row times a number, its size. No sum of $e$ such products is nearer to it than that of the first $e$ parts.
 
 
 # %% exercise="thin_table" stars=3
@@ -591,7 +631,8 @@ check.thin_table(thin_table)
 # ### 8.5 Which one do you ship? (two stars, 10 minutes, a decision)
 #
 # An app may download 130 MB. Models of ALBERT-base's shape, two bytes a number; the accuracies are invented for this exercise, as
-# if measured on the app's own task (ten seeds, points less the unshared model, 95 % intervals):
+# if measured on the app's own task (ten seeds; the last column is the difference to the unshared model in points, with its 95 %
+# interval):
 #
 # | shared | download | a text takes | accuracy |
 # | --- | --- | --- | --- |
@@ -619,28 +660,31 @@ check.ship(ship)
 # %% [markdown]
 # ### 8.6 Deeper for nothing? (three stars, 10 minutes)
 #
-# A shared layer costs no parameters when it is used once more. On paper: let $f(h)=\rho\,(h-h^*)+h^*$ with $|\rho|<1$. Where does
-# $h^{(N)}$ go, how much does use $N+1$ move it, and what does the gradient of a loss at the end say about the first uses? Then
-# compare with the eight uses of part 5, and with the paper's remark that the states of its shared layers do *not* settle.
+# A shared layer costs no parameters when it is used once more. On paper: let $f(h)=\kappa\,(h-h^*)+h^*$, with the parameters
+# $\kappa$ (a number, $|\kappa|<1$) and $h^*$ (a vector). Where does $h^{(N)}$ go as $N$ grows, and how much does use $N+1$ move
+# it? By (4), what does each use add to the gradients by $h^*$ and by $\kappa$? Then compare with the eight uses of part 5, and
+# with the paper's remark that the states of its shared layers do *not* settle.
 
 # %% [markdown] solution=true
-# **Model answer.** $h^{(N)}-h^*=\rho^N(h^{(0)}-h^*)$: it goes to the fixed point $h^*$; use $N+1$ moves it by
-# $(\rho-1)\rho^N(h^{(0)}-h^*)$, geometrically less. The gradient by the state before use $n$ has the factor $\rho^{N-n+1}$: the
-# first uses hardly count in (4). So if layers settled, more of them would be useless. The small layer of part 5 moves the states
-# less with each use, but not geometrically less: no such $f$. The paper draws how far each of ALBERT-large's 24 uses moves them:
-# the distance falls but does not go to zero.
+# **Model answer.** $h^{(N)}-h^*=\kappa^N(h^{(0)}-h^*)$: it goes to the fixed point $h^*$; use $N+1$ moves it by
+# $(\kappa-1)\kappa^N(h^{(0)}-h^*)$, geometrically less. Let $g$ be the gradient by $h^{(N)}$. Use $n$ receives $\kappa^{N-n}g$.
+# By $h^*$ it adds $(1-\kappa)\kappa^{N-n}g$: the first uses hardly count. By $\kappa$ it adds
+# $\kappa^{N-n}g\cdot(h^{(n-1)}-h^*)=\kappa^{N-1}g\cdot(h^{(0)}-h^*)$: all uses count alike, and together, $N\kappa^{N-1}$, they
+# vanish. So if layers settled, more of them would be useless. The small layer of part 5 turns the states less with each use,
+# but not geometrically less: no such $f$. The paper draws how far each of ALBERT-large's 24 uses moves them: less than BERT's
+# layers do, but it does not go to zero (figure 1).
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
 #
 # - **Parameters are not time, nor activations.** Always draw both axes.
-# - **Three changes came at once.** Table, layers and order have to be switched one at a time.
+# - **Three changes came at once.** To know what one of them does, switch one at a time: table, layers, order.
 # - **Version 2 of the checkpoints** trained longer, on more data, without dropout: base went from 80.1 to 82.3, more than any of
 #   the three changes brought.
 # - **A shared parameter gets the sum of gradients.** Clipping by norm and a rate chosen for unshared layers need a second look.
 # - **Sentence order needs documents.** Neighbours of a shuffled file of sentences are no neighbours.
 #
-# **Read**: Lan et al. 2020, [ALBERT](https://arxiv.org/abs/1909.11942). Dehghani et al. 2019,
-# [Universal transformers](https://arxiv.org/abs/1807.03819), shared layers before it.
+# **Read**: Lan et al. 2020, [ALBERT](https://arxiv.org/abs/1909.11942), with [code](https://github.com/google-research/albert).
+# Dehghani et al. 2019, [Universal transformers](https://arxiv.org/abs/1807.03819), shared layers before it.
 #
 # **Next** on the path *Architecture & Innovation*: [10, sparse attention](10_sparse_attention.ipynb).
