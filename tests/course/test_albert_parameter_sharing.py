@@ -200,3 +200,33 @@ def test_what_the_lesson_says_of_the_figures():
     for shared, megabytes in {"none": 179, "attention": 127, "all": 23}.items():  # of the decision
         assert round(2 * sum(technique.parameter_counts(base, shared).values()) / 1e6) == megabytes
     assert math.log(2) == pytest.approx(0.69, abs=0.005)
+
+
+def test_the_model_answer_on_layers_that_settle():
+    """Exercise 8.6: what each use adds to the gradients by the fixed point and by the factor, by nudging one use at a time."""
+    kappa, fixed, start, uses, nudge = 0.8, np.array([1.0, -2.0]), np.array([3.0, 0.5]), 6, 1e-6
+    g = np.array([0.7, -0.4])
+
+    def loss(factors, points):
+        h = start
+        for factor, point in zip(factors, points, strict=True):
+            h = factor * (h - point) + point
+        return g @ h
+
+    def moved(values, use, by):
+        return [value + by * (i == use) for i, value in enumerate(values)]
+
+    factors, points = [kappa] * uses, [fixed] * uses
+    for use in range(uses):
+        by_kappa = (loss(moved(factors, use, nudge), points) - loss(moved(factors, use, -nudge), points)) / (2 * nudge)
+        assert by_kappa == pytest.approx(kappa ** (uses - 1) * g @ (start - fixed), rel=1e-6)
+        for axis in np.eye(2):
+            ahead, back = (loss(factors, moved(points, use, by * axis)) for by in (nudge, -nudge))
+            expected = (1 - kappa) * kappa ** (uses - 1 - use) * g @ axis
+            assert (ahead - back) / (2 * nudge) == pytest.approx(expected, rel=1e-6)
+
+
+def test_transformers_has_no_checkpointing_for_albert():
+    """Part 7 says so; where it fails, the table there may offer it."""
+    albert = pytest.importorskip("transformers.models.albert.modeling_albert")
+    assert not albert.AlbertPreTrainedModel.supports_gradient_checkpointing
