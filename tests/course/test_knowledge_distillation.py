@@ -143,11 +143,13 @@ WRONG = {
         ("logits / temperature", "logits / temperature**2", "temperature squared"),
         ("logits / temperature", "logits", "is not used"),
         ("powers / powers.sum(axis=1, keepdims=True)", "powers / powers.sum(axis=0, keepdims=True)", "axis=1"),
+        ("powers / powers.sum(axis=1, keepdims=True)", "np.exp(scaled) / np.exp(scaled).sum()", "whole batch sums to 1"),
         ("scaled - scaled.max(axis=1, keepdims=True)", "scaled", "give nan"),
         ("    scaled = logits", f"{PLAIN}    return p / temperature\n    scaled = logits", "sum to 1/2"),
         ("    scaled = logits", f"{PLAIN}    return p ** (1 / temperature)\n    scaled = logits", "divide by their sum again"),
     ),
     "soft_loss": (
+        ("return temperature**2 * np.mean(", "return 1 / temperature**2 * np.mean(", "shrinks even faster"),
         ("temperature**2 * ", "", "temperature^2 is missing"),
         ("temperature**2 * ", "temperature * ", "not its square"),
         ("(student, teacher))", "(teacher, student))", "swapped"),
@@ -170,6 +172,8 @@ WRONG = {
         ("(1 - smaller) * (table + layers * layer) - table", "(1 - smaller) * layers * layer", "table of words stays"),
         ("(table + layers * layer) - table", "(table + layers * layer)", "take V H off"),
         ("(1 - smaller) * (table + layers * layer) - table", "smaller * (table + layers * layer)", "layers are lost"),
+        ("+ 13 * hidden,", ",", "biases and norms are missing"),
+        ("+ 13 * hidden,", "+ 9 * hidden,", "biases and norms are missing"),
         ("int(room // layer)", "round(room / layer)", "round down"),
         ("int(room // layer)", "room / layer", "round down"),
         ("max(0, int(room // layer))", "int(room // layer)", "return 0"),
@@ -207,6 +211,13 @@ def test_mixed_shares_and_mixed_logits_are_told(rng):
 
     assert "shares are swapped" in lessons.told(SLUG, "one_target", swapped)[1]
     assert "mix probabilities" in lessons.told(SLUG, "one_target", mixed)[1]
+
+
+def test_targets_for_only_the_classes_among_the_labels_are_refused():
+    def narrow(teacher, labels, soft):
+        return soft * F.softmax(teacher) + (1 - soft) * np.eye(labels.max() + 1)[labels]
+
+    assert lessons.told(SLUG, "one_target", narrow)[0] == "wrong"
 
 
 # ------------------------------------------------------------------------------------------------------------ the lesson

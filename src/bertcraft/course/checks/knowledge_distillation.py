@@ -24,6 +24,10 @@ def _check_soften(function) -> None:
             "they are divided by the temperature squared: the square belongs to the loss, not here",
         ),
         (F.log_softmax(logits / tau), "these are the logarithms of the probabilities"),
+        (
+            F.softmax((logits / tau).ravel()).reshape(logits.shape),
+            "the whole batch sums to 1: divide by the sum of each row, axis=1",
+        ),
     ):
         if _close(got, wrong):
             raise Wrong(message)
@@ -49,6 +53,7 @@ def _check_soft_loss(function) -> None:
             (right / tau**2, "the factor temperature^2 is missing: by (4) the gradient shrinks like 1 / temperature^2; beside "
              "the labels' loss the teacher's weight shrinks with it"),
             (right / tau, "the factor is the temperature, not its square: the derivative takes one, the softness the other"),
+            (right / tau**4, "divided by the temperature squared, the gradient shrinks even faster: multiply"),
             (right / 5, "this is the mean over texts and classes: sum over the classes, then take the mean over texts"),
             (6 * right, "this is the sum over texts: take their mean"),
             (-(tau**2) * np.mean(np.sum(p_hat * np.log(p), axis=1)), "this is the cross-entropy with soft targets: its "
@@ -65,7 +70,7 @@ def _check_soft_loss(function) -> None:
 
 def _check_one_target(function) -> None:
     rng = np.random.default_rng(2)
-    teacher, labels = 3 * rng.standard_normal((5, 4)), np.array([3, 0, 1, 1, 2])
+    teacher, labels = 3 * rng.standard_normal((5, 4)), np.array([2, 0, 1, 1, 0])  # the last class is absent
     hard, p_hat = np.eye(4)[labels], F.softmax(teacher)
     got, expected = function(teacher, labels, 0.7), 0.7 * p_hat + 0.3 * hard
     for wrong, message in (
@@ -91,9 +96,11 @@ def _check_one_target(function) -> None:
 
 
 def _check_layers_kept(function) -> None:
-    for smaller, vocabulary, hidden, layers in ((0.6, 30522, 768, 12), (0.39, 30522, 768, 12), (0.23, 30522, 384, 6)):
+    small = (0.533, 1000, 16, 12)  # here biases and norms decide
+    for smaller, vocabulary, hidden, layers in ((0.6, 30522, 768, 12), (0.39, 30522, 768, 12), (0.23, 30522, 384, 6), small):
         layer, table = 12 * hidden**2 + 13 * hidden, vocabulary * hidden
         room = (1 - smaller) * (table + layers * layer) - table
+        matrices = (1 - smaller) * (table / (12 * hidden**2) + layers) - table / (12 * hidden**2)
         got, what = function(smaller, vocabulary, hidden, layers), f"{smaller:.0%} smaller than {layers} layers of {hidden}"
         for wrong, message in (
             (
@@ -108,6 +115,7 @@ def _check_layers_kept(function) -> None:
                 int(((1 - smaller) * (table + layers * layer)) // layer),
                 "the student keeps the table: take V H off its share",
             ),
+            (int(matrices), "a layer's biases and norms are missing: it has 12 H^2 + 13 H numbers"),
             (round(room / layer), "rounded up it is not smaller by that much any more: round down"),
             (int(-(-room // layer)), "rounded up it is not smaller by that much any more: round down"),
         ):
