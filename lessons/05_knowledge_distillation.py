@@ -85,7 +85,7 @@ for title, copied, true, metric in (
 # pretraining. The picture has its three losses, which are added; `tau`, the temperature, comes below. The blue part
 # is trained.
 
-# %% alt="A text goes to two encoders. The teacher, frozen, gives logits of shape (B, C), which are divided by a temperature and become soft targets. The student, new, gives logits that go to the loss of soft targets and, with the labels, to cross-entropy. Hidden states of both, shape (B, L, H), meet in a cosine loss. All three are summed."
+# %% alt="A text goes to two encoders. The teacher, frozen, gives logits of shape (B, C), which are divided by a temperature and become soft targets. The student, new, gives logits that go to the loss of soft targets and, with the labels, to cross-entropy. Hidden states of both, shape (B, L, H), meet in a cosine loss. The three losses are drawn apart; they are added."
 with drawing.schematic(columns=5, rows=3, width=9.8, row_height=0.95) as s:
     text = s.box("texts", at=(0, 1), kind="data")
     large = s.box("teacher\n6 or 12 layers", at=(1, 0), kind="frozen")
@@ -178,7 +178,7 @@ def accuracy(found):
 
 print("the teacher, on texts that it has not read:", accuracy(F.linear(on_test, **head)))
 
-# %% alt="Three requests, a panel each: the five most probable kinds that the teacher gives, at temperatures 1, 2 and 4. At temperature 1 two kinds of the same device or subject share most of the probability; with rising temperature all bars become small and more alike."
+# %% alt="Three requests, a panel each: the five most probable kinds that the teacher gives, at temperatures 1, 2 and 4. At temperature 1 two kinds of the same device or subject share most of the probability; with rising temperature the two leading bars shrink, the others grow at first, and all become more alike."
 from textwrap import shorten
 
 unread = np.arange(LABELLED, len(rows))
