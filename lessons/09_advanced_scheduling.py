@@ -10,13 +10,12 @@
 # %% [markdown]
 # # 09. Learning-rate schedules: travel first, then settle
 #
-# A large learning rate travels fast and cannot stand still. A small one stands still and does not travel. So the rate rises at
-# the start of a training and falls at its end, and every library has a dozen ways to do it. You will derive why it falls, measure
-# why it rises, hold all ways against `transformers` and torch to the last step (where they differ), and learn what to do when nobody
-# can tell you how long the training will be.
+# A large learning rate travels fast but cannot stand still. A small one stands still but does not travel. So rates fall towards the
+# end of a training. They also rise at its start, for another reason. You will derive why they fall, measure why they rise, hold each
+# schedule against `transformers` and torch, and learn what to do when nobody can tell you how long a training will be.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for the training loop and [its second part](00_foundations_2.ipynb) for
-# intervals. The sections take 200 minutes, nearly half of them exercises.
+# intervals. The sections take 200 minutes, 75 of them exercises.
 
 # %%
 import numpy as np
@@ -37,22 +36,22 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# No paper promises a figure. What encoders were really trained with:
+# No paper promises a figure. What models were really trained with:
 #
 # | | highest rate | warm-up | then |
 # | --- | --- | --- | --- |
-# | first transformer (2017) | 0.0007 | 4,000 of 100,000 steps | inverse square root |
-# | BERT (2018) | 0.0001 | 10,000 of 1,000,000 steps | line to 0 |
-# | RoBERTa, large (2019) | 0.0004 | 30,000 of 500,000 steps | line to 0 |
-# | ModernBERT, base (2024) | 0.0008 | 3 of 1,700 billion tokens | flat; the fall comes last |
+# | [first transformer](https://arxiv.org/abs/1706.03762) (2017) | 0.0007 | 4,000 of 100,000 steps | inverse square root |
+# | [BERT](https://arxiv.org/abs/1810.04805) (2018) | 0.0001 | 10,000 of 1,000,000 steps | line to 0 |
+# | [RoBERTa](https://arxiv.org/abs/1907.11692), large (2019) | 0.0004 | 30,000 of 500,000 steps | line to 0 |
+# | [ModernBERT](https://arxiv.org/abs/2412.13663), base (2024) | 0.0008 | 3 of 1,700 billion tokens | flat; the fall comes last |
 #
-# The claim that is left to test: **does a rate that falls to zero leave a better model than one that stays, each at the highest
+# The claim to test: **does a rate that falls to zero leave a better model than one that stays, each at the highest
 # rate that suits it?** At one highest rate you would compare rates, not schedules.
 #
-# All of them in one plot, with the same highest rate, 1:
+# Eight schedules with the same highest rate, 1. Part 3 defines them:
 
 # %%
-T, WARMUP = 1000, 100  # steps of a training, and of its warm-up: try 0 and 400
+T, WARMUP = 1000, 100  # steps of a training, and of its warm-up: try 1 and 400
 STEPS = np.arange(T + 1)
 
 
@@ -77,12 +76,11 @@ with style.shown(columns=8, width=11.0, height=1.7) as panels:
 # %% [markdown]
 # ## 2. Background and motivation (10 minutes)
 #
-# Robbins and Monro proved in 1951 that steps along noisy directions arrive if they become shorter, neither too fast nor too slowly.
-# Deep networks were trained with a rate that somebody divided by ten when the loss stood still. Why does it help? Here is a
-# valley: steep across, nearly flat along. Each gradient is off by a random amount, as that of a batch is. The minimum is at the
-# cross.
+# Robbins and Monro proved in 1951 that noisy steps arrive if they become shorter, neither too fast nor too slowly. Deep networks had
+# a rate that somebody divided by ten when the loss stood still. Why does that help? Here is a valley, steep across and nearly flat
+# along. Each gradient is off by a random amount, as that of a batch is. The minimum is at the cross.
 
-# %% alt="Three panels of contours of a long valley, with the path of 150 updates from its left end. Rate 0.6: it soon reaches the cross and goes on jumping across the valley. Rate 0.1: it stays near the bottom but has come little more than half the way. A line from 0.6 to zero: it jumps at first and comes to rest near the cross."
+# %% alt="Three panels of contours of a long valley, with the path of 150 updates from its left end. Rate 0.6: it soon reaches the cross and goes on jumping across the valley. Rate 0.1: it stays near the bottom but has come little more than half the way. A line from 0.6 to zero: it jumps at first, less and less, and comes to rest a little before the cross."
 CURVATURE, START, NOISE, MOVES = np.array([1.0, 0.06]), np.array([2.0, -10.0]), np.array([1.0, 0.2]), 150  # across, along
 SHOWN = {"0.6, constant": schedules.constant(0.6), "0.1, constant": schedules.constant(0.1),
          "0.6, line to zero": schedules.warmup_linear(0.6, 0, MOVES)}  # fmt: skip
@@ -101,111 +99,119 @@ with style.shown(columns=3, width=10.0, height=2.5) as panels:
     panels[0].set_ylabel("across")
 
 # %% [markdown]
-# Along the valley a large rate is needed, across it a small one. One number serves both, so it is first large and then small. Where
-# it comes in:
+# Along the valley a large rate is needed, across it a small one. One number serves both, so it is first large and then small.
+#
+# Where the rate comes in: **Adam** ([lesson 14](14_weight_decay.ipynb)) keeps two running means, $m$ of the gradients and $u$ of
+# their squares. $m/\sqrt u$ is the *direction* of an update, the rate its length.
 
-# %% alt="The step counter, saved with the model, goes into the schedule, new, which gives the rate. A batch gives a gradient, which goes into Adam's means, and these into a direction. Rate times direction is the update, which goes to the parameters."
+# %% alt="The step counter, saved with the model, goes into the schedule, new, which gives the rate, one number. A batch gives a gradient, which goes into Adam's means, and these into a direction, both of the shape of the parameters. Rate times direction is the update, which goes to the parameters."
 with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
-    counter = s.box("step t, from 0\nsaved with the model", at=(0, 0), kind="data")
+    counter = s.box("step $t$, from 0\nsaved with the model", at=(0, 0), kind="data")
     schedule_box = s.box("schedule", at=(1.6, 0), kind="new")
     batch = s.box("batch", at=(0, 1), kind="data")
     gradient = s.box("gradient", at=(1, 1))
     adam = s.box("Adam's means\n$m_t$, $u_t$", at=(2.1, 1))
     update = s.box("update", at=(3.1, 0.5))
     params = s.box("parameters", at=(4, 0.5), kind="data")
-    s.arrow(counter, schedule_box, "t", kind="new")
-    s.arrow(schedule_box, update, r"rate $\eta_t$", kind="new")
+    s.arrow(counter, schedule_box, "one integer", kind="new")
+    s.arrow(schedule_box, update, r"rate $\eta_t$, one number", kind="new")
     s.arrow(batch, gradient)
-    s.arrow(gradient, adam, "$g_t$")
-    s.arrow(adam, update, "direction")
-    s.arrow(update, params)
+    s.arrow(gradient, adam, "$g_t$ (P,)")
+    s.arrow(adam, update, "direction (P,)")
+    s.arrow(update, params, "(P,)")
 
 # %% [markdown]
-# A schedule is no more than a function from the counter to a number. What can go wrong is the counter: where it begins, where it
-# ends, what it counts, and whether it survives.
+# A schedule is only a function from the counter to a number. What goes wrong is the counter: where it begins and ends, what it
+# counts, whether it survives.
 #
 # ## 3. Mathematical foundation (30 minutes)
 #
 # ### Why the rate has to fall
 #
-# One direction of the valley: a weight $w$ with the loss $\frac12\kappa w^2$. ($\kappa$, the curvature, is a letter of this lesson.)
-# Its gradient is $\kappa w$, that of a batch $\kappa w+\sigma\xi$ with noise $\xi$ of mean 0 and variance 1. Take a step with rate
-# $\eta$ and the mean of the square on both sides; the noise is independent of $w$:
+# One direction of the valley: a weight $w$ with the loss $\frac12\kappa w^2$; $\kappa$ is its curvature. Its gradient is $\kappa w$,
+# that of a batch $\kappa w+\sigma\xi$ with noise $\xi$ of mean 0 and variance 1. Square the step
+# $w_{t+1}=w_t-\eta_t(\kappa w_t+\sigma\xi)$ and take the mean over the noise, $\mathbb E$. The noise does not depend on $w_t$, so the
+# mixed term is 0:
 #
 # $$\mathbb E\,w_{t+1}^2=(1-\eta_t\kappa)^2\;\mathbb E\,w_t^2+\eta_t^2\sigma^2\tag{1}$$
 #
-# The first term *travels*: the distance shrinks by $1-\eta\kappa$ a step, so it takes some $1/(\eta\kappa)$ steps. The second
-# *shakes*. With a constant rate the two balance where $\mathbb E\,w^2$ no longer changes:
+# The first term *travels*: the distance shrinks by the factor $1-\eta\kappa$ a step, to about a third in $1/(\eta\kappa)$ steps.
+# The second *shakes*. With a constant rate (below $2/\kappa$: above, it blows up) the two balance where $\mathbb E\,w^2$ no longer
+# changes:
 #
 # $$\mathbb E\,w^2=\frac{\eta\,\sigma^2}{\kappa\,(2-\eta\kappa)},\qquad\text{a loss of }\;
 # \frac{\eta\,\sigma^2}{2(2-\eta\kappa)}\approx\frac{\eta\sigma^2}{4}.\tag{2}$$
 #
-# The loss that is left is proportional to the rate, and no number of further steps lowers it.
+# The loss that is left is nearly proportional to the rate, and no further steps lower it.
 #
 # **By hand**: $\kappa=1$, $\sigma=1$. With $\eta=0.5$ the loss ends at $0.5/3=0.167$, with $\eta=0.05$ at $0.05/3.9=0.013$. But
 # where $\kappa=0.06$, the first needs some 33 steps, the second 333.
 #
 # ### The shapes
 #
-# With $T_w$ steps of warm-up, $T$ in all and a highest rate $\hat\eta$ (letters of this lesson, too):
+# With $T_w$ steps of warm-up, $T$ in all, a highest rate $\hat\eta$, a power $a$ (2 on this page), and $x$ for the share of the fall
+# that is done:
 #
 # $$\eta_t=\hat\eta\,\frac{t}{T_w}\quad(t<T_w),\qquad\text{then with}\quad x=\frac{t-T_w}{T-T_w}\tag{3}$$
 #
 # $$\text{line: }\hat\eta\,(1-x)\qquad\text{cosine: }\hat\eta\,\frac{1+\cos\pi x}{2}\qquad
 # \text{polynomial: }\hat\eta\,(1-x)^a\qquad\text{inverse square root: }\hat\eta\sqrt{T_w/t}\tag{4}$$
 #
-# *Stable, then down* (warm-up-stable-decay) stays at $\hat\eta$ and falls in its last steps only. *Restarts* repeat a cosine (SGDR).
-# *One cycle* rises from $\hat\eta/25$ and falls to a ten-thousandth of that.
+# *Stable, then down* (warm-up-stable-decay) stays at $\hat\eta$ and falls in its last steps only, here a fifth. *Restarts* repeat a
+# cosine (SGDR). *One cycle* rises from $\hat\eta/25$ and falls to a ten-thousandth of that.
 #
 # ### Which step is the last?
 #
-# Count from 0. $T$ updates are the steps $0,1,\dots,T-1$. By (3) and (4) the rate is 0 at step $T$: *after* the last update. That is
-# what `transformers` does. torch's one cycle reaches its end *at* the last update, step $T-1$. Mix them up, and the last update does
-# nothing, or a run that should end at 0 does not.
+# $T$ updates are the steps $0,1,\dots,T-1$. By (3) and (4), and in `transformers`, the rate is 0 at step $T$: *after* the last
+# update. torch's one cycle ends *at* the last update, step $T-1$. Mix them up, and the last update does nothing, or a run that should
+# end at 0 does not.
 #
 # **By hand**: $T=4$, $T_w=1$. The line has the rates $0,\,1,\,\frac23,\,\frac13$: its *first* update does nothing.
 #
 # ### Why the rate has to rise
 #
-# Adam divides by the root of a running mean of squared gradients. At the first update both means hold one gradient, the bias
-# corrections take out $1-\beta_1$ and $1-\beta_2$, and, but for $\epsilon$,
+# Adam's means start at 0. After $t$ updates $m$ is divided by $1-\beta_1^t$ and $u$ by $1-\beta_2^t$, the weights they hold so far
+# (*bias correction*). After the first, both hold one gradient, and, but for $\epsilon$,
 #
 # $$\Delta w=-\eta\,\frac{m}{\sqrt u}=-\eta\,\frac{g}{\sqrt{g^2}}=-\eta\,\operatorname{sign}(g).\tag{5}$$
 #
-# **Every** parameter moves by the whole rate, also those of whose gradient nothing is known but noise. Later $m$ averages
-# the noise out and $\sqrt u$ does not: updates get shorter by themselves. How long does that take? In Adam's mean a square that is
-# $k$ steps old has the weight $\beta_2^k$. The mean age after $t$ updates is
+# **Every** parameter moves by the whole rate, also where the gradient is mostly noise. Later $m$ averages noise out and $\sqrt u$
+# does not: updates get shorter by themselves.
+#
+# Early on, $u$ itself is a mean of few squares, and $1/\sqrt u$ scatters. Of how many? A square that is $k$ steps old weighs
+# $\beta_2^k$. The mean age after $t$ updates is
 #
 # $$\bar k_t=\frac{\sum_{k=0}^{t-1}k\,\beta_2^k}{\sum_{k=0}^{t-1}\beta_2^k}
 # =\frac{\beta_2}{1-\beta_2}-\frac{t\,\beta_2^t}{1-\beta_2^t},\tag{6}$$
 #
-# and $n$ numbers that weigh alike have the mean age $(n-1)/2$. So Adam's mean is worth
+# and $n$ numbers that weigh alike have the mean age $(n-1)/2$. So $u$ is worth
 #
 # $$n_t=1+2\bar k_t,\qquad n_\infty=\frac{2}{1-\beta_2}-1\tag{7}$$
 #
 # squares: one after the first update, two after the second, 1,999 in the end (for $\beta_2=0.999$). RAdam (Liu et al. 2020) computes
-# how much $1/\sqrt u$ scatters for so few, and multiplies the rate by what would make it scatter as little as in the end,
+# how much $1/\sqrt u$ scatters for so few, and multiplies the rate by what makes it scatter as little as in the end,
 #
 # $$\omega_t=\sqrt{\frac{(n_t-4)(n_t-2)\,n_\infty}{(n_\infty-4)(n_\infty-2)\,n_t}}\qquad(n_t>5),\tag{8}$$
 #
-# and in the first five updates does not divide at all. $\omega_t$ is a warm-up that nobody had to choose. Ma and Yarats (2021) find a
-# straight one of $2/(1-\beta_2)$ steps as good: 2,000 for $\beta_2=0.999$, 100 for RoBERTa's 0.98.
+# and does not divide at all in the first five updates. $\omega_t$ is a warm-up that nobody had to choose. Ma and Yarats (2021) hold
+# that (5) is reason enough, and find a straight warm-up of $2/(1-\beta_2)$ steps as good: 2,000 for $\beta_2=0.999$, 100 for RoBERTa's
+# 0.98.
 
-# %% alt="The factor of RAdam and the straight warm-up of two over one minus beta two against updates, for beta two of 0.98 and of 0.999, on a logarithmic axis; for both the factor starts earlier and arrives later than the straight line, which reaches 1 after 100 and 2,000 updates."
+# %% alt="The factor of RAdam and the straight warm-up of two over one minus beta two against updates, for beta two of 0.98 and of 0.999, on a logarithmic axis; both factors are 0 for five updates, then above the straight line, which reaches 1 after 100 and 2,000 updates; the factors arrive later."
 updates = np.unique(np.geomspace(1, 10_000, 200).astype(int)) - 1
 with style.shown(width=6.4, height=2.6) as ax:
     for place, b2 in enumerate((0.98, 0.999), 1):
         ax.plot(updates + 1, technique.rectification(updates, b2), **style.line(place) | {"marker": ""}, label=f"(8), {b2}")
         straight = np.minimum(1, updates / technique.untuned_warmup(b2))
         ax.plot(updates + 1, straight, color=style.line(place)["color"], lw=0.8, ls=":", label=f"straight, {b2}")
-    ax.set(xscale="log", xlabel="update", ylabel="part of the rate")
+    ax.set(xscale="log", xlabel="update", ylabel="share of the rate")
     ax.legend(fontsize=8)
 
 # %% [markdown]
 # ## 4. NumPy implementation (25 minutes)
 #
-# There is no `if` on the step: the same code runs on arrays of steps, and compiled by JAX, where the step is not known yet. The
-# polynomial of (4), whose power 1 is the line:
+# There is no `if` on the step, so the same code runs on arrays of steps and in functions that JAX compiles. The polynomial of (4),
+# whose power 1 is the line:
 
 # %%
 from collections.abc import Sequence
@@ -230,8 +236,8 @@ print("the line by hand:", [round(float(warmup_polynomial(1.0, 1, 4, power=1)(t)
 from bertcraft.techniques.advanced_scheduling import through, one_cycle  # inline
 
 # %% [markdown]
-# **Try it**: BERT trains for a million steps. The rates of some updates, over the highest, and their mean. The last row is what
-# BERT's first code really does: it counts the fall from step 0, and so has no step with the highest rate.
+# **Try it**: BERT trains for a million steps. Here are some of its rates, for a highest rate of 1, and their mean. The last row is
+# BERT's first code: its fall counts from step 0, so the rate jumps from 0.9999 to 0.99 where warm-up ends.
 
 # %%
 def told(name, schedule, total):
@@ -246,23 +252,20 @@ for name in (*NAMES, "bert"):
     told(name, technique.named(name, 1.0, 10_000, 1_000_000), 1_000_000)
 
 # %% [markdown]
-# The first update is lost, except to one cycle; where the rate falls to 0 the last one is as good as lost. In a million steps, who
-# cares? In a fine-tuning of thirty, two are 7 %.
+# The first update is lost, except to one cycle; where the rate falls to 0, so is nearly the last. Two of a million are nothing; two
+# of a fine-tuning's thirty are 7 %.
 #
 # ### Another length
 #
-# A run that is given more steps while it goes on should fall from where it is:
+# **Predict first**: a line was planned for 500 steps, and at step 375 it gets 500 more. What should the rate do? What does it do in
+# `transformers`, where the step is saved and the function is not? And where a schedule saved its old length?
 
 # %%
 from bertcraft.techniques.advanced_scheduling import joined, resumed  # inline
 
-# %% [markdown]
-# **Predict first**: a line was planned for 500 steps, and at step 375 it gets 500 more. What does the rate do with our function?
-# With `transformers`, where the step is saved and the function is not? And with a schedule that saved its old length?
-
 # %% alt="Rates over 1,000 steps, all on the same line down from 1 until step 375, where it stands at 0.28. Ours goes on from there in a flatter line to 0 at 1,000. The new length jumps up to 0.66 and falls to 0. The old length reaches 0 at step 500 and stays there."
 old, new = schedules.warmup_linear(1.0, 50, 500), schedules.warmup_linear(1.0, 50, 1000)
-WAYS = {"from where it is": resumed(old, 375, 1000), "the new length: it jumps": joined(old, 375, new), "the old length: nothing moves": old}
+WAYS = {"from where it is": resumed(old, 375, 1000), "the new length: it jumps": joined(old, 375, new), "the old length: 0 from 500 on": old}
 with style.shown(width=7.0, height=2.6) as ax:
     for place, (title, schedule) in enumerate(WAYS.items(), 1):
         ax.plot(STEPS, rates(schedule), **style.line(place) | {"marker": ""}, label=title)
@@ -287,8 +290,7 @@ from bertcraft.techniques.advanced_scheduling import radam  # inline
 # %% [markdown]
 # ### Proof
 #
-# Every name, every step from the first to step $T$, against `transformers`; one cycle against torch, which refuses a step behind its
-# last. And what comes behind the end?
+# Every schedule, step by step, against `transformers`, and twenty steps past its end; one cycle against torch:
 
 # %%
 KEYWORDS = {"polynomial": {"power": 2.0, "lr_end": 0.0}, "cosine_with_restarts": {"num_cycles": 4},
@@ -322,7 +324,7 @@ if lesson.installed("transformers", "torch"):
     print(f"{'one_cycle':22} the same to 1e-12: {np.abs(theirs - ours).max() < 1e-12}")
 
 # %% [markdown]
-# Twenty steps too many, and `transformers`' cosine has risen again. Ours stays at 0.
+# Past the end `transformers`' cosine rises again. Ours stays at 0.
 
 # %%
 if lesson.installed("torch"):
@@ -341,8 +343,9 @@ if lesson.installed("torch"):
 # %% [markdown]
 # ### The schedule that the valley wants
 #
-# By (1) the loss at the end of the valley is a function of all its rates, and we have a library that differentiates functions. So
-# let gradient descent find the schedule, from a constant one. **Predict first**: which shape will it find?
+# By (1) the loss at the end of the valley is a function of all its rates, and our library differentiates functions. So let gradient
+# descent find the schedule, starting from a constant one. No rate may be above 1, where a step across would jump over the bottom.
+# **Predict first**: which shape will it find?
 
 # %%
 def expected(rates):
@@ -367,13 +370,13 @@ rule = adamw(schedules.warmup_linear(0.03, 0, ROUNDS), b2=0.99, eps=1e-12, weigh
 state = rule.init(found)
 for _ in range(ROUNDS):
     change, state = rule.update({"rates": bc.grad(expected)(found["rates"])}, state, found)
-    found = {"rates": np.clip(found["rates"] + change["rates"], 0, 1)}  # above 1 a step across would overshoot
+    found = {"rates": np.clip(found["rates"] + change["rates"], 0, 1)}
 
-# %% alt="Rates over 60 steps. The best constant rate is 0.54, the best line falls from 1 to 0. The one found by its gradient stays near 0.9 for fifty steps, then falls steeply and flattens out at 0.1. Losses in the legend: 0.248, 0.106 and 0.066."
+# %% alt="Rates over 60 steps. The best constant rate is 0.54, the best line falls from 1, the highest allowed, to 0. The one found by its gradient stays near 0.9 for fifty steps, then falls steeply and flattens out at 0.1. Losses in the legend: 0.248, 0.106 and 0.066."
 tried = np.geomspace(0.05, 1, 30)
 best_flat = min((np.full(60, rate) for rate in tried), key=expected)
 best_line = min((schedules.warmup_linear(rate, 0, 60)(np.arange(60)) for rate in tried), key=expected)
-CURVES = {"best constant": best_flat, "best line": best_line, "found by its gradient": found["rates"]}
+CURVES = {"best constant": best_flat, "best line up to 1": best_line, "found by its gradient": found["rates"]}
 with style.shown(width=6.6, height=2.6) as ax:
     for place, (title, each) in enumerate(CURVES.items()):
         ax.plot(each, **style.line(place) | {"marker": ""}, label=f"{title}: loss {expected(each):.3f}")
@@ -382,18 +385,19 @@ with style.shown(width=6.6, height=2.6) as ax:
 
 # %% [markdown]
 # *Stable, then down*: travel as long as possible, then settle in the steps that settling takes. (More rounds raise the flat part to
-# 1; the shape stays.) The best constant rate has to be a compromise at every step. A transformer is no valley of two directions, but
-# this is why its schedules look as they do, and why each has a best rate of its own.
+# 1; the shape stays.) A constant rate is a compromise at every step. A transformer is no valley of two directions, but this makes
+# plausible why its schedules look as they do.
 #
 # ## 5. Performance analysis (25 minutes)
 #
 # ### Live: the first steps of Adam
 #
-# A small BERT, two layers of 64, reads requests to assistants. We measure how long the first updates are, for a constant rate with
-# and without warm-up and for RAdam. **Predict first**: by (5), how long is the first update of each, over the rate?
+# A small BERT, two layers of 64, reads requests to assistants. How long are its first updates (root mean square over parameters)?
+# **Predict first**: by (5), how long is the very first, over the rate, with warm-up, without, and with RAdam?
 
-# %% quick="FIRST, LENGTH = 8, 20"
+# %% quick="FIRST, LENGTH, OTHERS = 8, 20, 3"
 FIRST, LENGTH, RATE = 60, 900, 4e-3  # updates that are measured; steps of a training; its highest rate
+OTHERS = 100  # batches that one batch is held against
 
 # %%
 from bertcraft.lab import pretraining, ruled
@@ -424,12 +428,21 @@ BETAS = {"b2": 0.98, "eps": 1e-6}
 RULES = {"no warm-up": adamw(RATE, weight_decay=0.0, **BETAS), "RAdam, no warm-up": radam(RATE, **BETAS),
          "warm-up of 50": adamw(technique.warmup_constant(RATE, 50), weight_decay=0.0, **BETAS)}  # fmt: skip
 first = {title: trained(rule, FIRST) for title, rule in RULES.items()}
-batches = [gradient(params, task.make_batch(900 + i), 0)[1] for params in (start, first["warm-up of 50"][0]) for i in (0, 1)]
-signs = [np.sign(np.concatenate([np.asarray(leaf).ravel() for leaf in tree.leaves(g)])) for g in batches]
-for when, one, two in (("before the first step", *signs[:2]), (f"after {FIRST} steps", *signs[2:])):
-    print(f"two batches agree on the sign of {np.mean(one == two):.0%} of the parameters {when}")
 
-# %% alt="Length of an update over the highest rate against updates 1 to 60. Without warm-up it starts at nearly 1 and falls to half within ten updates; with warm-up it starts at 0 and rises slowly; RAdam's first five are nearly 0, then it runs near the one with warm-up."
+
+# %%
+def mean_gradient(params, batches):
+    """The mean gradient of batches, by their numbers, as one vector."""
+    found = [gradient(params, task.make_batch(number), 0)[1] for number in batches]
+    return np.mean([np.concatenate([np.asarray(leaf).ravel() for leaf in tree.leaves(g)]) for g in found], axis=0)
+
+
+for when, params, step in (("at the start", start, 0), (f"after {FIRST} steps", first["warm-up of 50"][0], FIRST)):
+    one, others = mean_gradient(params, [step]), mean_gradient(params, range(step + 1, step + 1 + OTHERS))
+    differ = np.mean(np.sign(one) != np.sign(others))
+    print(f"{when} a batch and the mean of {OTHERS} others differ in the sign of {differ:.0%} of the parameters")
+
+# %% alt="Length of an update over the highest rate against updates 1 to 60. Without warm-up it starts at nearly 1 and falls to half within ten updates; with warm-up it starts at 0 and rises slowly; RAdam's first five are nearly 0, then it rises with the one with warm-up, and stays a little below it."
 with style.shown(width=6.6, height=2.7) as ax:
     for place, (title, (_, _, lengths)) in enumerate(first.items()):
         ax.plot(range(1, len(lengths) + 1), np.array(lengths) / RATE, **style.line(place) | {"markevery": 6}, label=title)
@@ -437,18 +450,18 @@ with style.shown(width=6.6, height=2.7) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Without warm-up the first update is nearly as long as (5) says: every parameter goes the whole rate, whatever the size of its
-# gradient. How many of them go astray? Two batches tell. A coin would agree with another half of the time; here three of four signs
-# agree, so (if batches err independently) one in seven goes the wrong way, by the whole rate. Whether long early updates do *harm* depends on the model: deep ones
-# with norms behind their layers are reported to need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
+# Without warm-up the first update is nearly as long as (5) says. How many parameters does it lead astray? A coin would differ from
+# the mean of a hundred batches in half of the signs; one batch differs in two of five. After 60 steps that is no better: batches have
+# not become surer, but $m$ averages some ten of them. Whether long early updates do *harm* depends on the model: deep ones with
+# norms behind their layers are reported to need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
 #
 # ### Live: the budget is not known
 #
-# Somebody will stop our training after 450 steps or after 900. We are told shortly before. Three plans, one highest rate:
+# Somebody will stop our training after 450 steps or after 900, and tell us shortly before. Three plans, one highest rate:
 #
 # 1. A line, planned for 900. Stopped at 450 it is *cut short*.
 # 2. Flat, no fall.
-# 3. Flat, and when we are told that the end is near, down to zero in the last fifth: a branch off plan 2, from its saved state.
+# 3. Flat, and down to zero in the last fifth: a branch off plan 2, from its saved state.
 #
 # **Predict first**: order them at 450 steps, and at 900.
 
@@ -493,7 +506,7 @@ with style.shown(width=7.4, height=2.9) as ax:
 print({title: round(loss, 3) for title, loss in judged.items()})
 
 # %% [markdown]
-# And in words, by the third plan after 900 steps:
+# In words, by the third plan after 900 steps:
 
 # %%
 from bertcraft.bert import Model
@@ -505,15 +518,17 @@ for sentence in ("how do i activate my new [MASK] ?", "set an [MASK] for seven i
     print(f"{sentence:40}", ", ".join(f"{word} {p:.0%}" for word, p in model.fill(sentence, top=4)[0]))
 
 # %% [markdown]
-# At 450 steps the plans are all alike: a model that has just left the plateau is still travelling and has nothing to settle. At
-# 900 a fall of 180 steps is worth 0.07 nats against staying flat. And the line is *last*: at the same highest rate its mean rate
-# is half of the others', and it has travelled less. That is what part 1 warned of. One seed and one rate are a picture of the
-# mechanism, no evidence. Who does not know the length stays flat and settles at the end.
+# It knows one word of four: 900 steps are few.
+#
+# At 450 steps the plans are alike: a model that has just left the plateau is still travelling and has nothing to settle. At 900 a
+# fall of 180 steps is worth 0.075 nats against staying flat. And the line is *last*: its mean rate is little more than half of the
+# others', so it has travelled less. That is what part 1 warned of. One seed and one rate show a mechanism and are no evidence. If
+# you do not know the length, stay flat and settle at the end.
 #
 # ### The stored experiment
 #
-# The same model twice as wide, 1,000 steps, every schedule at the best of five rates, chosen on development texts. *Cut short* and
-# *prolonged* are those of this page; two arms have no warm-up, one of them RAdam. First, whether the question can be asked:
+# A model twice as wide, 1,000 steps, every schedule at the best of five rates, chosen on development texts. *Cut short* and
+# *prolonged* are those of this page. First, whether the question can be asked:
 
 # %%
 from bertcraft.course import display, knobs, measured
@@ -535,18 +550,17 @@ lesson.plots(2)
 # %% [markdown]
 # (*Not measured yet* above means: it is being measured.) Read it by questions. *Constant* against the line is the claim. Cosine and
 # *flat, then down* inside the band: the shape does not matter, the end does. *Cut* and *prolonged*: what a change of plans costs.
-# *No warm-up* and *RAdam*: whether a shallow model needs one, and for that reason.
+# *No warm-up* and *RAdam*: whether a shallow model needs a warm-up, and whether scatter is the reason.
 #
 # ### When does it not help?
 #
-# - **Where the rate is far too low**: then nothing shakes, and a fall only shortens the way.
+# - **Where the rate is far too low**: nothing shakes, and a fall only shortens the way.
 # - **Where the length is not known**: a line, a cosine and one cycle must know it; the inverse square root and *stable* need not.
-# - **Against divergence**: a rate that blows up after warm-up is too high.
 #
 # ## 6. In production (15 minutes)
 #
-# `Trainer` takes a line, and *no* warm-up unless told. One of `transformers`' cosines counts differently from all others, and
-# a saved run that is loaded into another length does not do what you may think:
+# `Trainer` takes a line, and *no* warm-up unless told. One of `transformers`' cosines counts from 1, the others from 0. And what
+# does a saved run do when it is loaded into another length?
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -582,18 +596,18 @@ if lesson.installed("transformers", "torch"):
     print("torch's cosine, made for 1,000, after loading is one of", cosine.T_max)
 
 # %% [markdown]
-# The first keeps the step and takes the new function: after one update it jumps. The second restores its old length as well. Our
-# `pretrain` refuses to go on with another length.
+# `transformers`' line keeps the step and takes the new function: after one update it jumps. torch's cosine restores its old length.
+# Our `pretrain` refuses to go on with another length.
 #
 # **Status today (2026).** Cosine or line after a short warm-up wherever the length is known. *Stable, then down* where it is not, or
-# where checkpoints are to be trained further: MiniCPM and ModernBERT (2024) made it common. Methods without a schedule average
-# the weights instead (Defazio et al. 2024). Warm-up stayed.
+# where checkpoints are to be trained further: MiniCPM and ModernBERT (2024) made it common. Methods without a schedule
+# [average the weights](https://arxiv.org/abs/2405.15682) instead (Defazio et al. 2024). Warm-up stayed.
 #
 # ## 7. On your data (5 minutes)
 #
 # `bertcraft pretrain masked_lm --corpus FOLDER --schedule warmup_stable_decay --steps 3000 --out run` uses these very functions,
-# and `bertcraft compare texts.csv --techniques cosine,constant` holds two against a line on your labels, all at one rate. In
-# `transformers`:
+# and `bertcraft compare texts.csv --techniques cosine,constant` holds two against a line on your labels, all at one rate: a
+# first look. In `transformers`:
 #
 # ```python
 # from datasets import load_dataset
@@ -622,7 +636,7 @@ if lesson.installed("transformers", "torch"):
 #
 # ### 8.1 A line and its ends (one star, 10 minutes)
 #
-# The rate of step `step`, counted from 0, by (3) and (4), for one number. Mind no warm-up at all, and steps behind the end.
+# The rate of one step, counted from 0, by (3) and the line of (4). Mind runs without warm-up, and steps past the end.
 
 
 # %% exercise="line" stars=1
@@ -641,8 +655,8 @@ check.line(line)
 # %% [markdown]
 # ### 8.2 The end that never comes (two stars, 10 minutes)
 #
-# A cosine whose *last update* is to have the rate `lowest`, as torch's one cycle has it. It runs, it looks right in every plot, and
-# it never gets there. Find the mistake.
+# A cosine whose *last update* is to have the rate `lowest`, as in torch's one cycle. It runs, it looks right in every plot, and it
+# never gets there. Find the mistake.
 
 
 # %% exercise="last_update" stars=2
@@ -664,7 +678,7 @@ check.last_update(last_update)
 # ### 8.3 A run that gets more steps (two stars, 15 minutes)
 #
 # A line without warm-up, planned for `planned` steps, has made the steps 0 to `at` - 1. Now it may go on to `total`. Return the rates
-# of the updates that are left: from where it is, in a straight line, to 0 at step `total`.
+# of the updates that are left: from where it is, straight to 0 at step `total`.
 
 
 # %% exercise="prolonged" stars=2
@@ -682,8 +696,8 @@ check.prolonged(prolonged)
 # %% [markdown]
 # ### 8.4 How many numbers is an average? (three stars, 15 minutes)
 #
-# The left part of (6), and (7), for weights of any kind, such as a mean over a window or Adam's. They need not sum to 1. The youngest
-# number comes first.
+# The left part of (6), and (7), for weights of any kind: Adam's, or those of a window. They need not sum to 1. The youngest number
+# comes first.
 
 
 # %% exercise="length" stars=3
@@ -701,9 +715,9 @@ check.length(length)
 # %% [markdown]
 # ### 8.5 Which schedule? (two stars, 10 minutes, a decision)
 #
-# You pretrain on a machine that is lent: you get at least 20,000 steps and at most 60,000, and are told 2,000 steps before the end.
-# Agreed before any run: *good enough* is within 0.02 nats of a line planned for just that length. Each schedule has its own best
-# rate; five seeds, loss less the yardstick's with 95 % intervals (invented for this exercise):
+# You pretrain on a borrowed machine: you get 20,000 to 60,000 steps, and are told 2,000 steps before the end. Agreed before any run:
+# *good enough* is within 0.02 nats of the yardstick, a line planned for just that length. Each schedule has its own best rate; five
+# seeds, loss less the yardstick's with 95 % intervals (invented for this exercise):
 #
 # | schedule | stopped at 20,000 | stopped at 60,000 |
 # | --- | --- | --- |
@@ -715,7 +729,7 @@ check.length(length)
 # - `schedule`: "line", "prolonged" or "flat" (the one that falls in the last 2,000).
 # - `because`: (a) its differences are the smallest in both columns; (b) its intervals lie within 0.02 in both; (c) its intervals
 #   hold 0 in both.
-# - `flat_is`: against the line at 60,000: (a) worse; (b) the same to the last digit; (c) within what was agreed, more is not known.
+# - `flat_is`: against the line at 60,000: (a) worse; (b) the same; (c) within what was agreed, more is not known.
 # - `unless`: what would change your mind? (a) nobody tells you before the machine is gone; (b) a sixth seed with +0.012 at 20,000;
 #   (c) its best rate is half that of the line.
 
@@ -735,15 +749,15 @@ check.which_schedule(which_schedule)
 # ### 8.6 The best rate of one direction (three stars, 15 minutes)
 #
 # On paper. (a) In (1) with one direction, which $\eta_t$ makes $\mathbb E\,w_{t+1}^2$ smallest? (b) How does $\mathbb E\,w_t^2$ then go
-# on, when it is small against $\sigma^2/\kappa^2$? With which power of $t$ does the rate fall? (c) Why did the valley of two directions
-# find a rate that stays high for so long?
+# on, when it is small against $\sigma^2/\kappa^2$? With which power of $t$ does the rate fall? (c) Why then did the rates found in
+# part 4 stay high for so long?
 
 # %% [markdown] solution=true
 # **Model answer.** Write $s_t=\mathbb E\,w_t^2$. (a) The derivative of $(1-\eta\kappa)^2s_t+\eta^2\sigma^2$ by $\eta$ is 0 at
 # $\eta_t=\kappa s_t/(\kappa^2s_t+\sigma^2)$. (b) Put in, $s_{t+1}=s_t\,\sigma^2/(\kappa^2s_t+\sigma^2)$, so
 # $1/s_{t+1}=1/s_t+\kappa^2/\sigma^2$: $s_t\approx\sigma^2/(\kappa^2t)$ and $\eta_t\approx1/(\kappa t)$. One over $t$, as Robbins and Monro
 # had it. (c) What shakes is the steep direction, and it settles in some $1/(\eta\kappa)$ steps: a few are enough, at the end. Until
-# then only the flat direction counts, which has far to go; a rate that had fallen as $1/t$ by the steep $\kappa$ would have left
+# then only the flat direction counts, which has far to go; a rate falling as $1/t$, for the steep $\kappa$, would have left
 # it on the way.
 
 # %% [markdown]
@@ -751,20 +765,22 @@ check.which_schedule(which_schedule)
 #
 # - **Steps are updates.** With accumulation over 4 micro-batches a schedule that counts micro-batches ends at a quarter of training
 #   ([06](06_gradient_accumulation.ipynb)); a step skipped for an infinite gradient is none ([07](07_mixed_precision_training.ipynb)).
-# - **Step the scheduler after the optimiser.** Before it, the first rate of the schedule is never used.
-# - **A schedule cut short is no short schedule**, and a curve half down says nothing of its end: compare runs after their falls.
-# - **Each schedule has its own best rate.** Tune both, or compare nothing.
+# - **Step the scheduler after the optimiser.** Before it, the first rate is never used.
+# - **A schedule cut short is no short schedule.** Compare runs after their falls.
 # - **torch's decay is multiplied by the rate**: another schedule is another weight decay, too ([14](14_weight_decay.ipynb)).
-# - **The counter belongs to the state.** A run resumed without it warms up again.
 #
-# **Read**: Loshchilov and Hutter 2017, [SGDR](https://arxiv.org/abs/1608.03983); Smith and Topin 2017,
-# [one cycle](https://arxiv.org/abs/1708.07120); Liu and others 2020, [RAdam](https://arxiv.org/abs/1908.03265), and against its
-# reason Ma and Yarats 2021, [untuned warm-up](https://arxiv.org/abs/1910.04209); Hoffmann and others 2022,
-# [on schedules cut short](https://arxiv.org/abs/2203.15556); Hu and others 2024, [MiniCPM](https://arxiv.org/abs/2404.06395), section
-# 4. The production code is [transformers.optimization](https://github.com/huggingface/transformers/blob/main/src/transformers/optimization.py).
+# | read | for |
+# | --- | --- |
+# | Loshchilov and Hutter 2017, [SGDR](https://arxiv.org/abs/1608.03983) | cosines and their restarts |
+# | Smith and Topin 2017, [one cycle](https://arxiv.org/abs/1708.07120) | once up, and far down |
+# | Liu and others 2020, [RAdam](https://arxiv.org/abs/1908.03265) | (6) to (8) |
+# | Ma and Yarats 2021, [untuned warm-up](https://arxiv.org/abs/1910.04209) | another reason than RAdam's |
+# | Hoffmann and others 2022, [Chinchilla](https://arxiv.org/abs/2203.15556), appendix B | schedules cut short |
+# | Hu and others 2024, [MiniCPM](https://arxiv.org/abs/2404.06395), section 4 | stable, then down |
+# | [transformers.optimization](https://github.com/huggingface/transformers/blob/main/src/transformers/optimization.py) | the production code |
 #
-# **Open project**: with `trained` of this page, branch off one long flat run and fall to zero in the last 2 %, 10 %, 20 % and 40 %.
-# How short may the fall be? Then with texts of your own.
+# **Open project**: with `trained` of this page, branch off one long flat run on your texts and fall to zero in the last 2 %, 10 %,
+# 20 % and 40 %. How short may the fall be?
 #
 # **Next** on the path *Training & Optimization*: [14, weight decay](14_weight_decay.ipynb), the other number that the schedule
 # multiplies. [15](15_layer_norm_variants.ipynb) asks which models train without a warm-up.
@@ -775,7 +791,7 @@ check.which_schedule(which_schedule)
 # Five choices of a training, each with and without, at equal steps and each at its own best rate. Four are measured in nats at
 # [MASK] (15 and 20 on the texts that were read, as they ask whether a model trains at all), one in points of accuracy. The bar is the
 # 95 % interval, right of 0 is better; what has no stored runs says so. The models and texts are those of each experiment: compare
-# signs and sizes, not digits.
+# signs, and sizes only roughly.
 
 # %% alt="A row a knob: rates falling to zero, decoupled weight decay, norms before their layers, clipped gradients, and, in a panel of its own, rates that fall by layer. Each row has a mark with a 95 percent interval, in nats or in points, or says in words that it was not measured yet."
 knobs.draw()
