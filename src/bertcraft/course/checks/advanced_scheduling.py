@@ -15,8 +15,11 @@ def _near(got, expected) -> bool:
 
 def _check_line(line) -> None:
     peak, warmup, total = 0.4, 4, 12
-    got = np.array([line(step, peak, warmup, total) for step in range(total + 1)], float)
     steps = np.arange(total + 1)
+    rates = [line(step, peak, warmup, total) for step in range(total + 1)]
+    if silent := [step for step, rate in enumerate(rates) if rate is None]:
+        raise Wrong(f"at step {silent[0]} of {total} nothing is returned: every step has a rate, if only 0")
+    got = np.array(rates, float)
     rise, fall = np.minimum(1, steps / warmup), (total - steps) / (total - warmup)
     expected = peak * np.minimum(rise, fall)
     if _near(got, peak * np.where(steps < warmup, (steps + 1) / warmup, fall)):
@@ -29,6 +32,8 @@ def _check_line(line) -> None:
         raise Wrong("the fall counts from step 0: it jumps down where warm-up ends, as BERT's first code does; begin at `warmup`")
     if _near(got, peak * np.where(steps < warmup, rise, 1 - (steps - warmup) / total)):
         raise Wrong("the fall is as long as the whole run and does not reach 0: it has total - warmup steps")
+    if _near(got * peak, expected):
+        raise Wrong("these are shares of the peak, up to 1: multiply by `peak`")
     same(got, expected, "the rates of a line of 12 steps, 4 of them warm-up,", rtol=1e-6)
     try:
         cold = line(0, peak, 0, total), line(6, peak, 0, total)
@@ -36,6 +41,8 @@ def _check_line(line) -> None:
         if "ZeroDivisionError" in str(error):
             raise Wrong("without warm-up you divide by 0: where it has no steps the first update has the peak") from None
         raise
+    if cold[0] == 0:
+        raise Wrong("without warm-up your first update has the rate 0: it has the peak, as `warmup` is step 0 then")
     same(np.array(cold, float), np.array([peak, peak / 2]), "the rates at steps 0 and 6 of 12 without warm-up", rtol=1e-6)
     if float(line(total + 3, peak, warmup, total)) < 0:
         raise Wrong("behind `total` your rate is negative: training would climb the loss; it stays 0")
@@ -56,7 +63,15 @@ def _check_last_update(last_update) -> None:
         raise Wrong("now the last update has `lowest`, but the first has lost the peak: do not add a step, divide by one less")
     if _near(got, cosine(np.minimum(1, steps / (updates - 2)))):
         raise Wrong("two updates have `lowest` now: one step less was enough")
+    if _near(got, cosine(steps / (updates + 1))):
+        raise Wrong("the last update is updates - 1 steps from step 0: one less than `updates`, not one more")
+    if _near(got, cosine(steps / updates - 1)):
+        raise Wrong("`step / updates - 1` divides first: put the divisor in brackets")
+    if _near(got, np.append(cosine(steps / updates)[:-1], lowest)):
+        raise Wrong("only the last update is mended, by force: those before it still fall as if there were one more")
     same(got, cosine(steps / (updates - 1)), "the rates of 7 updates", rtol=1e-6)
+    few = np.array([last_update(step, 1.0, 0.0, 3) for step in range(3)], float)
+    same(few, np.array([1, 0.5, 0]), "the rates of 3 updates", atol=1e-9)
 
 
 def _check_prolonged(prolonged) -> None:
@@ -77,7 +92,13 @@ def _check_prolonged(prolonged) -> None:
         raise Wrong("your last update has the rate 0 and does nothing: linspace reaches its end; `total` is past it")
     if _near(got, left * (total - steps - 1) / (total - at)):
         raise Wrong("the first rate is that of step at + 1: step `at` has not been made yet")
-    same(got, expected, "the rates of steps 6 to 13 of a line of 10, prolonged to 14,", rtol=1e-6)
+    if _near(got, expected * (left + peak / planned) / left):
+        raise Wrong("you begin at the rate of step at - 1, the last one made: step `at` is one further down the old line")
+    if _near(got, left * (total - steps) / total):
+        raise Wrong(f"you begin at {got[0]:.2f}, not at {left:g}: the new line is total - at steps long, not total")
+    if np.size(got) == total - at + 1:
+        raise Wrong(f"one rate too many: {total - at} updates are left, the last of them step total - 1")
+    same(got, expected, "the rates of steps 6 to 13 of a line of 10, prolonged to 14", rtol=1e-6)
     same(prolonged(0.5, 100, 0, 4), 0.5 * np.array([1, 0.75, 0.5, 0.25]), "the rates of a line prolonged at once", rtol=1e-6)
 
 
@@ -86,16 +107,21 @@ def _check_length(length) -> None:
     ages = np.arange(4)
     got = length(weights)
     if _near(got, weights.sum() ** 2 / (weights**2).sum()):
-        raise Wrong("that is the length of a plain mean of equal *variance*; asked for is one of equal mean age, as in (8)")
+        raise Wrong("that is the length of a plain mean of equal *variance*; asked for is one of equal mean age, as in (7)")
     if _near(got, 1 + 2 * (weights * ages).sum()):
         raise Wrong("the weights do not sum to 1: divide by their sum")
-    if _near(got, 2 * (weights * (ages + 1)).sum() / weights.sum()):
+    if _near(got, 1 + 2 * (weights * ages).mean()):
+        raise Wrong("divide by the sum of the weights, not by how many they are")
+    if _near(got, 1 + 2 * (weights * ages[::-1]).sum() / weights.sum()):
+        raise Wrong("the youngest number comes first: the first weight has the age 0, the last the age t - 1")
+    if any(_near(got, extra + 2 * (weights * (ages + 1)).sum() / weights.sum()) for extra in (0, 1)):
         raise Wrong("the youngest number has the age 0: with the age 1 one number alone would have the length 2")
     if _near(got, (weights * ages).sum() / weights.sum()):
         raise Wrong("that is the mean age itself; n numbers that weigh alike have the mean age (n - 1) / 2: solve for n")
     if _near(got, 2 * (weights * ages).sum() / weights.sum()):
         raise Wrong("one short: n numbers that weigh alike have the mean age (n - 1) / 2, and not n / 2")
     same(got, 1 + 2 * (weights * ages).sum() / weights.sum(), "the length for weights 1, 1/2, 1/4, 1/8", rtol=1e-6)
+    same(length(np.array([0.0, 0.0, 2.0, 1.0])), 1 + 2 * 7 / 3, "the length for weights 0, 0, 2, 1", rtol=1e-6)
     same(length(np.full(9, 3.0)), 9.0, "the length of nine equal weights", rtol=1e-6)
     same(length(np.array([0.2])), 1.0, "the length of one number", rtol=1e-6)
 
