@@ -102,7 +102,7 @@ with style.shown(columns=3, width=10.0, height=2.5) as panels:
 # Along the valley a large rate is needed, across it a small one. One number serves both, so it is first large and then small.
 #
 # Where the rate comes in: **Adam** ([lesson 14](14_weight_decay.ipynb)) keeps two running means, $m$ of the gradients and $u$ of
-# their squares. $m/\sqrt u$ is the *direction* of an update, the rate its length.
+# their squares. $m/\sqrt u$ is the *direction* of an update; the rate says how far along it to go.
 
 # %% alt="The step counter, saved with the model, goes into the schedule, new, which gives the rate, one number. A batch gives a gradient, which goes into Adam's means, and these into a direction, both of the shape of the parameters. Rate times direction is the update, which goes to the parameters."
 with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
@@ -162,7 +162,7 @@ with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
 #
 # ### Which step is the last?
 #
-# $T$ updates are the steps $0,1,\dots,T-1$. By (3) and (4), and in `transformers`, the rate is 0 at step $T$: *after* the last
+# $T$ updates are the steps $0,1,\dots,T-1$. By (3) and (4), and in `transformers`, a fall arrives at 0 in step $T$: *after* the last
 # update. torch's one cycle ends *at* the last update, step $T-1$. Mix them up, and the last update does nothing, or a run that should
 # end at 0 does not.
 #
