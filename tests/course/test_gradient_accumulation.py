@@ -1,11 +1,14 @@
 """Lesson 06: its equations by independent naive functions, its exercises by right and wrong answers, its pages run."""
 
 import math
+import re
+import tempfile
 
 import numpy as np
 import pytest
 from tests.course.lessons import altered, solution, stub, told
 
+from bertcraft.course import shelf
 from bertcraft.techniques import gradient_accumulation as technique
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import value_and_grad
@@ -148,6 +151,13 @@ def test_the_factor_that_adam_forgives():
     np.testing.assert_allclose(*ends, rtol=1e-9)
 
 
+def recipe(slug):
+    """The Python that section 7 prints without running it."""
+    [path] = shelf.folder("lessons").glob(f"[0-9][0-9]_{slug}.py")
+    text = re.sub(r"^# ?", "", path.read_text(encoding="utf-8"), flags=re.M)
+    return re.search(r"^```python\n(.*?)^```", text, re.S | re.M)[1]
+
+
 # ------------------------------------------------------------------------------------------------------- the exercises
 
 
@@ -159,6 +169,7 @@ def test_the_bug_to_be_found_is_told_what_it_does():
 
 WEIGHED = "np.sum(means[some] * counts[some]) / np.sum(counts)"
 SCALED = "total * (limit / norm)"
+SHORT_AGAIN = "    rest = len(counts) % K\n    shares[-rest:] = counts[-rest:] / counts[-rest:].sum()\n    return shares"
 WRONG = [
     ("window_loss", WEIGHED, "np.mean(means[some])", "the bug itself"),
     ("window_loss", WEIGHED, "np.sum(means[some] * counts[some])", "divide by their number"),
@@ -173,6 +184,7 @@ WRONG = [
     ("clipped_gradient", "if norm > limit:", "if True:", "clipping only ever shortens"),
     ("clipped_gradient", "shares @ gradients", "gradients.mean(axis=0)", "weigh each by its share"),
     ("clipped_gradient", SCALED, "np.clip(total, -limit, limit)", "keep its direction"),
+    ("clipped_gradient", SCALED, "total / norm", "scale to `limit`"),
     ("window_shares", "window / window.sum()", "1 / K", "adds up to 1/2"),
     ("window_shares", "window / window.sum()", "window / counts.sum()", "over the whole epoch"),
     ("window_shares", "window / window.sum()", "1 / len(window)", "count equally"),
@@ -185,7 +197,10 @@ WRONG = [
     ),
     ("machine_factors", "counts * len(counts) / np.sum(counts)", "counts / np.sum(counts, axis=0)", "over one axis only"),
     ("machine_factors", "counts * len(counts)", "0 * counts + len(counts)", "their n is missing"),
+    ("window_shares", "    return shares", SHORT_AGAIN, "where no window is short"),
     ("machine_factors", "len(counts)", "counts.shape[1]", "you multiply by K"),
+    ("machine_factors", "len(counts)", "counts.size", "K times too large"),
+    ("machine_factors", "len(counts)", "2", "the factors of 3 machines"),
     ("which_way", '"accumulation", "because"', '"recomputation", "because"', "takes longer"),
     ("which_way", '"accumulation", "because"', '"small", "because"', "nothing is shown for it"),
     ("which_way", '"because": "b"', '"because": "a"', "what fits, fits"),
@@ -213,3 +228,41 @@ def test_the_factors_of_several_machines_give_the_gradient_of_all_tokens():
         for row, parts in zip(factors, machines, strict=True)
     ]
     np.testing.assert_allclose(np.mean(own, axis=0), value_and_grad(loss)(w, batch)[1], atol=1e-12)
+
+
+def test_the_recipe_for_a_csv_counts_rightly_where_the_trainer_alone_does_not():
+    """Section 7's ``by_items``; transformers 5.23 alone adds up the means of BERT's classifier (issue 47688)."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    code = re.search(r"def by_items.*?\n\n", recipe(SLUG), re.S)[0]
+    names = {"cross_entropy": torch.nn.functional.cross_entropy}
+    exec(code, names)
+
+    rng = np.random.default_rng(3)
+    ids, labels = torch.tensor(rng.integers(5, 50, (8, 12))), torch.tensor(rng.integers(0, 3, 8))
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=3,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).double().train()
+    model(input_ids=ids, labels=labels).loss.backward()
+    whole = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+
+    def step_of(loss_function, folder):
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        arguments = transformers.TrainingArguments(
+            folder, per_device_train_batch_size=2, gradient_accumulation_steps=4, max_steps=1, optim="sgd", learning_rate=1.0,
+            lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+        transformers.Trainer(model, arguments, train_dataset=rows, compute_loss_func=loss_function).train()
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        torch.nn.utils.vector_to_parameters(before, model.parameters())
+        return before - after
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.testing.assert_close(step_of(names["by_items"], folder), whole, rtol=0, atol=1e-10)
+        torch.testing.assert_close(step_of(None, folder), 4 * whole, rtol=0, atol=1e-10)

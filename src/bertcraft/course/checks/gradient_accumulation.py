@@ -73,6 +73,10 @@ def _check_clipped_gradient(clipped_gradient) -> None:
     if np.shape(got) == (2,) and _near(np.linalg.norm(got), 1.0):
         raise Wrong("a gradient shorter than the limit was made longer: clipping only ever shortens")
     same(got, np.array([0.0, 0.25]), "two gradients that nearly cancel, clipped at 1,", rtol=1e-6)
+    answer = clipped_gradient(gradients, counts, 2.0)
+    if np.shape(answer) == (5,) and _near(np.linalg.norm(answer), 1.0):
+        raise Wrong("with a limit of 2 the norm of what you return is 1: scale to `limit`, whatever it is")
+    same(answer, clip(shares @ gradients, 2.0), "the gradient of three micro-batches clipped at 2", rtol=1e-6)
 
 
 def _check_window_shares(window_shares) -> None:
@@ -94,6 +98,8 @@ def _check_window_shares(window_shares) -> None:
             raise Wrong("the last window adds up to 1/2: it is scaled as if K micro-batches were in it")
     same(got, expected, "the shares of 10 micro-batches for K = 4", rtol=1e-6)
     same(window_shares(np.array([2, 6]), 8), np.array([0.25, 0.75]), "the shares of 2 micro-batches for K = 8", rtol=1e-6)
+    got = window_shares(np.array([2, 6, 1, 4]), 2)
+    same(got, np.array([0.25, 0.75, 0.2, 0.8]), "the shares of 4 micro-batches for K = 2, where no window is short", rtol=1e-6)
 
 
 def _check_machine_factors(machine_factors) -> None:
@@ -115,7 +121,11 @@ def _check_machine_factors(machine_factors) -> None:
         raise Wrong("that is the factor for a *sum* over tokens; the losses are means, so their n is missing")
     if _near(got, 3 * counts / counts.sum()):
         raise Wrong("you multiply by K; it is the number of machines by which the average divides")
+    if _near(got, 6 * counts / counts.sum()):
+        raise Wrong("that is n_k over the mean count, K times too large: only the average over the machines is to be undone")
     same(got, expected, "the factors of 2 machines with 3 micro-batches", rtol=1e-6)
+    counts = np.array([[4, 2], [6, 3], [1, 8]])
+    same(machine_factors(counts), counts * 3 / 24, "the factors of 3 machines with 2 micro-batches", rtol=1e-6)
 
 
 EXERCISES = (
