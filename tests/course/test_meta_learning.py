@@ -189,6 +189,7 @@ WRONG = [
     ("draw_episode", DRAWN, "np.sort(rng.permutation(np.unique(labels))[:ways])", "in the order of their numbers"),
     ("draw_episode", "rng.permutation(np.flatnonzero(labels == c))", "np.flatnonzero(labels == c)", "the first rows of a class"),
     ("draw_episode", DRAWN, "rng.choice(np.unique(labels), ways)", "drawn twice"),
+    ("draw_episode", DRAWN, "np.random.permutation(np.unique(labels))[:ways]", "with the rng you are given"),
     ("head_of_prototypes", HEAD, "2 * centres, np.sum(centres**2, axis=1)", "the wrong sign"),
     ("head_of_prototypes", HEAD, "centres, -np.sum(centres**2, axis=1)", "a factor 2"),
     ("head_of_prototypes", HEAD, "2 * centres, np.zeros(len(centres))", "a long mean wins too often"),

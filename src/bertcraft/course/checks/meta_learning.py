@@ -135,6 +135,9 @@ def _check_draw_episode(draw_episode) -> None:
             raise Wrong(f"every class needs {shots} rows to learn from and {queries} to be asked about")
         classes = [int(labels[support[new == k]][0]) for k in range(ways)]
         drawn.append((classes, frozenset(support.tolist())))
+    once, again = (draw_episode(labels, ways, shots, queries, np.random.default_rng(0)) for _ in range(2))
+    if not all(np.array_equal(one, other) for one, other in zip(once, again, strict=True)):
+        raise Wrong("the same rng gives another episode each time: draw with the rng you are given, with nothing else")
     if len({tuple(classes) for classes, _ in drawn}) == 1:
         raise Wrong("every episode has the same classes: draw them with rng")
     if all(classes == sorted(classes) for classes, _ in drawn):
