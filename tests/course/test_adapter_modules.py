@@ -161,7 +161,8 @@ WRONG = {
         ("2 * layers *", "layers *", "two, one behind the attention"),
         ("2 * layers *", "2 *", "multiply by the number of layers"),
         ("2 * size * hidden + size + hidden", "2 * size * hidden", "biases are missing"),
-        ("2 * size * hidden + size + hidden", "2 * size * hidden + 2 * hidden", "m numbers, not H"),
+        ("2 * size * hidden + size + hidden", "2 * size * hidden + 2 * hidden", "r numbers, not H"),
+        ("2 * size * hidden + size + hidden", "2 * size * hidden + 2 * size", "H numbers, not r"),
         ("2 * hidden if norms else 0", "2 * hidden", "only with norms=True"),
         ("2 * hidden if norms else 0", "hidden if norms else 0", "a weight *and* a bias"),
         ("2 * hidden if norms else 0", "0", "the same count as norms=False"),
@@ -169,7 +170,7 @@ WRONG = {
     "start_lora": (
         ("np.zeros((out, rank), np.float32)", "rng.standard_normal((out, rank)).astype(np.float32)", "start changes the model"),
         ("a.astype(np.float32)", "a", "A is float64"),
-        ("rng.standard_normal((rank, into))", "np.ones((rank, into))", "the rank stays 1"),
+        ("rng.standard_normal((rank, into))", "np.ones((rank, into))", "has rank 1, expected 3"),
         ("rng.standard_normal((rank, into))", "rng.standard_normal((into, rank))", "A has shape"),
         ("rng.standard_normal((rank, into)) / np.sqrt(into)", "np.zeros((rank, into))", "Neither ever moves"),
     ),
@@ -189,6 +190,9 @@ WRONG = {
         ('["pooler.dense", "classifier"]', '["pooler.dense", "classifier", "embeddings"]', "only LoRA is to be trained"),
         ('"modules_to_save": on_top', '"task_type": "SEQ_CLS"', "the pooler is frozen at random numbers"),
         ('["query", "value"]', '["query", "key"]', "queries and values"),
+        ('"modules_to_save": on_top', '"modules_to_save": "pooler.dense", "task_type": "SEQ_CLS"', "expected a list of names"),
+        ('"modules_to_save": on_top', '"modules_to_save": on_top, "bias": "all"', "trains biases of the encoder"),
+        ('"modules_to_save": on_top', '"modules_to_save": on_top, "task_type": "TOKEN_CLS"', "a classifier of texts"),
         ('"r": 8', '"r": 4', "r is 4"),
     ),
     "take": (
@@ -219,11 +223,21 @@ def test_a_task_type_and_the_pooler_will_do_too_and_peft_trains_what_the_checker
     assert lessons.told(SLUG, "peft_settings", peft_settings) == ("solved", "")
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     shape = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    for settings in (peft_settings(), lessons.solution(SLUG, "peft_settings")()):
+    defaults = {"modules_to_save": ["pooler.dense", "classifier"]}  # r and target_modules are those that are asked for
+    assert lessons.told(SLUG, "peft_settings", lambda: defaults) == ("solved", "")
+    for settings in (peft_settings(), lessons.solution(SLUG, "peft_settings")(), defaults):
         model = transformers.BertForSequenceClassification(transformers.BertConfig(**shape))
         model = peft.get_peft_model(model, peft.LoraConfig(**settings))
+        assert {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name} == {"query", "value"}
         trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
         assert {"pooler" in name or "classifier" in name for name in trained} == {True} and len(trained) == 4
+
+
+def test_the_rows_of_a_must_differ_not_its_numbers():
+    def start_lora(out, into, rank, rng):
+        return np.eye(rank, into, dtype=np.float32), np.zeros((out, rank), np.float32)
+
+    assert lessons.told(SLUG, "start_lora", start_lora) == ("solved", "")
 
 
 def test_a_random_b_beside_a_zero_a_is_a_good_start_too():

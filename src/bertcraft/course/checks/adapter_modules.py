@@ -11,7 +11,7 @@ def _close(got, expected) -> bool:
 
 
 def _check_count(function) -> None:
-    for size, hidden, layers in ((1, 2, 1), (64, 768, 12), (8, 1024, 24)):
+    for size, hidden, layers in ((3, 8, 3), (64, 768, 12), (8, 1024, 24)):
         one, what = 2 * size * hidden + size + hidden, f"size {size}, {hidden} numbers a token, {layers} layer(s)"
         got, expected = function(size, hidden, layers), 2 * layers * one
         for value, message in (
@@ -21,10 +21,11 @@ def _check_count(function) -> None:
             ),
             (2 * one, "that is the count of one layer: multiply by the number of layers"),
             (one, "that is a single adapter: there are two in every layer"),
-            (4 * layers * size * hidden, "the biases are missing: m numbers down and H numbers up in each adapter"),
+            (4 * layers * size * hidden, "the biases are missing: r numbers down and H numbers up in each adapter"),
             (2 * layers * (2 * size * hidden + size), "the bias of the way up, H numbers in each adapter, is missing"),
-            (2 * layers * (2 * size * hidden + hidden), "the bias of the way down, m numbers in each adapter, is missing"),
-            (2 * layers * (2 * size * hidden + 2 * hidden), "the bias of the way down has m numbers, not H"),
+            (2 * layers * (2 * size * hidden + hidden), "the bias of the way down, r numbers in each adapter, is missing"),
+            (2 * layers * (2 * size * hidden + 2 * hidden), "the bias of the way down has r numbers, not H"),
+            (2 * layers * (2 * size * hidden + 2 * size), "the bias of the way up has H numbers, not r"),
             (expected + 4 * layers * hidden, "the layer norms count only with norms=True"),
         ):
             if value != expected and np.ndim(got) == 0 and got == value:
@@ -54,18 +55,17 @@ def _check_start_lora(function) -> None:
     gradient_b, gradient_a = np.outer(g, a @ x), np.outer(b.T @ g, x)
     if not a.any() and not b.any():
         raise Wrong(
-            "A and B are both 0: then the derivative of B, s g (A x)^T, is 0 because A is, and that of A, s B^T g x^T, is 0 "
-            "because B is. Neither ever moves"
+            "A and B are both 0: then the derivative of B, scale g (A x)^T, is 0 because A is, and that of A, scale B^T g x^T, "
+            "is 0 because B is. Neither ever moves"
         )
     if (b @ a).any():
         raise Wrong("B A is not 0, so the start changes the model: one of the two must be 0 (the paper: B)")
     if not gradient_a.any() and not gradient_b.any():
         raise Wrong("the first gradients of A and of B are both 0: this start never learns")
-    live = a if a.any() else b
-    if np.unique(live).size < live.size / 2:
+    if (got := np.linalg.matrix_rank(a if a.any() else b)) < rank:
         raise Wrong(
-            "the half that is not 0 has equal numbers in it: equal rows get equal gradients and stay equal, so the rank "
-            "stays 1. Draw it from rng"
+            f"the half that is not 0 has rank {got}, expected {rank}: rows that are multiples of each other get gradients that "
+            "are, too, and stay so. Draw it from rng"
         )
 
 
@@ -124,10 +124,16 @@ def _check_peft_settings(function) -> None:
     known = ("r", "lora_alpha", "target_modules", "modules_to_save", "task_type", "lora_dropout", "bias")
     if unknown := sorted(set(map(str, got)) - set(known)):
         raise Wrong(f"{unknown[0]!r} is not needed here, and not checked: use {', '.join(known[:5])}")
-    if got.get("r") != 8:
-        raise Wrong(f"r is {got.get('r')!r}, expected 8")
+    if got.get("r", 8) != 8:  # peft's default
+        raise Wrong(f"r is {got['r']!r}, expected 8")
+    if got.get("bias", "none") != "none":
+        raise Wrong(f"bias={got['bias']!r} trains biases of the encoder, too: of the encoder only LoRA is to be trained")
+    if got.get("task_type") not in (None, "SEQ_CLS"):
+        raise Wrong(f"task_type is {got['task_type']!r}: a classifier of texts is 'SEQ_CLS'")
+    if isinstance(got.get("modules_to_save"), str):
+        raise Wrong("modules_to_save is a string, expected a list of names: peft would take its letters for names")
     targets, saved = (set(_names(got.get(key))) for key in ("target_modules", "modules_to_save"))
-    if targets != {"query", "value"}:
+    if targets not in (set(), {"query", "value"}):  # nothing: peft's default for BERT, which is these two
         raise Wrong(f"target_modules is {sorted(targets)}: LoRA belongs on the queries and values, 'query' and 'value'")
     if "dense" in saved:
         raise Wrong("'dense' is the end of many names, such as encoder.layer.0.output.dense: name the pooler's as 'pooler.dense'")
@@ -154,7 +160,7 @@ EXERCISES = (
     Exercise(
         name="adapter_count", title="Count an encoder's adapters", stars=1, check=_check_count,
         hints=(
-            "One adapter first: two matrices of m H numbers, and a bias on each side.",
+            "One adapter first: two matrices of r H numbers each, and a bias on each side.",
             "How many adapters are there in a layer? (Look at houlsby_wiring.)",
             "A layer norm has a weight and a bias of H numbers each, and a layer has two norms.",
         ),
@@ -169,8 +175,8 @@ EXERCISES = (
     Exercise(
         name="attend_with_prefix", title="Attention with a prefix", stars=3, check=_check_attend_with_prefix,
         hints=(
-            "np.concatenate([prefix_key, key]) is (P + L, D); the values go the same way, the queries stay.",
-            "The mask needs P ones in front, so that it has a place for every key.",
+            "np.concatenate([prefix_key, key]) is (prefix + L, D); the values go the same way, the queries stay.",
+            "The mask needs a 1 in front for each place of the prefix, so that it has a place for every key.",
             "np.where(mask == 1, scores, -np.inf) before the softmax: e^-inf is 0.",
         ),
     ),
