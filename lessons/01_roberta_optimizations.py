@@ -11,8 +11,8 @@
 # # 01. RoBERTa: the same model, a better recipe
 #
 # RoBERTa has BERT's architecture to the last matrix. In 2019 it matched or beat every model published as *better* than BERT.
-# Everyone quotes the sum of its changes. This lesson takes them apart: you will run their code, see what it does to the training
-# text, and measure the one that every later recipe has kept, masks that are drawn anew.
+# Everyone quotes the sum of its changes. You will run their code, see what it does to the text, and measure the one that every
+# later recipe has kept: masks drawn anew.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for masked language models and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 205 minutes, half of them exercises.
@@ -51,7 +51,7 @@ roberta_read = {steps: 8000 * steps * 512 for steps in (100e3, 300e3, 500e3)}
 print(f"mean gain {np.mean(list(gains.values())):.1f} points, without RTE {(sum(gains.values()) - gains['RTE']) / 7:.1f}")
 print(f"RoBERTa read {roberta_read[500e3] / bert_read:.0f} times as many tokens")
 
-# %% alt="Left: bars of RoBERTa-large's gain over BERT-large on eight tasks, from 16 points on RTE down to 1 on QQP, with the mean at 4.9. Right: MNLI accuracy against tokens read on a log axis; BERT at 86.6, RoBERTa on the same text with nine times the tokens at 89.0, then a slow rise to 90.2."
+# %% alt="Left: bars of RoBERTa-large's gain over BERT-large on eight tasks, from 16 points on RTE down to 1 on QQP, with the mean at 4.9. Right: MNLI accuracy against tokens read on a log axis; BERT at 86.6, RoBERTa on the same text with almost ten times the tokens at 89.0, then a slow rise to 90.2."
 with style.shown(columns=2, width=8.2, height=3.3) as (left, right):
     left.barh(list(gains)[::-1], list(gains.values())[::-1], color=style.COLOURS[1])
     left.axvline(np.mean(list(gains.values())), color="0.2", lw=1, ls="--")
@@ -64,10 +64,10 @@ with style.shown(columns=2, width=8.2, height=3.3) as (left, right):
 
 # %% [markdown]
 # Two fifths of the sum come from one small task, RTE. On MNLI two thirds of the gain are there at the first RoBERTa point: BERT's
-# text, nine times as many tokens read. Ten times as much text adds 0.3 at equal steps; longer training the rest. (The 16.6 times
-# in the box counts as if all of BERT's rows had 512 tokens. Most had 128: in tokens read it is 48 times.)
+# text, almost ten times as many tokens read. Ten times as much text adds 0.3 at equal steps; longer training the rest. (The 16.6
+# times in the box counts as if all of BERT's rows had 512 tokens. Most had 128: in tokens read it is 48 times.)
 #
-# No point isolates masks, format or batch. Section 4 of the paper does, at the size of BERT-base, and finds tenths of a point.
+# No point isolates masks, format or batch. Section 4 of the paper does, with BERT-base: tenths of a point.
 #
 # ## 2. Background and motivation (10 minutes)
 #
@@ -94,12 +94,12 @@ with drawing.schematic(columns=5, rows=3, width=9.2, row_height=0.85) as s:
     s.arrow(labels_box, surprise, "(B, M)")
 
 # %% [markdown]
-# $M$ is how many words of a row are hidden (in this lesson).
+# $B$ rows of $L$ tokens, $M$ of them chosen (in this lesson); $H$ numbers a token; $V$ words.
 #
-# **Predict first.** A row is read 40 times and 15 % of its tokens are hidden each time. What share of them does a model with *ten*
-# fixed masks never have to guess? And with a new mask at each reading?
+# **Predict first.** A row is read 40 times and 15 % of its tokens are hidden each time. What share of its tokens does a model with
+# *ten* fixed masks never have to guess? And with a new mask at each reading?
 #
-# Here is a request to an assistant, and where the mask falls at eight readings.
+# Here is a short request, and where the mask falls at eight readings.
 
 # %%
 from bertcraft.lab import pretraining
@@ -125,7 +125,7 @@ def places_masked(row: int, reading: int, copies: int | None) -> np.ndarray:
     return chosen
 
 
-# %% alt="Three grids, a row a reading and a column a word of the request. One static mask: the same columns are filled in all eight rows. Three static masks: the pattern comes again after three rows. Dynamic: the pattern keeps changing."
+# %% alt="Three grids, a row a reading and a column a word of the request. One static mask: the same columns are filled in all eight rows. Three static masks: the pattern comes again after three rows, and its first and third rows happen to be equal. Dynamic: the pattern keeps changing."
 READINGS = 8
 regimes = {"one static mask": 1, "three static masks": 3, "dynamic": None}
 with style.shown(columns=3, width=9.0, height=3.0) as panels:
@@ -139,7 +139,7 @@ with style.shown(columns=3, width=9.0, height=3.0) as panels:
 
 # %% [markdown]
 # With one mask each reading is the same puzzle, and the answer can be learnt by heart. With dynamic masks it is another puzzle
-# about the same sentence. That is all of "dynamic masking", and it costs nothing.
+# about the same sentence. (The first and third masks happen to agree.) That is all of "dynamic masking", and it costs nothing.
 #
 # ## 3. Mathematical foundation (15 minutes)
 #
@@ -174,8 +174,8 @@ with style.shown(columns=3, width=9.0, height=3.0) as panels:
 # $$\text{never asked for} = (1-\rho)^{\min(R,\,\kappa)} \text{ (static)},\qquad (1-\rho)^{R}\text{ (dynamic)} \tag{3}$$
 #
 # BERT: $0.85^{10}=0.197$. **One token in five was never asked for**, in 40 readings. With dynamic masks it is
-# $0.85^{40}=0.0015$. Was that your prediction? Up to ten readings the two are the same: nothing has come twice. Let us hold (3)
-# against masks that are really drawn, for all requests of 20 words, of which 15 % are exactly three.
+# $0.85^{40}=0.0015$. Up to ten readings the two are the same: nothing has come twice. Now (3) against masks that are really
+# drawn, for all requests of 20 words, of which 15 % are exactly three.
 
 # %%
 every = pretraining.prepare(pretraining.Setting(corpus="utterances", vocab_size=2048, length=24)).train
@@ -215,8 +215,8 @@ with style.shown(width=6.4, height=3.2) as ax:
 # $$\Omega\left(1-\left(1-\tfrac1\Omega\right)^{R}\right) \tag{4}$$
 #
 # By hand: four words, one of them chosen, $\Omega=4$; four readings show $4\,(1-(3/4)^4)=2.73$ masks. A request of 10 words with
-# 2 chosen has 45; 40 readings show 26.7. A row of 510 words has more masks than there are atoms in the universe. So in short rows
-# even dynamic masks repeat. (Batches and objectives: see the appendices.)
+# 2 chosen has 45; 40 readings show 26.7. A row of 510 words has more masks than the visible universe has atoms. So in short rows
+# even dynamic masks repeat.
 #
 # ## 4. NumPy implementation (25 minutes)
 #
@@ -257,7 +257,7 @@ from bertcraft.techniques.roberta_optimizations import Masked, chosen_positions 
 from bertcraft.techniques.roberta_optimizations import mask_tokens  # inline
 
 # %% [markdown]
-# A row of six tokens, small enough to follow: [CLS], four words, [SEP]. Half of the words are chosen: those with the two smallest
+# A row of six tokens: [CLS], four words, [SEP]. Half of the words are chosen: those with the two smallest
 # numbers in `order`.
 
 # %%
@@ -269,8 +269,8 @@ masked = mask_tokens(ids, np.concatenate([order, kind, word], axis=1), mask_id=4
 print("shown ", masked.input_ids[0], "\nat    ", masked.at[0], "\nlabels", masked.labels[0])
 
 # %% [markdown]
-# Position 2 became $5+\lfloor 0.75\cdot 16\rfloor=17$, a random word; position 4 became 4, [MASK]. The labels are the words
-# that stood there.
+# Position 2 (counted from 0) became $5+\lfloor 0.75\cdot 16\rfloor=17$, a random word; position 4 became 4, [MASK]. The labels
+# are the words that stood there.
 #
 # Now a thousand real rows: which share of *all* words is replaced by [MASK]?
 
@@ -286,6 +286,8 @@ total = (many >= pretraining.FIRST_WORD).sum()
 print(f"chosen: {100 * chosen.sum() / total:.1f} % of the words; [MASK] instead of {100 * is_mask.sum() / total:.1f} %")
 
 # %% [markdown]
+# About $0.15\cdot0.8$: a short row's number is rounded, and at least 1.
+#
 # ### The loss at the chosen places only
 
 # %%
@@ -303,7 +305,7 @@ small = Config(
     intermediate_size=48, max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
 )  # fmt: skip
 batch = pretraining.mask(texts.train[:6], np.arange(6), np.zeros(6), 0, 0.15, texts.vocabulary)
-everywhere = np.full(batch["input_ids"].shape, -100)  # transformers wants a label at every place
+everywhere = np.full(batch["input_ids"].shape, -100)  # transformers wants a label at every place; -100: nothing is asked
 n, m = np.nonzero(batch["labels"] >= 0)
 everywhere[n, batch["at"][n, m]] = batch["labels"][n, m]
 
@@ -325,8 +327,7 @@ if lesson.installed("transformers", "torch"):
     print("every gradient the same to 1e-8:", difference < 1e-8)
 
 # %% [markdown]
-# And without trusting anybody: the gradient of the word table against finite differences. `check_grads`
-# raises where they differ.
+# And the gradient of the word table against finite differences: `check_grads` raises where they differ.
 
 # %%
 from bertcraft.bert import initial_params
@@ -361,7 +362,8 @@ for what, flops in output.items():
     print(f"head for {what:21s} of the words {flops:.3g}: {100 * flops / (LAYERS * layer):.0f} % of the encoder")
 
 # %% [markdown]
-# So more masks are nearly free, if the output layer is computed only where it is needed.
+# So more masks are nearly free, if the output layer is computed only where it is needed. For models of
+# BERT-large's size 40 % was better than 15 % (Wettig et al. 2023).
 #
 # ### Live: one static mask against dynamic ones
 #
@@ -409,7 +411,7 @@ def pretrained(copies: int | None):
 
 trained = {title: pretrained(copies) for title, copies in COPIES.items()}
 
-# %% alt="Loss against readings. One static mask: the dotted training loss falls far below the others while the loss on unread text rises above word frequencies. Dynamic: the loss on unread text ends below word frequencies, with the training loss half a nat lower."
+# %% alt="Loss against readings. One static mask: the dotted training loss falls far below the others while the loss on unread text rises above word frequencies. Dynamic: the loss on unread text ends below word frequencies, with the training loss 0.6 nats lower."
 with style.shown(width=7.0, height=3.4) as ax:
     for place, (title, run) in zip((2, 1), trained.items(), strict=True):
         look = style.line(place)
@@ -426,10 +428,11 @@ for title, run in trained.items():
 print(f"word frequencies  {held_out.unigram:.2f}")
 
 # %% [markdown]
-# With one mask the model is far better in training, and on unread text worse than word frequencies alone. It has learnt 1,024
-# answers by heart. **If masks repeat, a falling training loss is no evidence that anything is learnt.**
+# With one mask the model is far better in training, and on unread text worse than word frequencies alone. It has learnt its
+# answers by heart. (With dynamic masks it has only begun: 0.2 nats.) **If masks repeat, a falling training loss is no evidence
+# that anything is learnt.**
 #
-# This exaggerates on purpose. `bertcraft run 01` reads 20,800 requests four times, under one static mask and under dynamic ones,
+# One mask exaggerates. `bertcraft run 01` reads 20,800 requests four times, under one static mask and under dynamic ones,
 # and fills in words with the latter:
 #
 # ```
@@ -446,15 +449,16 @@ print(f"word frequencies  {held_out.unigram:.2f}")
 # ### The stored experiment
 #
 # The claim at BERT's proportions: ten static masks, 40 readings. A model of two layers, 128 wide, with dropout, reads 1,920
-# requests 40 times in 1,200 steps. Then the *dose*: at equal steps, more texts are read 20 times, or fewer 80 times. Every seed
-# has requests of its own, to learn from and to be judged on. **Predict first**: what do ten static masks cost at 10, 20, 40 and
-# 80 readings?
+# requests 40 times in 1,200 steps. Then, at equal steps, more texts are read 20 times, or fewer 80 times. Every seed
+# has requests of its own. **Predict first**: the box tells the cost of ten static masks at 40 readings, equation (3) that at 10.
+# And at 20 and 80?
 
 # %%
 lesson.results("loss", "accuracy", "loss_all", "stopped")
 
 # %% [markdown]
-# First, whether the question can be asked: every arm at least half a nat below word frequencies, at [MASK].
+# (*Stopped early*: at the lowest loss of development texts. Means of five seeds do not compare with means of ten; pairs do.) Before
+# any difference counts, every arm has to be half a nat below word frequencies, at [MASK].
 
 # %%
 from bertcraft.course import display, measured
@@ -472,8 +476,8 @@ lesson.plots(2)
 
 # %% [markdown]
 # At 40 readings fresh masks are better by 0.19 nats, where the two arms end 0.64 and 0.83 below word frequencies; at 20 by 0.03.
-# At 80 readings 960 texts are too few: no arm stays half a nat below word frequencies, so the question is *not testable*. The
-# same holds of one static mask: as in the live run, it was learnt by heart.
+# At 80 readings 960 texts are too few: neither arm comes half a nat below word frequencies, so the question is *not testable*.
+# The same holds of one static mask: as in the live run, it was learnt by heart.
 #
 # ### When does it not help?
 #
@@ -482,8 +486,7 @@ lesson.plots(2)
 # - **In the paper**, with far more text and a larger model, the table for BERT-base (SQuAD 2.0 F1 / MNLI / SST-2) has static 78.3 /
 #   84.3 / 92.5, dynamic 78.7 / 84.0 / 92.9. Up, down, up, by tenths.
 # - **Not tested here**: larger batches, other shares of masks, full sentences, and NSP. Models of this size did not learn NSP,
-#   so they cannot tell what it does. The figures on it that stood here before were measured on such models, on the plateau, and
-#   are withdrawn.
+#   so they cannot tell what it does. (Earlier figures on it are withdrawn.)
 #
 # ## 6. In production (10 minutes)
 #
@@ -515,7 +518,7 @@ if lesson.installed("transformers", "torch"):
 # 3. **Labels everywhere**, -100 at the places that do not count, and logits computed there all the same: the 25 % of section 5.
 # 4. `whole_word_mask=True` also changes the die: all chosen words become [MASK] (100/0/0).
 #
-# A trap of its own: calling the collator inside `dataset.map(...)` and caching the result. **That is static masking again, with
+# A trap: calling the collator inside `dataset.map(...)` and caching the result. **That is static masking again, with
 # one copy.**
 #
 # **Status today (2026).** The recipe has become the default: dynamic masks, no NSP, full rows, large batches. ModernBERT (2024),
@@ -524,7 +527,7 @@ if lesson.installed("transformers", "torch"):
 #
 # ## 7. On your data (5 minutes)
 #
-# You rarely pretrain from nothing. You let a checkpoint go on with your own text, then fine-tune it:
+# Let a checkpoint go on with your own text, then fine-tune it:
 #
 # ```
 # bertcraft pretrain masked_lm --from minilm --corpus FOLDER --train top:2 \
@@ -625,9 +628,8 @@ check.distinct_masks(distinct_masks)
 # %% [markdown]
 # ### 8.4 DOC-SENTENCES (two stars, 15 minutes)
 #
-# In the paper's own table the best input format is one that was not used in the end, because its batches vary in size: rows are
-# filled with running text but never run on into another document, so the last row of a document may be short (SQuAD 2.0 F1 79.7
-# against 79.1). Write it.
+# The paper's best input format was not used in the end, because its batches vary in size: rows are filled with running text but
+# never run on into another document, so the last row of a document may be short (SQuAD 2.0 F1 79.7 against 79.1). Write it.
 
 
 # %% exercise="document_rows" stars=2
@@ -675,7 +677,7 @@ check.noise_scale(noise_scale)
 # %% [markdown]
 # ### 8.6 Which recipe goes on? (two stars, 15 minutes, a decision)
 #
-# A team lets a checkpoint go on with its 2 GB of tickets, which are read **three times**. Ten seeds, loss of unread tickets less
+# A team lets a checkpoint go on with its 2 GB of tickets, which are read **three times**. Ten seeds, loss of unread tickets minus
 # that of dynamic masks at 15 %, in nats (negative is better), 95 % intervals; every arm at its own best rate. Once at all chosen
 # positions, each arm under masks of its own kind; once at [MASK], under masks that all arms share:
 #
@@ -690,7 +692,7 @@ check.noise_scale(noise_scale)
 #   paper found it better.
 # - `static`: why is the first row 0.00? (a) ten masks are enough for any number of readings; (b) seeds cancel; (c) in three
 #   readings no mask comes twice, so the two arms are the same run.
-# - `unless`: what would change your mind? (a) a twelfth seed; (b) accuracy on the team's labelled tickets, after fine-tuning, whose
+# - `unless`: what would change your mind? (a) an eleventh seed; (b) accuracy on the team's labelled tickets, after fine-tuning, whose
 #   interval lies on the other side; (c) a lower training loss of another arm.
 
 
@@ -711,7 +713,7 @@ check.recipe(recipe)
 # A perfectly trained model sees the word *alarm*, not [MASK], at a position. (a) Before any context is read, how likely is it
 # that the position was chosen ($\rho=0.15$)? (b) *Given* that it was chosen: context says that *alarm* stands there with
 # probability $p$. How likely is it, by Bayes, that *alarm* is the true word, for a vocabulary of $V$ words? Take $V=30{,}000$
-# and $p=0.1$, then $p=10^{-6}$. Where do the two probabilities meet?
+# and $p=0.1$, then $p=10^{-6}$. At which $p$ is the true word as likely as a random one?
 
 # %% [markdown] solution=true
 # **Model answer.** (a) A position shows an ordinary word if it was not chosen (0.85), or chosen and kept (0.015), or chosen and

@@ -135,10 +135,16 @@ WRONG = [
         "have not been seen",
     ),
     ("distinct_masks", "max(1, round(rate * words))", "round(rate * words)", "one word at least"),
+    ("distinct_masks", "max(1, round(rate * words))", "max(1, math.floor(rate * words))", "which `round` makes 2"),
+    ("distinct_masks", "max(1, round(rate * words))", "math.ceil(rate * words)", "which `round` makes 1"),
     ("document_rows", "for tokens in documents:", "for tokens in [np.concatenate(documents)]:", "tokens of two documents"),
     ("document_rows", "range(0, len(tokens), room)", "range(0, len(tokens) - room + 1, room)", "left over at the end"),
     ("document_rows", "length - 2, []", "length, []", "[CLS] and [SEP] take two"),
     ("document_rows", "range(0, len(tokens), room)", "range(0, max(len(tokens), 1), room)", "an empty document"),
+    ("document_rows", "range(0, len(tokens), room)", "range(0, len(tokens) + (len(tokens) > 0), room)", "fills its rows exactly"),
+    ("document_rows", "[sep_id]]))", "[sep_id], [0] * (room - len(tokens[start:]))]))", "a row is padded"),
+    ("document_rows", "return rows", "return rows[::-1]", "in the order of the text"),
+    ("document_rows", "return rows", "return rows + rows[-1:]", "each is wanted once"),
     ("noise_scale", "noise / square", "square / noise", "the other way round"),
     ("noise_scale", "(big * big_square - small * small_square) / (big - small)", "big_square", "holds noise, too"),
     ("noise_scale", " / (1 / small - 1 / big)", "", "not S"),
@@ -157,6 +163,14 @@ def test_a_wrong_answer_is_told_why(name, old, new, message):
     state, text = told(SLUG, name, altered(SLUG, name, old, new))
     assert state == "wrong"
     assert message in text
+
+
+def test_exact_arithmetic_is_as_right_as_expm1():
+    """Fractions do not round, so the naive form of equation (4) is right in them."""
+    naive = "float(masks * (1 - (1 - __import__('fractions').Fraction(1, masks)) ** readings))"
+    for answer in (naive, naive.removeprefix("float")):
+        right = altered(SLUG, "distinct_masks", "-masks * math.expm1(readings * math.log1p(-1 / masks))", answer)
+        assert told(SLUG, "distinct_masks", right)[0] == "solved"
 
 
 def test_the_bug_to_be_found_is_told_what_it_does():

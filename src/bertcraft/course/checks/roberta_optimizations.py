@@ -1,6 +1,7 @@
 """Checks of lesson 01: shares of the corruption, what masks leave out, how many there are, rows, gradient noise, a decision."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -50,7 +51,11 @@ def _never_predicted(never_predicted) -> None:
     same(never_predicted(0.15, 0, 10), 1.0, "the share before any reading", rtol=1e-6)
 
 
-def _distinct_masks(distinct_masks) -> None:
+def _distinct_masks(function) -> None:
+    def distinct_masks(*arguments):
+        got = function(*arguments)
+        return float(got) if isinstance(got, Fraction) else got  # exact arithmetic is right, too
+
     got = distinct_masks(10, 0.15, 40)  # two of ten words
     pairs = 45
     if _near(got, _distinct(90, 40)):
@@ -61,12 +66,18 @@ def _distinct_masks(distinct_masks) -> None:
         raise Wrong(f"{got:.1f} is the number of masks that have not been seen; the others are wanted")
     if _near(got, _distinct(2**10, 40)):
         raise Wrong("you count all sets of words, 1,024; a mask has a fixed number of them, 2 of 10")
+    if _near(got, _distinct(10, 40)):
+        raise Wrong("of 10 words 15 % are 1.5, which `round` makes 2: you choose one word")
     same(got, _distinct(pairs, 40), "the number for 10 words, rate 0.15, 40 readings", rtol=1e-6)
     same(distinct_masks(4, 0.25, 4), 4 * (1 - 0.75**4), "the number for 4 words, rate 0.25, 4 readings", rtol=1e-6)
     got = distinct_masks(3, 0.15, 5)
     if _near(got, 1.0) or got == 0:
         raise Wrong("of 3 words 15 % are 0.45, rounded 0: but one word at least is chosen, which makes 3 masks")
     same(got, _distinct(3, 5), "the number for 3 words, rate 0.15, 5 readings (one word at least is chosen)", rtol=1e-6)
+    got = distinct_masks(8, 0.15, 20)
+    if _near(got, _distinct(28, 20)):
+        raise Wrong("of 8 words 15 % are 1.2, which `round` makes 1: you choose two words")
+    same(got, _distinct(8, 20), "the number for 8 words, rate 0.15, 20 readings", rtol=1e-6)
     same(distinct_masks(1, 0.15, 5), 1.0, "the number for a single word", rtol=1e-6)
     got = distinct_masks(510, 0.15, 40)
     if got == 0 or not np.isfinite(got):
@@ -97,16 +108,22 @@ def _document_rows(document_rows) -> None:
             raise Wrong("the rows are right, but each should be an array of integers (np.concatenate makes one)")
         return
     if [2, 3] in rows:
-        raise Wrong("an empty document gives a row [CLS] [SEP] without a token: nothing could be learnt from it")
+        raise Wrong(
+            "a row is [CLS] [SEP] without a token, and nothing could be learnt from it: an empty document gives no row, nor does "
+            "one that fills its rows exactly give another"
+        )
     if longest := [row for row in rows if len(row) > 6]:
         raise Wrong(f"a row has {len(longest[0])} tokens, at most 6 are allowed: [CLS] and [SEP] take two of the places")
     if crossing := [row for row in rows if len({token // 10 for token in row if token > 3}) > 1]:
         raise Wrong(f"the row {crossing[0]} holds tokens of two documents: cut each document by itself")
-    if any(row[0] != 2 or row[-1] != 3 for row in rows):
+    if any(0 in row for row in rows):
+        raise Wrong("a row is padded: the last row of a document is short, and stays so")
+    if any(row[:1] != [2] or row[-1:] != [3] for row in rows):
         raise Wrong("a row lacks its [CLS] at the beginning or its [SEP] at the end")
+    if missing := [row for row in expected if row not in rows and all(each in expected for each in rows)]:
+        raise Wrong(f"the row {missing[0]} is missing: what is left over at the end of a document is a row, too, if a short one")
     if all(row in expected for row in rows):
-        missing = next(row for row in expected if row not in rows)
-        raise Wrong(f"the row {missing} is missing: what is left over at the end of a document is a row, too, if a short one")
+        raise Wrong(f"the rows are right, but each is wanted once, in the order of the text: {expected}")
     wrong = next(row for row in rows if row not in expected)
     raise Wrong(f"the row {wrong} is wrong; for these four documents and a length of 6 they should be {expected}")
 
