@@ -12,8 +12,7 @@
 #
 # A masked language model reads a whole row and is asked about one token in seven. ELECTRA asks about *every* token, and asks less
 # of each: not "which word stood here?" but "is this the word that stood here?" The fakes come from a second, smaller model, which
-# is thrown away at the end. You will write its parts, count the operations, and see a discriminator find fakes in requests that it
-# has never read.
+# is thrown away at the end. You will write its parts, count the operations, and see fakes found in requests never read before.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for masked language models and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 205 minutes, half of them exercises.
@@ -72,7 +71,7 @@ with style.shown(columns=2, width=8.2, height=3.3) as (left, right):
 # BERT hides 15 % of the tokens and is judged there. With more masks too little of the sentence is left to guess from. The model
 # sees [MASK] in training and never afterwards. And whatever it believes of the other 85 % changes no weight. ELECTRA's way out:
 
-# %% alt="The sentence the chef cooked the meal goes to the box hide some words, which gives the MASK chef MASK the meal; a small generator fills in the and ate; the sentence the chef ate the meal goes to the discriminator, marked as new, which says original, original, replaced, original, original. The true words give the labels."
+# %% alt="Of the sentence the chef cooked the meal two words are hidden, which gives MASK chef MASK the meal; a small generator fills in the and ate; the sentence the chef ate the meal goes to the discriminator, marked as new, which says original, original, replaced, original, original. The true words give the labels."
 with drawing.schematic(columns=4, rows=3, width=9.6, row_height=0.95) as s:
     text = s.box("the chef cooked\nthe meal", at=(0, 0), kind="data")
     masked = s.box("[MASK] chef [MASK]\nthe meal", at=(0, 2), kind="data")
@@ -90,8 +89,8 @@ with drawing.schematic(columns=4, rows=3, width=9.6, row_height=0.95) as s:
     s.arrow(labels, said, "loss at every token")
 
 # %% [markdown]
-# The generator guessed *the* right, so that token is an original; *ate* fits and is a fake. **Predict first.** Is a yes or no at
-# every token worth more than a word at every seventh? Count the *bits* of each answer. Appendix A does.
+# ($B$ rows of $L$ tokens.) The generator guessed *the* right, so that token is an original; *ate* fits and is a fake. **Predict
+# first.** Is a yes or no at every token worth more than a word at every seventh? Count the *bits* of each answer. Appendix A does.
 #
 # The trainings of this lesson read short requests to assistants:
 
@@ -147,9 +146,9 @@ print(len(mlm.texts.train), "requests;", len(pieces), "pieces in the vocabulary"
 # draws *order*; the labels are $(0,0,1)$. The discriminator says 0.1, 0.1, 0.4:
 # $\mathcal L_D=-(\ln0.9+\ln0.9+\ln0.4)/3=0.376$, and $\mathcal L=0.69+50\cdot0.376=19.5$.
 #
-# It is no GAN: the generator is not rewarded for deceiving, it learns from (1) alone. Backpropagation could not reward it, for a
-# drawn word does not change by a little when a weight does. The paper tried reinforcement learning: the generator guessed worse
-# (58 % right instead of 65 %), and the discriminator learnt less.
+# It is no GAN (*generative adversarial network*): the generator is not rewarded for deceiving, it learns from (1) alone.
+# Backpropagation could not reward it, for a drawn word does not change by a little when a weight does. The paper tried
+# reinforcement learning: the generator guessed worse (58 % right instead of 65 %), and the discriminator learnt less.
 #
 # ### How many fakes are there?
 #
@@ -193,10 +192,10 @@ print(len(mlm.texts.train), "requests;", len(pieces), "pieces in the vocabulary"
 #
 # By hand: $\rho=0.15$, $p$ gives *alarm* 1/2 and *order* 1/100. Then (8) is $0.075$ for *alarm* and $0.149$ for *order*. Here is
 # why the game teaches language: even against a perfect generator the best answer needs $p(w)$, the probability of each word in
-# its context. And why it gets hard: (8) lies between 0 and $\rho$ for all words whatever, where a poor generator's mistakes can be
+# its context. And why it gets hard: (8) lies between 0 and $\rho$ for all words, where a poor generator's mistakes can be
 # answered with nearly 1.
 
-# %% alt="The best answer against the probability of the shown word, logarithmic. For a perfect generator it stays near 0.15 and falls to 0 only for words that are nearly certain. For fixed generator probabilities of 0.02 and 0.001 it falls from above 0.7 and 0.1 to zero much earlier."
+# %% alt="The best answer against the probability of the shown word, logarithmic. For a perfect generator it stays near 0.15 for all but likely words and falls to 0 where the word is certain. For fixed generator probabilities of 0.02 and 0.001 it falls from 0.78 and 0.15 to zero much earlier."
 word = np.geomspace(0.001, 0.999, 400)  # p(w): how well the shown word fits
 with style.shown(width=6.6, height=3.2) as ax:
     forgers = {"the word's own p(w): perfect": word, "0.02": 0.02, "0.001": 0.001}
@@ -241,7 +240,7 @@ from bertcraft.techniques.roberta_optimizations import predicted
 from bertcraft.techniques.electra_pretraining import sample, Replaced, replace_tokens  # inline
 
 # %% [markdown]
-# **Try it.** *set an alarm for six*; *an* and *alarm* are masked (4), the draws are 11, which happens to be right, and 27.
+# *set an alarm for six*; *an* and *alarm* are masked (4), the draws are 11, which happens to be right, and 27.
 
 # %%
 tiny = {"input_ids": np.array([[2, 10, 4, 4, 13, 14, 3]]), "at": np.array([[3, 2]]), "labels": np.array([[12, 11]])}
@@ -329,8 +328,8 @@ if lesson.installed("transformers", "torch"):
 
 # %% [markdown]
 # To $10^{-5}$ only, because `ElectraForPreTraining` computes its loss in single precision even in a double model; the library's
-# tests redo that line in double precision and find $10^{-8}$. Now without trusting anybody: does a gradient flow through the
-# drawing? By (4) the generator's own layers must get theirs from $\mathcal L_G$ alone.
+# tests redo that line and find $10^{-8}$. Does a gradient flow through the drawing? If not, the generator's own layers get theirs
+# from $\mathcal L_G$ alone.
 
 # %%
 small = {"vocab_size": 40, "embedding_size": 12, "num_hidden_layers": 1, "max_position_embeddings": 12, "intermediate_size": 24,
@@ -398,7 +397,7 @@ print(f"quotient {first / second:.2f}, of the rows read alone {500e3 * 8000 / (4
 # All read the same masks in the same order. **Predict first**: which discriminator is further below chance (6) at the end?
 
 # %% quick="BUDGET = 0.02"
-BUDGET = 0.4  # million million operations a training; take more, if you have some minutes
+BUDGET = 0.4  # TFLOP, million million operations, a training; take more, if you have some minutes
 WEIGHT = 50.0  # of the discriminator's loss: try 5, or 0.5
 
 # %%
@@ -435,7 +434,7 @@ def trained(task, budget):
 
 runs = {title: trained(task, BUDGET) for title, task in tasks.items()}
 
-# %% alt="Left: loss at MASK less that of word frequencies against compute; the masked LM falls to about one nat below, ELECTRA's generator only a few tenths. Right: how far the discriminators are below chance, in percent; fakes by frequency rise to about 16, ELECTRA stays at a few percent."
+# %% alt="Left: loss at MASK less that of word frequencies against compute; the masked LM falls to 0.6 nats below, ELECTRA's generator to 0.1. Right: how far the discriminators are below chance, in percent; fakes by frequency rise from 0 to 10, ELECTRA stays at about 3."
 with style.shown(columns=2, width=8.6, height=3.2) as (left, right):
     for (title, run), place in zip(runs.items(), (0, 2, 1), strict=True):
         compute = [step * tasks[title].step_flops / 1e12 for step, _ in run.evaluations]
@@ -450,9 +449,9 @@ with style.shown(columns=2, width=8.6, height=3.2) as (left, right):
     right.set(ylabel="loss below chance (%)", title="who tells")
 
 # %% [markdown]
-# The masked language model ends two thirds of a nat below word frequencies. The discriminator of easy fakes is well below chance
-# and still falling. ELECTRA has paid for a generator: its compute buys two thirds of the steps, and its discriminator is a few per
-# cent below chance. Easy fakes are found sooner. Whether they teach what fine-tuning can use, the stored experiment asks.
+# The masked language model ends about 0.6 nats below word frequencies. The discriminator of easy fakes is 10 % below chance, and
+# its loss still falls. ELECTRA has paid for a generator: its compute buys two thirds of the steps, and its discriminator stays
+# about 3 % below chance. Easy fakes are found sooner. Whether they teach what fine-tuning can use, the stored experiment asks.
 #
 # ### What a discriminator sees
 #
@@ -460,7 +459,7 @@ with style.shown(columns=2, width=8.6, height=3.2) as (left, right):
 # probability of a fake; frames are the true fakes.
 
 # %% quick="MORE = 0.02"
-MORE = 0.9  # million million operations more
+MORE = 0.9  # TFLOP more
 
 # %%
 task = tasks["fakes by frequency"]
@@ -481,7 +480,7 @@ parts_of_words = piece | (begun > 0.1)  # a token that pieces often follow is no
 readable = ~(parts_of_words[both.input_ids] & real).any(axis=1) & np.isin(real.sum(axis=1), (9, 10, 11, 12))
 some = np.flatnonzero(readable & (both.fake.sum(axis=1) >= 1))[:6]
 
-# %% alt="Six requests, a row each, with the probability of a fake under every word. Framed words, the fakes, are mostly the darkest of their row; ordinary words in their places are pale."
+# %% alt="Six requests, a row each, with the probability of a fake under every word. Ten of the twelve framed words, the fakes, are the darkest of their row or nearly, from 0.26 to 0.99; two, hold and my, are as pale as ordinary words, none of which is above 0.3."
 from matplotlib.patches import Rectangle
 
 with style.shown(width=8.6, height=3.2) as ax:
@@ -498,14 +497,15 @@ with style.shown(width=8.6, height=3.2) as ax:
     ax.grid(False)
 
 # %% [markdown]
-# It sees that a word does not belong. Is that context, or only knowledge of which words are often fakes? Appendix C gives it a
-# harder zero.
+# It sees that a word does not belong, though two of the twelve fakes escape it. Is that context, or only knowledge of which words
+# are often fakes? Appendix C gives it a harder zero.
 #
 # ### The stored experiment
 #
 # The same model, twice as wide, up to twenty times the compute, ten seeds. The rate stays at its height; at a sixteenth, an eighth
 # ... all of the compute a branch lets it fall to zero and is fine-tuned on 1,920 questions of TREC (47 kinds). So each point is a
-# finished training with its own compute, and the ratio of two computes is how far the two curves are apart.
+# finished training with its own compute, and the ratio of computes is the curves' distance from left to right. One arm has
+# cheap fakes: a word that often follows the one before.
 #
 # First, whether the question can be asked:
 
@@ -528,8 +528,8 @@ lesson.plots(2)
 
 # %% [markdown]
 # The claim is *not testable here*: four of its five points were bought before the generator had learnt. At 8 TFLOP, where both
-# models have, the two cannot be told apart. All that pretraining is worth there is four points; TF-IDF stands five above the masked
-# language model, six above ELECTRA.
+# models have, the two cannot be told apart. Pretraining is worth four points there. On the same five seeds TF-IDF
+# stands 5.3 points above the masked language model, 7.5 above ELECTRA.
 #
 # ### When does it not help?
 #
@@ -565,7 +565,7 @@ if lesson.installed("transformers", "torch"):
     print("one step, the same weights to 1e-6:", gap < 1e-6)
 
 # %% [markdown]
-# Three lines of it are wrong in many repositories, and none of the mistakes raises an error:
+# Three lines of it are often wrong, and none of the mistakes raises an error:
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -763,7 +763,7 @@ check.goes_on(goes_on)
 # %% [markdown]
 # ### 8.7 What does the best discriminator lose? (two stars, 15 minutes)
 #
-# Let the generator be perfect, $p_G=p$. (a) How often is a token shown as a fake, over all words of a place? (b) A place has one
+# Let the generator be perfect, $p_G=p$. (a) How often is a token a fake, over all words of a place? (b) A place has one
 # possible word ($p=1$): what does (8) say, and what does that place teach? (c) Another has a thousand equally likely words. Write
 # the best loss there and compare it with $\mathcal H(\rho)$. (d) Which places are left to learn from, when the generator is nearly
 # perfect?
@@ -796,8 +796,8 @@ check.goes_on(goes_on)
 # before), trained on your own texts, then fine-tuned on a task of yours. Three seeds, equal compute, and a model that was not
 # pretrained beside it.
 #
-# **Next**: on the path *Efficiency & Deployment* comes 05, knowledge distillation: a large model answers for every token, too, and
-# with a whole distribution instead of yes or no. [01 RoBERTa](01_roberta_optimizations.ipynb) takes apart the model that the claim
+# **Next**: [05 knowledge distillation](05_knowledge_distillation.ipynb), where a large model answers with a whole distribution
+# instead of yes or no. [01 RoBERTa](01_roberta_optimizations.ipynb) takes apart the model that the claim
 # is measured against; [12 adapter modules](12_adapter_modules.ipynb) asks how little of an encoder has to be trained afterwards.
 
 # %% [markdown]
@@ -814,8 +814,8 @@ for name, loss, right in (("young: 5.4 nats, 0.04 right", 5.4, 0.04), ("an examp
     print(f"{name:32s} guess: {0.15 * loss:.2f} nats a word of the row, tell: at most {entropy:.2f}")
 
 # %% [markdown]
-# All answers together hold *less* than the seventh does, or hardly more. "More signal because all tokens count" is not the whole
-# story. What the paper's ablations show is that the *places* matter: with the loss on the masked 15 % alone, ELECTRA's score falls
+# All the yeses and noes together hold *less* than the names of the seventh do, or just as much. "More signal because all tokens
+# count" is not the whole story. What the paper's ablations show is that the *places* matter: with the loss on the masked 15 % alone, ELECTRA's score falls
 # from 85.0 to 82.4, and a masked language model that predicts *all* tokens comes within a point of it (84.3). A gradient at every
 # token, on a row that has no [MASK]: that is what is bought.
 #
@@ -841,7 +841,7 @@ hidden = encoder.encode(discriminator, electra.config, shown["replaced"])
 judged = lambda h: F.binary_cross_entropy(heads.detection_logits(discriminator, electra.config, h), fake)  # noqa: E731
 _, pull_of_fakes = bc.value_and_grad(judged)(hidden)
 
-# %% alt="Two panels of bars, one bar for each token of a request. Left, guess what was masked: only the two or three masked tokens have a bar. Right, tell what was replaced: every token has a bar of about the same height."
+# %% alt="Two panels of bars, one bar for each token of a request. Left, guess what was masked: only the two masked tokens have a bar. Right, tell what was replaced: every token has a bar, of 0.3 to 1 times the largest, and the two masked places are among the lowest."
 with style.shown(columns=2, width=9.0, height=3.2) as panels:
     for place, (ax, pull, ids, title) in enumerate(zip(
         panels, (pull_of_masks, pull_of_fakes), shown.values(), ("guess what was masked", "tell what was replaced"), strict=True
@@ -918,5 +918,5 @@ for title in ("fakes by frequency", "ELECTRA"):
     print(f"{title:19s} chance {last['chance']:.3f}, table {by_word:.3f}, discriminator {last['detection']:.3f}")
 
 # %% [markdown]
-# The table is no better than chance: these fakes are words as frequent as any. So whatever the discriminators gained over (6) they
-# took from context. A generator with favourites makes a table that beats (6); then the table is the zero to look at.
+# The table is no better than chance: these fakes are words as frequent as any. So what the discriminators gained over (6) is not
+# knowledge of single words. A generator with favourites makes a table that beats (6); then the table is the zero to look at.

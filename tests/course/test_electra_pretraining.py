@@ -8,6 +8,9 @@ import pytest
 from tests.course.lessons import altered, solution, stub, told
 
 from bertcraft.bert import Config, encode, heads
+from bertcraft.course import measured
+from bertcraft.lab import statistics, verdicts
+from bertcraft.lab.experiments import electra_pretraining as module
 from bertcraft.techniques import electra_pretraining as technique
 from bertcraft.techniques.roberta_optimizations import mask_tokens
 from bertcraft.tensor import tree
@@ -154,6 +157,7 @@ WRONG = [
     ("detection_loss", "np.logaddexp(0, logits)", "np.log(1 + np.exp(logits))", "exp overflows"),
     ("detection_loss", MEAN, "float(terms[fake].mean())", "only the fakes are judged"),
     ("detection_loss", MEAN, "terms", "a loss for each token"),
+    ("detection_loss", MEAN, "float(terms[attention_mask].mean())", "attention_mask == 1"),
     ("best_answer", "rate * p_generator * (1 - p)", "rate * p_generator", "one that happens to be the text's"),
     ("best_answer", "rate * p_generator\n    return", "rate * p_generator * (1 - p)\n    return", "drawn and right"),
     ("best_answer", BEST, "return rate * (1 - p)", "that is (8)"),
@@ -175,7 +179,38 @@ def test_a_wrong_answer_is_told_why(name, old, new, message):
     assert message in text
 
 
+RIGHT = [
+    ("fake_labels", "corrupted != original", "masked & (corrupted != original)"),
+    ("chance_loss", "if f in (0, 1):\n        return 0.0", "f = np.clip(f, 1e-12, 1 - 1e-12)"),
+    ("draw_words", "return reached.sum(axis=-1)", """p /= p.sum(axis=-1, keepdims=True)
+    return np.minimum((np.cumsum(p, axis=-1) <= uniform[:, None]).sum(axis=-1), p.shape[1] - 1)"""),
+    ("detection_loss", MEAN, "np.average(terms, weights=attention_mask)"),
+    ("best_answer", BEST, "return np.nan_to_num(fakes / shown)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new"), RIGHT)
+def test_another_right_answer_is_solved(name, old, new):
+    assert told(SLUG, name, altered(SLUG, name, old, new)) == ("solved", "")
+
+
 # ----------------------------------------------------------------------------------------------------------- the pages
+
+
+def test_what_the_lesson_says_of_the_stored_runs():
+    experiment, runs = module.EXPERIMENT, measured.runs(SLUG)
+    assert verdicts.primary(experiment, runs).verdict == statistics.NOT_TESTABLE
+    found = {(run["arm"], run["seed"]): run["figures"] for run in runs}
+    of = lambda arm, figure: {seed: figures[figure] for (each, seed), figures in found.items() if each == arm}  # noqa: E731
+    tfidf = of("tfidf", "accuracy")
+    for arm, above in (("mlm", 5.3), ("electra", 7.5)):
+        scores = of(arm, "accuracy")
+        assert len(tfidf) == 5 and len(scores) == 10
+        assert np.mean([tfidf[seed] - scores[seed] for seed in tfidf]) == pytest.approx(above, abs=0.051)
+    gained = np.mean([of("mlm", "accuracy")[seed] - of("untrained", "accuracy")[seed] for seed in range(10)])
+    assert round(gained) == 4
+    gaps = np.mean([[each["gap"] for each in seen] for seen in of("electra", "seen").values()], axis=0)
+    assert (gaps[:-1] > -0.5).all() and gaps[-1] < -0.5, "four of five points before the generator had learnt"
 
 
 def test_what_the_lesson_says_of_the_figures():

@@ -46,7 +46,7 @@ def _chance_loss(chance_loss) -> None:
     got = chance_loss(0.15, 1.0)
     if isinstance(got, (int, float, np.number)) and not np.isfinite(got):
         raise Wrong("for a perfect generator (right=1) it returns nan: 0 ln 0 has to be 0 here, a case by itself")
-    same(got, 0.0, "the loss for right=1: no fakes", rtol=1e-6)
+    same(got, 0.0, "the loss for right=1: no fakes", atol=1e-6)
     same(chance_loss(0.5, 0.0), math.log(2), "the loss for rate=0.5, right=0", rtol=1e-6)
 
 
@@ -126,6 +126,9 @@ def _detection_loss(detection_loss) -> None:
             "you take the mean of the rows' means: a token of a short row then counts more than one of a long row"
         ),
         flipped[mask == 1].mean(): "true and false have changed places: sigmoid(logit) is the probability of a *fake*",
+        terms[mask].mean(): (
+            "attention_mask holds integers, and terms[attention_mask] takes rows 0 and 1: write terms[attention_mask == 1]"
+        ),
         terms[fake].mean(): "only the fakes are judged: three quarters of the answers are at originals",
         -expected: "the sign is wrong: a loss is minus a logarithm",
     }
@@ -175,7 +178,7 @@ EXERCISES = (
         "fake_labels", "An honest label", 1, _fake_labels,
         (
             "What does the discriminator read at a masked place where the generator drew the true word? Can anybody tell?",
-            "Equation (2) does not mention M in the definition of y.",
+            "Equation (2) does not mention S, the masked places, in the definition of y.",
         ),
     ),
     Exercise(
