@@ -83,7 +83,7 @@ def _distinct_masks(function) -> None:
     if got == 0 or not np.isfinite(got):
         raise Wrong(
             f"for 510 words it returns {got:.3g}, where each of 40 readings shows a new mask: 1 - 1/N is exactly 1 in floating "
-            "point. Write (1 - 1/N)**E as exp(E log(1 - 1/N)) with math.log1p, and 1 - exp(...) with math.expm1"
+            "point. Write (1 - 1/N)**R as exp(R log(1 - 1/N)) with math.log1p, and 1 - exp(...) with math.expm1"
         )
     same(got, 40.0, "the number for 510 words, 40 readings", rtol=1e-6)
 
@@ -175,7 +175,7 @@ EXERCISES = (
         (
             "First the number N of masks: math.comb(words, chosen). Then equation (4).",
             "1 - 1e-90 is 1.0 in floating point. But math.log1p(-1e-90) is -1e-90: log1p(x) is log(1 + x) without adding.",
-            "-N * math.expm1(E * math.log1p(-1 / N)); and N = 1, where log1p(-1) has no value, is a case by itself.",
+            "-N * math.expm1(R * math.log1p(-1 / N)); and N = 1, where log1p(-1) has no value, is a case by itself.",
         ),
     ),
     Exercise(
