@@ -286,7 +286,7 @@ total = (many >= pretraining.FIRST_WORD).sum()
 print(f"chosen: {100 * chosen.sum() / total:.1f} % of the words; [MASK] instead of {100 * is_mask.sum() / total:.1f} %")
 
 # %% [markdown]
-# About $0.15\cdot0.8$: a short row's number is rounded, and at least 1.
+# Nearly $0.15\cdot0.8$: in short rows the number of chosen words is rounded, and at least 1.
 #
 # ### The loss at the chosen places only
 

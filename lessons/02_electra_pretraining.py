@@ -528,8 +528,8 @@ lesson.plots(2)
 
 # %% [markdown]
 # The claim is *not testable here*: four of its five points were bought before the generator had learnt. At 8 TFLOP, where both
-# models have, the two cannot be told apart. Pretraining is worth four points there. On the same five seeds TF-IDF
-# stands 5.3 points above the masked language model, 7.5 above ELECTRA.
+# models have, the two cannot be told apart. Masked-LM pretraining is worth four points there. On the same five
+# seeds TF-IDF stands 5.3 points above the masked language model, 7.5 above ELECTRA.
 #
 # ### When does it not help?
 #
@@ -815,9 +815,9 @@ for name, loss, right in (("young: 5.4 nats, 0.04 right", 5.4, 0.04), ("an examp
 
 # %% [markdown]
 # All the yeses and noes together hold *less* than the names of the seventh do, or just as much. "More signal because all tokens
-# count" is not the whole story. What the paper's ablations show is that the *places* matter: with the loss on the masked 15 % alone, ELECTRA's score falls
-# from 85.0 to 82.4, and a masked language model that predicts *all* tokens comes within a point of it (84.3). A gradient at every
-# token, on a row that has no [MASK]: that is what is bought.
+# count" is not the whole story. What the paper's ablations show is that the *places* matter: with the loss on the masked 15 % alone,
+# ELECTRA's score falls from 85.0 to 82.4, and a masked language model that predicts *all* tokens comes within a point of it (84.3).
+# A gradient at every token, on a row that has no [MASK]: that is what is bought.
 #
 # Where does the loss pull at a model without training? The length of $\partial\mathcal L/\partial h_t$ at each token of a request,
 # for guessing what was masked and for telling what was replaced:
