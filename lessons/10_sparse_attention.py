@@ -42,7 +42,7 @@ lesson.claim()
 # **Predict first**: for BERT-base at its usual 512 tokens, which share of the arithmetic goes into attention scores and weighted
 # sums, the part that grows with the square? 10 %? 50 %? 90 %?
 
-# %% alt="Two panels against the length. Left: the share of a layer's operations in scores and sums grows from 3 percent at 128 tokens through 10 percent at 512 to one half at 4,608 and nearly 80 percent at 16,384; with a window it stays near 14 percent. Right: memory of the scores on logarithmic axes, quadratic for all pairs, linear for the window."
+# %% alt="Two panels against the length. Left: the share of a layer's operations in scores and sums grows from 3 percent at 128 tokens through 10 percent at 512 to one half at 4,608 and nearly 80 percent at 16,384; with a window it stays near 14 percent. Right: memory of the scores on logarithmic axes; at 16,384 tokens 12 GiB for all pairs, 0.6 GiB for the window."
 H, HEADS, LAYERS, WINDOW = 768, 12, 12, 256  # BERT-base, and Longformer's window: 256 tokens to either side
 L = 2 ** np.arange(7, 15)
 linear = 24 * L * H**2  # 4 projections and 8 H^2 weights of the feed-forward part, 2 operations each
@@ -63,8 +63,7 @@ print(f"at 512 tokens {share[2]:.0f} % of the operations are scores and sums, at
 print(f"with a window a layer takes {fewer[5]:.2f} times fewer operations at 4,096, {fewer[6]:.2f} times fewer at 8,192")
 
 # %% [markdown]
-# At 512 tokens the quadratic part is 10 % of BERT-base. Take it away altogether, and nobody notices. It reaches one half at
-# $L=6H$, 4,608 tokens. **In time, sparse attention is a technique for thousands of tokens.** In memory it used to matter earlier:
+# At 512 tokens the quadratic part is 10 % of BERT-base. It reaches one half at $L=6H$, 4,608 tokens. **In time, sparse attention is a technique for thousands of tokens.** In memory it used to matter earlier:
 # at 4,096 tokens the scores of *one* layer take 768 MiB for one text in float32, and a plain implementation keeps them in every
 # layer until the backward pass. Fused kernels (FlashAttention, 2022) keep none of them; they compute them a second time.
 #
@@ -94,7 +93,7 @@ def information(x: np.ndarray, y: np.ndarray) -> float:
     return float((joint[there] * np.log(joint[there] / independent[there])).sum())
 
 
-# %% alt="The information of two tokens about each other against their distance, both axes logarithmic: it falls by a factor of more than a hundred from distance 1 to distance 16, then only slowly up to 224."
+# %% alt="The information of two tokens about each other against their distance, both axes logarithmic: it falls from 0.38 nats at distance 1 to 0.0016 at 16, then only slowly to 0.0005 at 224."
 distances = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 224])
 other = np.roll(text, len(text) // 2, axis=0)  # passages that have nothing to do with each other
 shared = [information(text[:, :-d], text[:, d:]) - information(text[:, :-d], other[:, d:]) for d in distances]
@@ -105,7 +104,8 @@ print(f"at 1: {shared[0]:.3g}, at 16: {shared[7]:.3g}, at 224: {shared[12]:.3g} 
 
 # %% [markdown]
 # A token knows its neighbour. Of one sixteen places off it knows less than a hundredth of that, and from there the curve falls
-# slowly. So: **look closely nearby, and have *some* way to hear from afar.** Longformer does it like this:
+# slowly. So: **look closely nearby, and have *some* way to hear from afar.** Longformer cuts the text into blocks of $b$ tokens.
+# Some tokens, G in number, are *global*: they see all others, and all see them.
 
 # %% alt="Data flow: the tokens (L, H) are projected to queries, keys and values. Queries are cut into blocks, each is handed three blocks of keys and values, and ordinary attention with a band mask runs on the pieces; the keys of global tokens are put beside each piece. Global tokens have a second path of full attention over all tokens. Both are joined into the output (L, H)."
 with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
@@ -137,7 +137,7 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 # a_{ij}=\frac{e^{q_i\cdot k_j/\sqrt D}}{\sum_{m\in S(i)}e^{q_i\cdot k_m/\sqrt D}}\tag{1}$$
 #
 # BERT has $S(i)=\{1,\dots,L\}$. Everything in this lesson is another choice of $S$. With $d$ places to either side, a dilation
-# $\delta$ and a set $G$ of global tokens,
+# $\delta$ and the set $G$ of global tokens,
 #
 # $$S_\text{window}(i)=\{j:\ |i-j|\le d\}\tag{2}$$
 # $$S_\text{dilated}(i)=\{j:\ |i-j|\in\{0,\,\delta,\,2\delta,\dots,d\delta\}\}\tag{3}$$
@@ -170,7 +170,7 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 #
 # $$\sigma=\sqrt{N\;\frac{d(d+1)}{3}}\tag{7}$$
 #
-# Twelve layers with $d=256$ reach 3,072 tokens, but $\sigma=513$. Reach grows with $N$, influence with $\sqrt N$ (exercise 8.5,
+# Twelve layers with $d=256$ reach 3,072 tokens, but $\sigma=513$. Reach grows with $N$, $\sigma$ with $\sqrt N$ (exercise 8.5,
 # appendix A).
 #
 # ## 4. NumPy implementation (25 minutes)
@@ -197,8 +197,8 @@ with style.shown(width=4.6, height=1.9) as ax:
     ax.grid(False)
 
 # %% [markdown]
-# 28 of 48 places are used, the others are computed and masked. That is the price of dense products: a factor near 1.5, whatever
-# the length.
+# 28 of 48 places are used, the others are computed and masked. That is the price of dense products: a factor of 1.7 here, near
+# 1.5 for a large window.
 #
 # The engine gathers blocks of keys and values, masks, and runs ordinary attention on many small texts at once. This is its heart,
 # for one text whose length is a multiple of the block. The library's `attend_blocks` adds padding, several texts, dropout, and
@@ -272,7 +272,7 @@ print("two global tokens, as by definition to 1e-12:", np.abs(fast - by_definiti
 # and everything that passes through it shares one vector.
 #
 # `longformer(window, global_tokens)` and `bigbird(block, random)` make attention for the encoder's socket. Here is a portrait of
-# all of them, drawn by the code itself. With zero queries and keys all scores are equal, and with a unit matrix for the values
+# all of them. With zero queries and keys all scores are equal, and with a unit matrix for the values
 # the output *is* the matrix of weights.
 
 # %%
@@ -399,7 +399,7 @@ from bertcraft.lab.experiments.sparse_attention import ASKED, planted  # inline
 # %% [markdown]
 # Two layers, a window of 8 to either side, passages of 96 tokens; training begins with 16, where two words are soon found.
 # **Predict first**: how does the accuracy of a window depend on the distance of the words? By (6), and with half of the rest
-# guessed: how much is that in all?
+# guessed right: how much is that in all?
 
 # %% quick="STEPS = 12"
 STEPS = 240  # try 60
@@ -451,14 +451,14 @@ from bertcraft.course import display, measured
 
 display.show(measured.checks(lesson.slug))
 
-# %% alt="Seven panels, for dense, window with global [CLS] and question, window with global [CLS], window, dilated window, BigBird and TF-IDF: the share of right answers by distance of the two words, over a grey line of what the pattern can hear."
+# %% alt="Seven panels, for dense, window with global [CLS] and question, window with global [CLS], window, dilated window, BigBird and TF-IDF: the share of right answers by distance of the two words, over a grey line of what the pattern can hear. Dense, the two global patterns and BigBird stay at 100 percent, the window falls to 50 beyond 16 tokens, the dilated window lies at 92 to 100 up to 32 tokens, at 64 up to 64 and near 50 beyond, TF-IDF near 50 everywhere."
 lesson.plots(2)
 
 # %% [markdown]
 # Who has a path learns to use it: a global question, BigBird (whose first block, global, holds the question) and [CLS] alone, a
-# gate of one vector, do as well as dense attention. The window stops where (6) says. **Hearing is not yet learning**, though: the
-# dilated window varies by seed where news must pass through other tokens. These scores are at the ceiling: they tell who hears,
-# not who reads better.
+# gate of one vector, do as well as dense attention. The window stops where (6) says. (The comparison below
+# *cannot tell*: five seeds leave 6 points to either side of guessing.) **Hearing is not yet learning**: the dilated window varies
+# by seed where news must pass through other tokens. These scores are at the ceiling: they tell who hears, not who reads better.
 #
 # ### The stored experiment: time
 #
@@ -475,7 +475,7 @@ from bertcraft.lab.figures.sparse_attention import told_times
 for line in told_times(lesson.runs, EXPERIMENT):
     print(line)
 
-# %% alt="Left: seconds of a layer against the length, on logarithmic axes, for dense attention and a window by this library and for PyTorch's fused dense attention. Right: how many times as long as the window's layer the other two take; a dotted line marks as long."
+# %% alt="Left: seconds of a layer against the length, on logarithmic axes, for dense attention and a window by this library and for PyTorch's fused dense attention. Right: how many times as long as the window's layer the other two take; a dotted line marks as long. Dense attention goes from 0.88 at 512 tokens to 4.1 at 8,192, the fused kernel from 0.79 to 2.2; the lines cross 1 near 1,000 and between 1,024 and 2,048 tokens."
 lesson.plots(1)
 
 # %%
@@ -484,8 +484,8 @@ lesson.comparisons()
 # %% [markdown]
 # The first comparison is like with like: the same library, dense or banded. It is more than the 2.4 of operations, which do not
 # count moving 3.2 GB of scores. The second decides in practice: up to 1,024 tokens the fused kernel takes *all* pairs in less
-# time than our window takes its few; at 8,192 the window is ahead, and still needs more memory. Today both ideas join in fused *window*
-# kernels (FlashAttention, FlexAttention).
+# time than our window takes its few; from 2,048 on the window is ahead, 2.2 times at 8,192, and still needs more memory. Today
+# both ideas join in fused *window* kernels (FlashAttention, FlexAttention).
 #
 # ### When does it not help?
 #
@@ -587,7 +587,7 @@ check.visible(visible)
 # %% [markdown]
 # ### 8.2 Zero is not nothing (one star, 5 minutes)
 #
-# Find the bug. It trains, it even works a little, and it has been published more than once.
+# Find the bug. It trains, and it even works a little.
 
 
 # %% exercise="attention_weights" stars=1
@@ -609,8 +609,7 @@ check.attention_weights(attention_weights)
 # %% [markdown]
 # ### 8.3 Who has heard of whom (two stars, 10 minutes)
 #
-# The picture of part 4 as a function: after some layers, which token's input can have reached which token? `seen` need not be
-# symmetric.
+# After some layers, which token's input can have reached which token? `seen` need not be symmetric.
 
 
 # %% exercise="reached" stars=2
@@ -630,8 +629,7 @@ check.reached(reached)
 # %% [markdown]
 # ### 8.4 The band, without the square (three stars, 20 minutes)
 #
-# Blocks are one way. This is the other, used by custom kernels: a score for each *offset* $-d\dots d$. Write it without any array
-# of L x L elements. A tip: pad the keys with `window` rows at both ends and look at `np.lib.stride_tricks.sliding_window_view`.
+# Blocks are one way, a score for each *offset* $-d\dots d$ another. Write it without any array of L x L elements. A tip: pad the keys with `window` rows at both ends and look at `np.lib.stride_tricks.sliding_window_view`.
 
 
 # %% exercise="band_scores" stars=3
@@ -718,11 +716,10 @@ check.take(take)
 #   without any error.
 # - **A global token counts once**: taken out of the window, put beside it. There is one denominator in (1), not one for the window
 #   and another for the globals.
-# - **Padding**: keys at padding are hidden from everyone, also from global queries; and a block at the end of a text may hold
-#   nothing but padding.
+# - **Padding**: keys at padding are hidden from everyone, also from global queries; a text's last block may hold nothing else.
 # - **O(L) is for a fixed window.** If you let it grow with the text, it is quadratic again.
 # - **Long input is not long memory**: models with such patterns have been found to neglect distant tokens (Qin, Feng, Van Durme
-#   2022). Test with a task that needs them, like ours, before you pay for 4,096 tokens.
+#   2022). Test with a task that needs them, like ours.
 #
 # **Read**: Beltagy, Peters, Cohan 2020, [Longformer](https://arxiv.org/abs/2004.05150), section 3. Zaheer et al. 2020, [Big
 # Bird](https://arxiv.org/abs/2007.14062), section 2. Dao et al. 2022, [FlashAttention](https://arxiv.org/abs/2205.14135). Warner
@@ -730,7 +727,7 @@ check.take(take)
 # long-range transformers](https://arxiv.org/abs/2202.07856). The production code:
 # [`modeling_longformer.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/longformer/modeling_longformer.py).
 #
-# **Next**: on the path *Architecture & Innovation*, [21 mixture of experts](21_mixture_of_experts.ipynb) is sparse in the other
+# **Next**: on the path *Architecture & Innovation*, 21 (mixture of experts) is sparse in the other
 # half of the layer: each *token* visits few of the weights. Before it comes [04 ALBERT](04_albert_parameter_sharing.ipynb), which
 # shares them.
 
@@ -777,7 +774,7 @@ with style.shown(width=6.6, height=3.2) as ax:
 
 # %% [markdown]
 # At 32 the window's curve ends as if cut with a knife: 64 tokens are *exactly* zero, to the last bit. Inside of its reach most of
-# the weight is within some $\sigma$. The global token (the spike at the left end) lifts the floor: everyone hears of everyone,
+# the influence comes from within two $\sigma$, 20 tokens. The global token (the spike at the left end) lifts the floor: everyone hears of everyone,
 # faintly and all alike.
 #
 # ## Appendix B. A pattern of your own (5 minutes)

@@ -104,6 +104,12 @@ WRONG = [
     ("visible", "apart <= window * dilation", "apart <= window", "it reaches to distance window * dilation"),
     ("visible", " | is_global[:, None] | is_global", " | is_global[:, None]", "their columns are true as well"),
     ("visible", " | is_global[:, None] | is_global", " | is_global", "their rows are true as well"),
+    (
+        "visible",
+        "is_global[:, None] | is_global",
+        "(is_global[:, None] | is_global) & (apart % dilation == 0)",
+        "dilation is the window's",
+    ),
     ("visible", "return seen | is_global[:, None] | is_global", "return (seen | is_global[:, None] | is_global) + 0", "not int"),
     ("attention_weights", "np.where(seen, scores, -np.inf)", "np.where(seen, scores, 0)", "a score of 0 is an ordinary score"),
     ("attention_weights", "np.where(seen, scores, -np.inf)", "np.where(seen, -np.inf, scores)", "see what is hidden"),
@@ -162,7 +168,7 @@ def test_wrong_answers_of_other_kinds_are_told_why():
     for name, answer, message in (
         ("attention_weights", masked_afterwards, "hide before the softmax"),
         ("band_scores", all_pairs, "scores of all pairs"),
-        ("band_scores", from_all_pairs, "an array of n x n is hidden in it"),
+        ("band_scores", from_all_pairs, "an array of L x L is hidden in it"),
         ("band_scores", rolled, "the text is no ring"),
         ("band_scores", backwards, "the offsets run the wrong way"),
         ("reached", ways, "overflow"),

@@ -47,6 +47,12 @@ def _visible(visible) -> None:
         if not (got & _pattern(8, 1))[2:, 2:].any():
             raise Wrong("the other tokens have lost their windows: global tokens come in addition (|, not &)")
     same(got, expected, "the pattern of visible(8, 1, global_tokens=2)")
+    got, expected = _booleans(visible(10, 2, 3, 1), "visible"), _pattern(10, 2, 3, 1)
+    if np.array_equal(got, expected & _pattern(10, 10, 3)):
+        raise Wrong(
+            "the dilation is the window's: a global token sees all and is seen by all, at distances between its steps, too"
+        )
+    same(got, expected, "the pattern of visible(10, 2, dilation=3, global_tokens=1)")
 
 
 def _booleans(got, name: str):
@@ -134,7 +140,7 @@ def _band_scores(band_scores) -> None:
         if np.allclose(got[:, ::-1], expected):
             raise Wrong("the offsets run the wrong way: the first column is for j = i - window, the last for i + window")
     elif isinstance(got, np.ndarray) and got.shape == (9, 9):
-        raise Wrong("it returns scores of all pairs, (n, n); asked for are 2 * window + 1 of each token")
+        raise Wrong("it returns scores of all pairs, (L, L); asked for are 2 * window + 1 of each token")
     same(got, expected, "the scores of 9 tokens, window 2")
     short = np.arange(3)[:, None] - 5 + np.arange(11)
     wide = np.where((short >= 0) & (short < 3), np.take_along_axis(query[:3] @ key[:3].T, short % 3, axis=1) / 2, -np.inf)
@@ -149,7 +155,7 @@ def _band_scores(band_scores) -> None:
         tracemalloc.stop()
     if peak > n * n / 2:  # of booleans alone it would be twice that
         raise Wrong(
-            f"right, but for {n:,} tokens it takes {peak / 1e6:.0f} MB at once: an array of n x n is hidden in it; do without"
+            f"right, but for {n:,} tokens it takes {peak / 1e6:.0f} MB at once: an array of L x L is hidden in it; do without"
         )
 
 
@@ -181,8 +187,8 @@ EXERCISES = (
         "band_scores", "The band, without the square", 3, _band_scores,
         (
             "np.pad(key, [(window, window), (0, 0)]): then the keys of token i are the rows i to i + 2 * window.",
-            "sliding_window_view(padded, 2 * window + 1, axis=0) is a view (n, d, 2 * window + 1), with no copy.",
-            'np.einsum("nd,ndc->nc", query, keys) / np.sqrt(d); and -np.inf where j = i - window + c is outside of 0 ... n - 1.',
+            "sliding_window_view(padded, 2 * window + 1, axis=0) is a view (L, D, 2 * window + 1), with no copy.",
+            'np.einsum("nd,ndc->nc", query, keys) / np.sqrt(D); and -np.inf where j = i - window + c is outside of 0 ... L - 1.',
         ),
     ),
     Exercise(
