@@ -63,9 +63,10 @@ print(f"at 512 tokens {share[2]:.0f} % of the operations are scores and sums, at
 print(f"with a window a layer takes {fewer[5]:.2f} times fewer operations at 4,096, {fewer[6]:.2f} times fewer at 8,192")
 
 # %% [markdown]
-# At 512 tokens the quadratic part is 10 % of BERT-base. It reaches one half at $L=6H$, 4,608 tokens. **In time, sparse attention is a technique for thousands of tokens.** In memory it used to matter earlier:
-# at 4,096 tokens the scores of *one* layer take 768 MiB for one text in float32, and a plain implementation keeps them in every
-# layer until the backward pass. Fused kernels (FlashAttention, 2022) keep none of them; they compute them a second time.
+# At 512 tokens the quadratic part is 10 % of BERT-base. It reaches one half at $L=6H$, 4,608 tokens. **In time, sparse
+# attention is a technique for thousands of tokens.** In memory it used to matter earlier: at 4,096 tokens the scores of *one*
+# layer take 768 MiB for one text in float32, and a plain implementation keeps them in every layer until the backward pass.
+# Fused kernels (FlashAttention, 2022) keep none of them; they compute them a second time.
 #
 # ### Why looking nearby is a good guess
 #
@@ -177,9 +178,9 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 #
 # ### A band out of blocks
 #
-# NumPy (and a GPU) multiplies dense matrices fast, and nothing else. So cut queries and keys into blocks of $b\ge d$. A query sees
-# nothing outside of its own block and its two neighbours: each block of queries is handed three blocks of keys, and what lies
-# outside of the band is masked. `_window_blocks` says which blocks (`near`, -1 for none) and which part of them (`band`).
+# NumPy (and a GPU) multiplies dense matrices fast, and nothing else. So cut queries and keys into blocks of $b\ge d$. A query
+# sees nothing outside of its own block and its two neighbours: each block of queries is handed three blocks of keys, and what
+# lies outside of the band is masked. `_window_blocks` says which blocks (`near`, -1 for none) and which part of them (`band`).
 
 # %%
 import functools
@@ -629,7 +630,8 @@ check.reached(reached)
 # %% [markdown]
 # ### 8.4 The band, without the square (three stars, 20 minutes)
 #
-# Blocks are one way, a score for each *offset* $-d\dots d$ another. Write it without any array of L x L elements. A tip: pad the keys with `window` rows at both ends and look at `np.lib.stride_tricks.sliding_window_view`.
+# Blocks are one way, a score for each *offset* $-d\dots d$ another. Write it without any array of L x L elements. A tip: pad
+# the keys with `window` rows at both ends and look at `np.lib.stride_tricks.sliding_window_view`.
 
 
 # %% exercise="band_scores" stars=3
@@ -722,8 +724,8 @@ check.take(take)
 #   2022). Test with a task that needs them, like ours.
 #
 # **Read**: Beltagy, Peters, Cohan 2020, [Longformer](https://arxiv.org/abs/2004.05150), section 3. Zaheer et al. 2020, [Big
-# Bird](https://arxiv.org/abs/2007.14062), section 2. Dao et al. 2022, [FlashAttention](https://arxiv.org/abs/2205.14135). Warner
-# et al. 2024, [ModernBERT](https://arxiv.org/abs/2412.13663). Qin, Feng, Van Durme 2022, [The NLP task effectiveness of
+# Bird](https://arxiv.org/abs/2007.14062), section 2. Dao et al. 2022, [FlashAttention](https://arxiv.org/abs/2205.14135).
+# Warner et al. 2024, [ModernBERT](https://arxiv.org/abs/2412.13663). Qin, Feng, Van Durme 2022, [The NLP task effectiveness of
 # long-range transformers](https://arxiv.org/abs/2202.07856). The production code:
 # [`modeling_longformer.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/longformer/modeling_longformer.py).
 #
@@ -773,9 +775,9 @@ with style.shown(width=6.6, height=3.2) as ax:
     ax.legend(fontsize=8, loc="lower right")
 
 # %% [markdown]
-# At 32 the window's curve ends as if cut with a knife: 64 tokens are *exactly* zero, to the last bit. Inside of its reach most of
-# the influence comes from within two $\sigma$, 20 tokens. The global token (the spike at the left end) lifts the floor: everyone hears of everyone,
-# faintly and all alike.
+# At 32 the window's curve ends as if cut with a knife: 64 tokens are *exactly* zero, to the last bit. Inside of its reach most
+# of the influence comes from within two $\sigma$, 20 tokens. The global token (the spike at the left end) lifts the floor:
+# everyone hears of everyone, faintly and all alike.
 #
 # ## Appendix B. A pattern of your own (5 minutes)
 

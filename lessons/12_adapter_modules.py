@@ -36,9 +36,9 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# "0.4 % of the parameters, 99 % of the performance" is copied from list to list, and **garbled**: the paper's 0.4 is the *loss in
-# points*, not the share, which is **3.6 %**. Both versions claim *parity*, not victory: the question is whether adapters are **not worse by more
-# than a margin**. The paper's margin is 0.4 points, the garbled claim's 1 %.
+# "0.4 % of the parameters, 99 % of the performance" is copied from list to list, and **garbled**: the paper's 0.4 is the *loss
+# in points*, not the share, which is **3.6 %**. Both versions claim *parity*, not victory: the question is whether adapters are
+# **not worse by more than a margin**. The paper's margin is 0.4 points, the garbled claim's 1 %.
 
 # %% alt="GLUE score against parameters trained for a task, logarithmic. Full fine-tuning at 100 percent has 80.4, adapters of the best size at 3.6 percent 80.0, of size 64 at 2.1 percent 79.6. A cross marks the claim as it is copied: 0.4 percent, 79.6."
 # Houlsby et al. 2019, table 1: GLUE test score of BERT-large, parameters trained for a task (% of BERT-large)
@@ -188,8 +188,9 @@ with drawing.schematic(columns=4, rows=2, width=7.6, row_height=0.95) as s:
 # ### What does freezing save?
 #
 # A linear layer $z = W x$ costs one product forward. Backward there are two. With $g$ for the derivative of the loss along $z$,
-# $W^\top g$ is the derivative along $x$, which is passed on, and $g x^\top$ is the derivative of $W$ itself. Freezing spares the last: **at most a third** of the products, not 96 %. It also spares
-# the update, and AdamW's memory: two numbers for each *trained* number.
+# $W^\top g$ is the derivative along $x$, which is passed on, and $g x^\top$ is the derivative of $W$ itself. Freezing spares
+# the last: **at most a third** of the products, not 96 %. It also spares the update, and AdamW's memory: two numbers for each
+# *trained* number.
 #
 # **Predict first**: for which methods must the derivative travel down to the first layer, and for which can it stop at the top?
 #
@@ -403,7 +404,8 @@ for i in np.flatnonzero(answers["start"] != answers["adapters"])[:8]:
     print(f"{test.texts[i][:47]:48} {said[0]:16} {said[1]:16} {said[2]}")
 
 # %% [markdown]
-# Of the encoder's own 22.6 million numbers only its layer norms moved, and three quarters of the answers are right. Do not rank the three: one run on 470 questions has a standard error of about 2 points.
+# Of the encoder's own 22.6 million numbers only its layer norms moved, and three quarters of the answers are right. Do not rank
+# the three: one run on 470 questions has a standard error of about 2 points.
 #
 # ### Each method has its own rate
 #
@@ -801,10 +803,10 @@ with style.shown(width=6.6, height=3.1) as axes:
 print("kept by rank 8:", "  ".join(f"{name}: {curve[7]:.0%}" for name, curve in curves.items()))
 
 # %% [markdown]
-# Rank 8 keeps 52 % of the change and 16 % of the weight: the change is much simpler, which is LoRA's point. But what rank 8 leaves out is not nothing, and a small part
-# of the squared size may be what mattered, or noise: AdamW moves *every* number by about the same amount in a step, whether its
-# derivative is large or tiny. To find out, cut the change of *every* query and value weight of `tuned["full"]` to rank $r$
-# (`np.linalg.svd`), put it back, and test.
+# Rank 8 keeps 52 % of the change and 16 % of the weight: the change is much simpler, which is LoRA's point. But what rank 8
+# leaves out is not nothing, and a small part of the squared size may be what mattered, or noise: AdamW moves *every* number by
+# about the same amount in a step, whether its derivative is large or tiny. To find out, cut the change of *every* query and
+# value weight of `tuned["full"]` to rank $r$ (`np.linalg.svd`), put it back, and test.
 
 # %% [markdown]
 # ## Appendix C: would other questions have told another story? (5 minutes)
