@@ -6,9 +6,9 @@ from pathlib import Path
 
 # Okabe & Ito 2008 without its yellow; each colour has a marker and a dash of its own, so that none is told by colour alone.
 BASELINE, TECHNIQUE = 0, 1
-COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "0.55")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "v")
+DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), ":")
 SETTINGS = {
     "figure.dpi": 150,
     "savefig.dpi": 150,

@@ -28,11 +28,6 @@ def _trained(experiment: Experiment) -> list[str]:
     return [arm.name for arm in experiment.arms if not arm.trivial]
 
 
-def _look(place: int) -> dict:
-    """The style of an arm; a ninth has the first's line again, so it is grey and dotted."""
-    return style.line(place) | ({"color": "0.55", "linestyle": ":", "marker": "v"} if place == 8 else {})
-
-
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """The rate of each step, and the loss at [MASK] of unread text, the mean over the seeds that all schedules have."""
     runs = shared(runs, _trained(experiment))
@@ -41,7 +36,7 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             own = [run["figures"] for run in runs if run["arm"] == name and "curve" in run["figures"]]
             if not own:
                 continue
-            look = _look(place)
+            look = style.line(place)
             steps = np.linspace(0, own[0]["steps"][-1], len(own[0]["rates"]), endpoint=False)
             axes[0].plot(steps, own[0]["rates"], **{**look, "marker": "none"})
             mean = np.mean([each["curve"] for each in own], axis=0)
@@ -64,7 +59,7 @@ def show_costs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         ax.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN} nats: the same")
         for row, (name, each) in enumerate(found.items()):
             reach = None if each.low is None else [[each.mean - each.low], [each.high - each.mean]]
-            look = {**_look(_trained(experiment).index(name)), "linestyle": "none"}
+            look = {**style.line(_trained(experiment).index(name)), "linestyle": "none"}
             ax.errorbar(each.mean, row, xerr=reach, capsize=3, **look)
         ax.axvline(0, color="0.3", lw=0.9, ls=":")
         ax.set_yticks(range(len(found)), [experiment.arm(name).title for name in found])
