@@ -553,9 +553,6 @@ lesson.plots(2)
 # rates explains most of the order; a line's is half of a constant rate's. *Prolonged* has the least with this peak and ends last,
 # +0.260 [+0.211, +0.310], *reproduced*. *Cut in its middle* has nearly the largest and costs nothing, -0.139 [-0.300, +0.021].
 #
-# We tried to break this with rates between the grid's, on development texts of two seeds not reported: a line at 0.0028 is back near word
-# frequencies (6.18, 6.05), a constant rate at 0.0014 ends at 5.26 and 5.37. A finer grid would not help the line.
-#
 # **Warm-up is needed, even by two layers**: without it +0.245 [+0.189, +0.300], *reproduced*, and its best rate is half of the others'.
 # RAdam without one is 0.111 *below* the line with one, [-0.204, -0.019]: its own warm-up replaces ours. Of the cosine one cannot tell.
 #

@@ -490,8 +490,7 @@ lesson.plots(3)
 # Gradient descent is the other case. Unclipped, its numbers overflow from 0.96 on in every seed. Clipped, they stay finite to
 # the ladder's end: at least 8 times, *reproduced*. Trained it is not: 6.7 nats.
 #
-# **So clipping is an insurance**, and buys no higher rate here. To break that we planted a batch a hundred times too long every 80
-# steps, on two other seeds: clipped runs train at 0.001, unclipped ones do not. Without a warm-up neither do.
+# **So clipping is an insurance**: it pays when something breaks, as with the planted batch, and buys no higher rate here.
 #
 # ### When does it not help?
 #

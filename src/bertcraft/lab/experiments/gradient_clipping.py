@@ -175,8 +175,6 @@ NOTES = (
     "Gradient descent with momentum leaves the plateau at no rate in 400 steps: of it is asked where its numbers stay finite.",
     "A rate trains where the loss at [MASK] of texts that were read ends half a nat below the frequencies of these texts' own "
     "words. They are 128, each read 100 times.",
-    "Two seeds that are not reported, at 0.001 and 0.002: with a batch a hundred times too long every 80 steps clipped runs "
-    "train at 0.001, unclipped ones at neither rate; without a warm-up neither train.",
     "Adam's second moment forgets with 0.98, as RoBERTa's: a long gradient is remembered for some fifty steps.",
 )
 

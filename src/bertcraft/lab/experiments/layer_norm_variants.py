@@ -193,8 +193,8 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    "Twelve layers, 64 wide, for 600 steps: deep for its width, and short. Which rates train in a longer run is not said. At "
-    "0.0005, below all four, post-LN trained without a warm-up, too, on three seeds that are not reported.",
+    "Twelve layers, 64 wide, for 600 steps: deep for its width, and short. Which rates train in a longer run is not said, "
+    "nor whether post-LN trains without a warm-up below 0.001.",
     "A rate trains where the loss at [MASK] of texts that were read ends half a nat below the frequencies of these texts' own "
     "words. They are 128, each read 150 times: the model is asked whether it gets anywhere, not whether it is good.",
     "No gradient is clipped but in one arm. The weights start with a deviation of 0.07: BERT's 0.02 at 768, over "
