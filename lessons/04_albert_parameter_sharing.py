@@ -58,9 +58,9 @@ lesson.claim()
 # same words.
 #
 # In the picture $e$ is the width of the thin table, in this lesson alone; the other letters are those of the
-# [notation](00_glossary.ipynb). The double arrow is the loop, out of the layer and into it again. Blue is new.
+# [notation](00_glossary.ipynb). Blue is new.
 
-# %% alt="Left to right: token ids go into a thin table of V times e numbers, new, then a map from e to H, new, then one layer, new, whose output goes back to its input N times, and then to the heads for masked words and for sentence order, the last new."
+# %% alt="Left to right: token ids go into a thin table of V times e numbers, new, then a map from e to H, new, then one layer, new; its states (B, L, H) go back into it, N times in all, and then to the head for masked words and, at CLS, to that for sentence order, which is new."
 with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
     ids = s.box("[CLS] A [SEP] B [SEP]", at=(0, 0), kind="data")
     table = s.box("thin table\nV x e", at=(1, 0), kind="new")
@@ -68,14 +68,16 @@ with drawing.schematic(columns=5, rows=2, width=9.6, row_height=1.0) as s:
     layer = s.box("the layer", at=(3, 0), kind="new")
     words = s.box("masked words", at=(4, 0))
     order = s.box("order of A and B", at=(4, 1), kind="new")
-    again = s.box("N times, with\nthe same numbers", at=(3, 1), kind="data")
+    states = s.box("states", at=(3, 1), kind="data")
+    again = s.box("again, N times\nin all", at=(2, 1), kind="data")
     s.arrow(ids, table, "(B, L)")
     s.arrow(table, widen, "(B, L, e)")
     s.arrow(widen, layer, "(B, L, H)")
-    s.arrow(layer, words)
-    s.arrow(layer, order)
-    s.arrow(layer, again, "(B, L, H)")
+    s.arrow(layer, states, "(B, L, H)")
+    s.arrow(states, again)
     s.arrow(again, layer)
+    s.arrow(states, words)
+    s.arrow(states, order, "[CLS]")
 
 # %% [markdown]
 # How cheap? A rule that understands nothing, on sentences of an encyclopedia: look for the word pieces that A and B have in
@@ -108,8 +110,9 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
         threshold = max(np.unique(amount[:half]), key=lambda cut: np.mean((amount[:half] < cut) == label[:half]))
         right = np.mean((amount[half:] < threshold) == label[half:])
         for y in (0, 1):
-            ax.hist(amount[label == y], np.arange(0, 60, 3), histtype="step", color=style.COLOURS[y], lw=1.8 - 0.6 * y,
+            ax.hist(amount[label == y], np.arange(0, 105, 3), histtype="step", color=style.COLOURS[y], lw=1.8 - 0.6 * y,
                     ls="-" if y == 0 else "--", label=titles[kind][1 + y])  # fmt: skip
+        ax.axvline(threshold, color="0.6", lw=1, label="threshold")
         ax.set(title=f"{titles[kind][0]} {right:.0%} right", xlabel="what the pieces in common tell (nats)", ylabel="pairs")
         ax.legend(fontsize=8)
 
@@ -555,7 +558,7 @@ def count_weights(vocabulary, thin, hidden, inner, layers, shared):
 check.count_weights(count_weights)
 
 # %% [markdown]
-# ### 8.2 Only one use learns (two stars, 10 minutes)
+# ### 8.2 Find the mistake (two stars, 10 minutes)
 #
 # Back through $y=W\,W\cdots W\,x$, as in (4). It runs, and it is wrong as soon as $W$ is used twice. Find the mistake and mend
 # it.

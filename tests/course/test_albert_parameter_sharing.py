@@ -105,7 +105,7 @@ def test_equation_5_is_the_words_loss_and_the_surprise_at_the_order():
 
 def test_the_bug_to_be_found_is_told_what_it_does():
     state, text = told(SLUG, "shared_gradient", stub(SLUG, "shared_gradient"))
-    assert state == "wrong" and "the first use alone" in text
+    assert state == "wrong" and "hold three uses against (4)" in text
 
 
 COUNTS = """attention = 1 if shared in ("all", "attention") else layers
@@ -126,7 +126,7 @@ WRONG = [
     ("count_weights", "2 * hidden * inner", "8 * hidden**2", "need not be 4 H"),
     ("count_weights", "return vocab", 'return None if shared == "none" else vocab', "it returns None"),
     ("shared_gradient", ADDED, f"if use == uses - 1:\n            {ADDED}", "the last use alone"),
-    ("shared_gradient", ADDED, ADDED.replace("+=", "="), "the first use alone"),
+    ("shared_gradient", ADDED, ADDED.replace("+=", "="), "hold three uses against (4)"),
     ("shared_gradient", "return total", "return total / uses", "not averaged"),
     ("shared_gradient", "gradient = weight.T @ gradient", "pass", "has come back through the later ones"),
     ("shared_gradient", "inputs[use])", "inputs[use + 1])", "not with its output"),

@@ -86,6 +86,7 @@ WRONG = [
     ("read_off", READ, "products[i, i - j]", "count from the end"),
     ("scores", "k, pos_query[rows]", "k, pos_query[np.clip(-distance + reach, 0, 2 * reach - 1)]", "has the paper's index"),
     ("scores", CLIP, "(distance + reach) % (2 * reach)", "longer than the table"),
+    ("scores", "k, pos_query[rows]", "k, pos_query[(distance + reach) % (2 * reach)]", "longer than the table"),
     ("scores", CLIP, "np.clip(-distance + reach, 0, 2 * reach - 1)", "both terms read distance j - i"),
     ("scores", "q @ k.T + ", "", "own term q k is missing"),
     ("divisor", ROOT, "np.sqrt(3 * size)", "how many are there here"),

@@ -22,13 +22,17 @@ def interval(found: Interval, form: str) -> str:
 
 
 def effect(experiment: Experiment, outcome: Outcome) -> str:
-    """A difference or ratio with its interval and unit; an exact one without interval, in four significant digits."""
+    """A difference or ratio with its interval and unit; an exact one without interval, in four significant digits.
+
+    The unit of a difference of percentages is points.
+    """
     comparison, metric = outcome.comparison, experiment.metrics[outcome.comparison.metric]
-    found = outcome.interval
+    found, unit = outcome.interval, "points" if metric.unit == "%" else metric.unit
+    unit = "times" if comparison.ratio else unit
     if comparison.form == statistics.EXACT:
-        return f"{found.mean:.4g} {'times' if comparison.ratio else metric.unit}".strip()
+        return f"{found.mean:.4g} {unit}".strip()
     form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+z.{metric.digits}f"
-    return f"{interval(found, form)} {'times' if comparison.ratio else metric.unit}".strip()
+    return f"{interval(found, form)} {unit}".strip()
 
 
 def claimed(comparison: Comparison) -> str:

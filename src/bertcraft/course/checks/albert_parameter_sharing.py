@@ -63,7 +63,7 @@ def _check_shared_gradient(shared_gradient) -> None:
     if _near(got, found[0]):
         raise Wrong("that is the last use alone: every use adds its part")
     if _near(got, found[-1]):
-        raise Wrong("that is the first use alone: every use adds its part")
+        raise Wrong("right where W is used once; hold three uses against (4), term by term")
     if _near(got, sum(found) / 3):
         raise Wrong("the parts are added up, not averaged")
     if _near(got, 3 * found[0]):
@@ -170,7 +170,7 @@ EXERCISES = (
          "The table and its map have V e + e H weights; attention has 4 H^2, the feed-forward part 2 H F."),
     ),
     Exercise(
-        "shared_gradient", "Only one use learns", 2, _check_shared_gradient,
+        "shared_gradient", "Find the mistake", 2, _check_shared_gradient,
         ("How many outer products should be added up?",
          "Keep a sum, `total += np.outer(g, inputs[use])`, and let g go back through W after each use."),
     ),

@@ -68,7 +68,8 @@ def _scores(scores) -> None:
         if length > reach:  # the short text has told of the index already
             round_ = (distance + reach) % (2 * reach)
             message = "a text longer than the table: far distances come round to its other end; they are to be cut, (2)"
-            _told(got, ((reference(q, k, *tables, round_, round_), message),))
+            wrong = (reference(q, k, *tables, *rows) for rows in ((round_, round_), (round_, cut), (cut, round_)))
+            _told(got, ((each, message) for each in wrong))
         _told(got, (
             (reference(q, k, *tables, cut, back),
              "the third term has the paper's index, j - i: released weights want q_pi of i - j there as well"),

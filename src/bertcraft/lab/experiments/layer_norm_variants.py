@@ -154,7 +154,7 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
 ARMS = _arms(_SHARED)
 
 METRICS = {
-    "share": Metric("rates that train", "points", 0),
+    "share": Metric("rates that train", "%", 0),
     "loss": Metric("loss at [MASK] of texts read, best rate", "nats"),
     "unread": Metric("of texts not read, the same model", "nats"),
     "time": Metric("a step's gradient", "ms", 1),

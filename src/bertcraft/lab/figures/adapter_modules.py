@@ -12,13 +12,14 @@ from bertcraft.lab.statistics import mean
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     """Differences to full fine-tuning; accuracy by what is stored; losses on the way."""
+    paired = verdicts.shared(runs, [arm.name for arm in experiment.arms if not arm.trivial])
     trained = [
         (arm, found) for arm in report.in_order(experiment)
-        if not arm.trivial and (found := [run["figures"] for run in runs if run["arm"] == arm.name])
+        if not arm.trivial and (found := [run["figures"] for run in paired if run["arm"] == arm.name])
     ]  # fmt: skip
     paths = [folder / f"{name}.png" for name in ("kept", "share", "losses")]
     _show_kept(paths[0], runs, experiment)
-    _show_share(paths[1], trained, runs)
+    _show_share(paths[1], trained, paired)
     _show_losses(paths[2], trained)
     return paths
 

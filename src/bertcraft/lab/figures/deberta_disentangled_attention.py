@@ -31,15 +31,16 @@ def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     kinds = {ending: title for ending, title in kinds.items() if _own(runs, BASE + ending)}
     with style.figure(path, columns=len(kinds), width=1.4 + 4.0 * len(kinds), height=3.6) as axes:
         for ax, (ending, title) in zip(np.atleast_1d(axes), kinds.items(), strict=True):
+            paired = verdicts.shared(runs, [name + ending for name in KINDS])
             for name, place in KINDS.items():
-                if not (own := _own(runs, name + ending)):
+                if not (own := _own(paired, name + ending)):
                     continue
                 look = style.line(place)
                 spent = [np.array(each["steps"]) * each["step_gflops"] / 1000 for each in own]
                 for each, compute in zip(own, spent, strict=True) if len(own) > 1 else ():
                     ax.plot(compute, each["curve"], color=look["color"], lw=0.5, alpha=0.4)
                 ax.plot(spent[0], np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(name).title)
-            ax.axhline(_own(runs, BASE + ending)[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+            ax.axhline(_own(paired, BASE + ending)[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.set(
                 xlabel="compute of training (TFLOP)", ylabel="loss at [MASK] of unread rows (nats)", xlim=(0, None), title=title
             )

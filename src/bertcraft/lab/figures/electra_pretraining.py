@@ -6,6 +6,7 @@ import numpy as np
 
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
+from bertcraft.lab.verdicts import shared
 
 CURVES = ("mlm", "electra")
 UNTRAINED = "untrained"
@@ -54,8 +55,9 @@ def _show_scores(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """What every arm's encoder is worth at the end; small marks are seeds. The majority, far below, stands in the table."""
+    """What every arm's encoder is worth at the end, on the seeds that all have; the majority, far below, stands in the table."""
     arms = [arm for arm in experiment.arms if _own(runs, arm.name) and arm.settings.get("method") != "majority"]
+    runs = shared(runs, [arm.name for arm in arms])
     with style.figure(path, width=7.2, height=0.7 + 0.33 * len(arms)) as ax:
         for y, arm in enumerate(arms):
             values = [each["accuracy"] for each in _own(runs, arm.name)]
@@ -64,5 +66,5 @@ def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             ax.plot(np.mean(values), y, "o" if not arm.trivial else "D", color=color)
         ax.set_yticks(range(len(arms)), [arm.title for arm in arms])
         ax.invert_yaxis()
-        ax.set(xlabel="TREC after fine-tuning (% right); marks: seeds, points: means")
+        ax.set(xlabel="TREC after fine-tuning (% right); marks: seeds that all have, points: means")
     return path

@@ -7,7 +7,7 @@ import numpy as np
 from bertcraft.lab import style
 from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.experiments.mixed_precision_training import EXPONENTS
-from bertcraft.lab.verdicts import difference
+from bertcraft.lab.verdicts import difference, shared
 from bertcraft.techniques.mixed_precision_training import FORMATS
 
 KINDS = {"scores": "of the scores over words", "states": "of hidden states", "weights": "of weights"}
@@ -32,7 +32,8 @@ def _trained(experiment: Experiment) -> list[str]:
 
 
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of unread text against steps, the mean over seeds."""
+    """Loss at [MASK] of unread text against steps, the mean over the seeds that all arms have."""
+    runs = shared(runs, [*_trained(experiment), "unigram"])
     with style.figure(path, width=7.6, height=3.6) as ax:
         for place, name in enumerate(_trained(experiment)):
             own = [run["figures"] for run in runs if run["arm"] == name]

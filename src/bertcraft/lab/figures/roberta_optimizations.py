@@ -27,14 +27,15 @@ def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     panels = panels[2:] if "static" in there else panels[: 2 if "static1" in there else 1]
     with style.figure(path, columns=len(panels), width=1.8 + 3.6 * len(panels), height=3.5) as axes:
         for ax, names in zip(np.atleast_1d(axes), panels, strict=True):
+            paired = verdicts.shared(curves, names)
             for name in names:
-                own = [run["figures"] for run in curves if run["arm"] == name]
+                own = [run["figures"] for run in paired if run["arm"] == name]
                 look = style.line({"dynamic": style.TECHNIQUE, "static1": 2}.get(name, style.BASELINE))
                 for each in own if len(own) > 1 else ():
                     ax.plot(each["readings"], each["curve"], color=look["color"], lw=0.5, alpha=0.4)
                 mean = np.mean([each["curve"] for each in own], axis=0)
                 ax.plot(own[0]["readings"], mean, **look, label=experiment.arm(name).title)
-            frequencies = np.mean([run["figures"]["unigram"] for run in curves if run["arm"] in names])
+            frequencies = np.mean([run["figures"]["unigram"] for run in paired if run["arm"] in names])
             ax.axhline(frequencies, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.set(xlabel="times that each text has been read", ylabel="loss at [MASK] of unread text (nats)", xlim=(0, None))
             ax.legend(fontsize=7.5)
