@@ -166,6 +166,9 @@ def test_what_is_claimed_is_said_in_its_form(comparison, said):
 
 def test_an_effect_carries_its_unit_and_an_exact_one_no_interval():
     found = {each.comparison.name: words.effect(EXPERIMENT, each) for each in verdicts.outcomes(EXPERIMENT, runs(**LEARNT))}
+    in_percent = replace(EXPERIMENT, metrics=EXPERIMENT.metrics | {"loss": Metric("right", "%")})
+    primary = verdicts.primary(in_percent, runs(**LEARNT))
+    assert words.effect(in_percent, primary).endswith("] points"), "percentages differ by points"
     assert found["a against b"].startswith("-0.500 [-0.5") and found["a against b"].endswith("] nats")
     assert found["a is faster"] == "0.500 times", "an interval too narrow to be seen is not printed"
     assert found["d costs twice a"] == "2 times"  # four digits of what it is, however small

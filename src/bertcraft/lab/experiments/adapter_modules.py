@@ -204,7 +204,7 @@ def _arms(shared: dict, rates: dict | None = None) -> tuple[Arm, ...]:
 ARMS = _arms(_FULL)
 
 METRICS = {
-    "accuracy": Metric("accuracy", "points", 2, overlap=TESTED / TEXTS),
+    "accuracy": Metric("accuracy", "%", 2, overlap=TESTED / TEXTS),
     "own": Metric("own", "%", 2),
     "stored_mb": Metric("a task", "MB", 2),
     "step_ms": Metric("a step", "ms", 0),

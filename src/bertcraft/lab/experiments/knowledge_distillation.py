@@ -243,7 +243,7 @@ def _arms(shared: dict, few: int, rate: float | None = None) -> tuple[Arm, ...]:
 ARMS = _arms(_FULL, FEW)
 
 METRICS = {
-    "accuracy": Metric("accuracy", "points", 2, overlap=TESTED / TEXTS),
+    "accuracy": Metric("accuracy", "%", 2, overlap=TESTED / TEXTS),
     "agree": Metric("as its teacher", "%", 1),
     "millions": Metric("parameters", "million", 2),
     "ms": Metric("a text", "ms", 2),

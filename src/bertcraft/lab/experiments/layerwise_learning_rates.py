@@ -173,7 +173,7 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
 ARMS = _arms(_SHARED)
 _TRAINED = tuple(arm.name for arm in ARMS if not arm.trivial)
 
-METRICS = {"accuracy": Metric("accuracy", "points", 2, overlap=TESTED / TEXTS)}
+METRICS = {"accuracy": Metric("accuracy", "%", 2, overlap=TESTED / TEXTS)}
 METRICS |= {name: Metric(name.upper(), "%", 1, overlap=TESTED / TEXTS) for name in TASKS}
 
 CHECKS = (Check("beats TF-IDF", _TRAINED, "accuracy", least=0.0, against="tfidf", unit="points"),)

@@ -236,7 +236,7 @@ def _arms(shared: dict, steps: int) -> tuple[Arm, ...]:
 ARMS = _arms(_FULL, _STEPS)
 
 METRICS = {  # all seeds test on 40 of the same 130 classes and train on 90 of them
-    "accuracy": Metric("accuracy on unseen classes", "points", 2, overlap=TESTED / TRAINING),
+    "accuracy": Metric("accuracy on unseen classes", "%", 2, overlap=TESTED / TRAINING),
     "gigaflops": Metric("operations of meta-training", "GFLOP", 0),
 }
 

@@ -240,8 +240,8 @@ ARMS = _arms(_LAYER, _MODEL)
 METRICS = {
     "ms": Metric("time of a layer", "ms", 0),
     "scores_mb": Metric("scores of a layer", "MB", 0),
-    "near": Metric("accuracy within reach", "points", 1),
-    "far": Metric("accuracy beyond reach", "points", 1),
+    "near": Metric("accuracy within reach", "%", 1),
+    "far": Metric("accuracy beyond reach", "%", 1),
 }
 
 CHECKS = (
