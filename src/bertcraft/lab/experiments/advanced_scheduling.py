@@ -124,7 +124,16 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
 
 
 _SHARED = ruled.SHARED
-ARMS = _arms(_SHARED)
+ARMS = (
+    *_arms(_SHARED),
+    *(
+        replace(
+            arm, name=f"{arm.name}_between", title=f"{arm.title}, {rate:g}", settings=arm.settings | {"rate": rate},
+            control="Would a finer grid of rates turn the claim over? Asked when the others had been measured.",
+        )
+        for arm, rate in zip(_arms(_SHARED)[:2], (1.4e-3, 2.8e-3), strict=True)
+    ),
+)  # fmt: skip
 _TRAINED = tuple(arm.name for arm in ARMS if not arm.trivial)
 
 METRICS = {
@@ -148,7 +157,9 @@ COMPARISONS = (
 )
 
 TUNING = Tuning(
-    grids={name: {"rate": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)} for name in _TRAINED},
+    grids={
+        arm.name: {"rate": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)} for arm in ARMS if not arm.trivial and "rate" not in arm.settings
+    },
     settings=ruled.TRIAL,
     figure="dev_loss",
     better=-1,

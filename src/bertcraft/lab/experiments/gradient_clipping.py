@@ -128,7 +128,16 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
     )  # fmt: skip
 
 
-ARMS = _arms(_SHARED)
+ARMS = (
+    *_arms(_SHARED),
+    *(
+        Arm(
+            f"cold_{clip}", f"{title}, no warm-up", _SHARED | {"clip": clip, "warmup": 0, "rates": [2.5e-4, 5e-4, 1e-3, 2e-3]},
+            "Does clipping do a warm-up's work? Asked when the others had been measured.",
+        )
+        for clip, title in (("none", "unclipped"), ("norm", "clipped at 1"))
+    ),
+)  # fmt: skip
 _TRAINED = tuple(arm.name for arm in ARMS if not arm.trivial)
 
 METRICS = {

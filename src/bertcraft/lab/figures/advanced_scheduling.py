@@ -25,7 +25,9 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def _trained(experiment: Experiment) -> list[str]:
-    return [arm.name for arm in experiment.arms if not arm.trivial]
+    """The arms at their own best peaks; in a short form, which has one peak for all, every arm that trains."""
+    tuned = experiment.tuning.grids if experiment.tuning else [arm.name for arm in experiment.arms if not arm.trivial]
+    return [arm.name for arm in experiment.arms if arm.name in tuned]
 
 
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:

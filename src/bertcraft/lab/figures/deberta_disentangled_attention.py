@@ -40,7 +40,8 @@ def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                 for each, compute in zip(own, spent, strict=True) if len(own) > 1 else ():
                     ax.plot(compute, each["curve"], color=look["color"], lw=0.5, alpha=0.4)
                 ax.plot(spent[0], np.mean([each["curve"] for each in own], axis=0), **look, label=experiment.arm(name).title)
-            ax.axhline(_own(paired, BASE + ending)[0]["unigram"], color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
+            unigram = _own(paired, BASE + ending)[0]["unigram"]
+            ax.axhline(unigram, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
             ax.set(
                 xlabel="compute of training (TFLOP)", ylabel="loss at [MASK] of unread rows (nats)", xlim=(0, None), title=title
             )

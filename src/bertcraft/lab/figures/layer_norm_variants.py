@@ -9,7 +9,7 @@ from bertcraft.lab.experiment import Experiment
 from bertcraft.lab.verdicts import shared
 
 WIRINGS = {"post": "post-LN", "pre": "pre-LN", "sandwich": "sandwich", "deep": "DeepNorm"}
-_PLACES = (*WIRINGS, "post_warm", "post_clipped", "pre_rms")  # a wiring looks the same in both plots
+_PLACES = (*WIRINGS, "post_warm", "post_clipped", "pre_rms", "post_low")  # a wiring looks the same in both plots
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
@@ -46,7 +46,8 @@ def show_rates(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         ax.axhline(plateau, color="0.3", lw=1, ls=(0, (1, 3)), label="word frequencies alone")
         ax.axhline(plateau - 0.5, color="0.6", lw=0.8, ls="-", label="below: it trains")
         ax.set(xscale="log", xlabel="highest learning rate", ylabel="loss at [MASK] of texts read (nats)", ylim=(None, top + 0.1))
-        ax.set_xticks(arms[0].settings["rates"], [f"{rate:g}" for rate in arms[0].settings["rates"]])
+        rates = sorted({rate for arm in arms for rate in arm.settings["rates"]})
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
         ax.minorticks_off()
         ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return path
