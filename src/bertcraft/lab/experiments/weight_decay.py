@@ -162,7 +162,17 @@ def _arms(shared: dict, tuned_steps: int) -> tuple[Arm, ...]:
     )  # fmt: skip
 
 
-ARMS = _arms(_SHARED, TUNED.steps)
+ARMS = (
+    *_arms(_SHARED, TUNED.steps),
+    *(
+        replace(
+            arm, name=f"{arm.name}_between", title=f"{arm.title}, {rate:g}, {decay:g}",
+            settings=arm.settings | {"rate": rate, "weight_decay": decay},
+            control="Would a finer grid tell them apart? Half a step to the second best; asked afterwards.",
+        )
+        for arm, rate, decay in zip(_arms(_SHARED, TUNED.steps)[:2], (2.8e-3, 2e-3), (1e-3, 1.7), strict=True)
+    ),
+)  # fmt: skip
 _TRAINED = tuple(arm.name for arm in ARMS if "where" in arm.settings)
 _CROSSED = ("cold", "warm", "uncorrected", "uncorrected_cold")
 
