@@ -8,7 +8,7 @@ from tests.course.lessons import altered, built, solution, stub, told
 
 from bertcraft.techniques import gradient_clipping as technique
 from bertcraft.tensor import grad
-from bertcraft.train import adamw
+from bertcraft.train import adamw, chain, sgd
 
 SLUG = "gradient_clipping"
 
@@ -141,6 +141,20 @@ def test_figures_that_the_text_states():
     assert round(1 / math.sqrt(1 - 0.999)) == 32
 
 
+def test_what_the_text_says_of_the_leap_from_the_wall():
+    """Section 2: 4.8 long is the gradient that throws the unclipped walk 1.4 away; no clipped step is above 0.06."""
+    start = {"w": 4.7, "b": -1.9}
+    leap, most = (
+        max(np.hypot(np.diff(walk["w"]), np.diff(walk["b"])))
+        for walk in (
+            technique.descent(technique.one_unit_loss, start, sgd(0.3), 20),
+            technique.descent(technique.one_unit_loss, start, chain(technique.by_global_norm(0.2), sgd(0.3)), 20),
+        )
+    )
+    assert (round(leap, 1), round(leap / 0.3, 1)) == (1.4, 4.8)
+    assert most <= 0.3 * 0.2
+
+
 # ------------------------------------------------------------------------------------------------------------ the page
 
 
@@ -178,11 +192,15 @@ WRONG = [
     ("clip_all", "(most / norm)", "(1 / norm)", "`most` was 2"),
     ("clip_all", "norm <= most", "norm == 0", "only ever shortens"),
     ("clip_all", EACH, "gradients[0]", "a list of arrays"),
+    ("clip_all", "        return gradients", "        return None", "not handed back"),
     ("accumulated_step", TRUE, "np.mean([clip(g / scale) for g in scaled_gradients], axis=0)", "only the sum of all"),
     ("accumulated_step", STEP, "weights - rate * clip(gradient * scale) / scale", "1024 times as strict"),
     ("accumulated_step", STEP, "weights - rate * clip(gradient) / scale", "divided by the scale twice"),
     ("accumulated_step", TRUE, "np.mean(scaled_gradients, axis=0)", "never divided out"),
     ("accumulated_step", TRUE, "np.sum(scaled_gradients, axis=0) / scale", "not their mean"),
+    ("accumulated_step", STEP, "weights - rate * clip(gradient * 3) / len(scaled_gradients)", "clip their mean"),
+    ("accumulated_step", STEP, "weights - rate * clip(gradient * 3 * scale) / 3 / scale", "clip their mean"),
+    ("accumulated_step", "min(1.0, most / (", "min(1.0, 1 / (", "clipped at 2"),
     ("accumulated_step", "min(1.0, most / (np.linalg.norm(g) + 1e-6))", "most / np.linalg.norm(g)", "only ever shortens"),
     ("clip_rows", ROWS, "gradient / length * np.minimum(longest, length)", "0 / 0"),
     ("clip_rows", MEASURED, MEASURED.replace("axis=1", "axis=0"), "you measure columns"),
@@ -192,6 +210,8 @@ WRONG = [
      "np.linalg.norm(weight, axis=1, keepdims=True)", "can never move"),
     ("clip_rows", "np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), eps)",
      "(np.linalg.norm(weight, axis=1, keepdims=True) + eps)", "eps is added"),
+    ("clip_rows", "ratio * np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), eps)",
+     "np.maximum(ratio * np.linalg.norm(weight, axis=1, keepdims=True), eps)", "compared with the limit"),
     ("clip_rows", ROWS, "gradient * (longest / np.maximum(length, 1e-12))", "was made longer"),
     ("after_spike", "g**2", "g", "mean of *squared* gradients"),
     ("after_spike", "np.sqrt(u)", "u", "root of u"),
@@ -199,6 +219,8 @@ WRONG = [
     ("after_spike", "m, u, found = 1.0, 1.0, []", "m, u, found = 0.0, 0.0, []", "begin at 0"),
     ("after_spike", "np.array(found)", "np.array([1.0, *found[:-1]])", "one step late"),
     ("after_spike", "m, u, found = 1.0, 1.0, []", "m, u, found, b1, b2 = 1.0, 1.0, [], b2, b1", "exchanged"),
+    ("after_spike", "m, u, found = 1.0, 1.0, []", "m, u, found, b1, b2 = 1.0, 1.0, [], 1 - b1, 1 - b2", "shares are exchanged"),
+    ("after_spike", "m, u, found = 1.0, 1.0, []", "m, u, found, b1, b2 = 1.0, 1.0, [], 0.9, 0.999", "the betas 0.5 and 0.98"),
     ("which_threshold", '"norm_1"', '"none"', "15 of 40"),
     ("which_threshold", '"norm_1"', '"norm_0.05"', "may be worse"),
     ("which_threshold", '"norm_1"', '"value"', "worse by more"),

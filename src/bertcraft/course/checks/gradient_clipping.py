@@ -35,6 +35,8 @@ def _check_clip_all(clip_all) -> None:
     for a, g in zip(got, gradients, strict=True):
         same(a, g * 2 / norm, "gradients of norm 11, clipped at 2", rtol=1e-6)
     short = clip_all(gradients, 50.0)
+    if short is None:
+        raise Wrong("gradients that are short enough are not handed back: return them as they are")
     if _all_near(short, [g * 50 / norm for g in gradients]):
         raise Wrong("gradients of norm 11 were made 50 long: clipping only ever shortens")
     for a, g in zip(short, gradients, strict=True):
@@ -48,18 +50,22 @@ def _clipped(g, most):
 
 
 def _check_accumulated_step(accumulated_step) -> None:
-    weights, scale = np.array([1.0, -2.0, 0.5]), 1024.0
+    weights, scale, most = np.array([1.0, -2.0, 0.5]), 1024.0, 2.0
     parts = np.array([[6.0, -8.0, 0.0], [-4.0, 2.0, 1.0], [1.0, 0.0, 8.0]])
     mean = parts.mean(axis=0)
-    got, tiny = accumulated_step(weights, parts * scale, scale, 1.0, 0.1), 1e-4
+    got, tiny = accumulated_step(weights, parts * scale, scale, most, 0.1), 1e-4
     step = (weights - np.asarray(got, float)) / 0.1 if np.shape(got) == (3,) else None
-    of_parts = np.mean([_clipped(part, 1.0) for part in parts], axis=0)
+    of_parts = np.mean([_clipped(part, most) for part in parts], axis=0)
     if _near(step, of_parts / scale, 1e-3):
         raise Wrong("the micro-batches are clipped one by one, and still scaled: add up, divide by the scale, then clip, once")
     if _near(step, of_parts, 1e-3):
         raise Wrong("unscaled, but each micro-batch is clipped by itself: by (7) only the sum of all may be clipped")
-    short = accumulated_step(np.zeros(3), parts * tiny * scale, scale, 1.0, 1.0)
-    if _near(step, _clipped(mean, 1.0) / scale, 1e-3):
+    if any(_near(step, _clipped(parts.sum(axis=0), most) / 3 / over, 1e-3) for over in (1, scale)):
+        raise Wrong(
+            "the sum is clipped, and then divided by the number of micro-batches: clip their mean, the true gradient, last"
+        )
+    short = accumulated_step(np.zeros(3), parts * tiny * scale, scale, most, 1.0)
+    if _near(step, _clipped(mean, most) / scale, 1e-3):
         if _near(short, -mean * tiny, 1e-3):
             raise Wrong(
                 "clipped before it is unscaled: by (8) the threshold is then 1024 times as strict; divide by the scale first"
@@ -69,9 +75,9 @@ def _check_accumulated_step(accumulated_step) -> None:
         raise Wrong("the scale is never divided out: a gradient that is shorter than the limit makes a step 1024 times too long")
     if _near(short, -parts.sum(axis=0) * tiny, 1e-3):
         raise Wrong("that is the sum of the micro-batches, not their mean: divide by their number first")
-    if _near(short, -_clipped(mean, 1.0), 1e-3):
+    if _near(short, -_clipped(mean, most), 1e-3):
         raise Wrong("a gradient shorter than the limit was made longer: clipping only ever shortens")
-    same(got, weights - 0.1 * _clipped(mean, 1.0), "the weights after a step clipped at 1", rtol=1e-5)
+    same(got, weights - 0.1 * _clipped(mean, most), "the weights after a step clipped at 2", rtol=1e-5)
     same(short, -mean * tiny, "the weights after a step that needs no clipping", rtol=1e-5)
 
 
@@ -100,6 +106,10 @@ def _check_clip_rows(clip_rows) -> None:
             raise Wrong("a row whose weights are 0 can never move: count a row of weights as at least eps long")
         if _near(got[0], gradient[0] * ratio * (0.5 + eps) / 5):
             raise Wrong("eps is added to the length: it is the least that a length counts for, a maximum")
+        if _near(got[0], gradient[0] * eps / 5):
+            raise Wrong(
+                "eps is compared with the limit: compare it with the length of the weights, and take ratio times the longer"
+            )
         if _near(got[2], gradient[2] * ratio / np.linalg.norm(gradient[2])):
             raise Wrong("a row shorter than its limit was made longer: the factor is at most 1")
     same(got, expected, "the rows of a gradient (4, 3)", rtol=1e-6)
@@ -124,6 +134,8 @@ def _check_after_spike(after_spike) -> None:
         raise Wrong("the step divides by the root of u")
     if _near(got, _spike(1000.0, 60, 0.999, 0.9)):
         raise Wrong("the betas are exchanged: m forgets with b1, u with b2")
+    if _near(got, _spike(1000.0, 60, 0.1, 0.001)):
+        raise Wrong("the shares are exchanged: m keeps b1 of what it was and takes 1 - b1 of the gradient; so does u, with b2")
     if _near(got, _spike(*given, stays=True)):
         raise Wrong("the gradient stays `size` long: after the first step it is 1 again")
     if _near(got, _spike(*given, start=0.0)):
@@ -132,6 +144,8 @@ def _check_after_spike(after_spike) -> None:
         raise Wrong("one step late: Adam updates m and u with the gradient, and steps by the new ones")
     same(got, expected, "Adam's steps after a gradient of 1000", rtol=1e-6)
     same(after_spike(1.0, 5, 0.9, 0.98), np.ones(5), "Adam's steps when the spike is 1, no spike,", rtol=1e-6)
+    other = (10.0, 8, 0.5, 0.98)
+    same(after_spike(*other), _spike(*other), "Adam's steps after a gradient of 10, with the betas 0.5 and 0.98,", rtol=1e-6)
 
 
 EXERCISES = (
