@@ -186,6 +186,7 @@ MEASURED = """np.linalg.norm(weight, axis=1, keepdims=True), eps)
 ROWS = "gradient * np.minimum(1, longest / np.maximum(length, 1e-12))"
 WRONG = [
     ("clip_all", EACH, "[g * (most / np.linalg.norm(g)) for g in gradients]", "each array is clipped by itself"),
+    ("clip_all", EACH, "[g * (most / norm) if np.sum(g**2) > most**2 else g for g in gradients]", "was left alone"),
     ("clip_all", EACH, "[np.clip(g, -most, most) for g in gradients]", "each number is clipped by itself"),
     ("clip_all", NORM, "sum(np.sum(g**2) for g in gradients)", "the root is missing"),
     ("clip_all", NORM, "sum(np.linalg.norm(g) for g in gradients)", "norms do not add up"),

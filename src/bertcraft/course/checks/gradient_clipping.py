@@ -34,6 +34,12 @@ def _check_clip_all(clip_all) -> None:
         raise Wrong("the gradient is 1 long, and `most` was 2: the factor is most / norm")
     for a, g in zip(got, gradients, strict=True):
         same(a, g * 2 / norm, "gradients of norm 11, clipped at 2", rtol=1e-6)
+    uneven = [np.array([3.0, 4.0]), np.array([12.0])]  # norms 5, 12 and 13
+    got = clip_all(uneven, 6.5)
+    if _all_near(got, [uneven[0], uneven[1] / 2]):
+        raise Wrong("an array that is short enough by itself was left alone: the norm of all decides, and shortens all")
+    for a, g in zip(got, uneven, strict=True):
+        same(a, g / 2, "gradients of norm 13, clipped at 6.5", rtol=1e-6)
     short = clip_all(gradients, 50.0)
     if short is None:
         raise Wrong("gradients that are short enough are not handed back: return them as they are")
