@@ -51,7 +51,7 @@ lesson.claim()
 #
 # A recurrent network applies one function again and again. Pascanu, Mikolov and Bengio took the smallest one there is, a single
 # unit with one weight $w$ and one bias $b$, fifty times over, and drew its loss over $w$ and $b$. That drawing, their figure 6, is
-# the picture of this technique. Here are their function and its derivatives.
+# the picture of this technique. Their function, and its derivatives:
 
 # %%
 from bertcraft.tensor import functions as F
@@ -241,7 +241,7 @@ from bertcraft.errors import InputError
 from bertcraft.techniques.gradient_clipping import _positive, by_value, angle  # inline
 
 # %% [markdown]
-# By block: the names say which parameters belong together.
+# By block: the names say which parameters belong together. (Equation (1) of the library is our (2).)
 
 # %%
 from bertcraft.techniques.gradient_clipping import by_block  # inline
@@ -426,7 +426,7 @@ for ids in task.texts.train[:4]:
 # %% [markdown]
 # ### Live: a constant factor, on real gradients
 #
-# Ten gradients of this model, all times $S$, go through Adam. How long is its tenth step, against $S=1$ and hardly any $\epsilon$?
+# Ten of its gradients, all times $S$, go through Adam. How long is its tenth step, against $S=1$ and hardly any $\epsilon$?
 
 # %%
 stored = [step(start, task.make_batch(number), number)[1] for number in range(10)]
@@ -456,9 +456,9 @@ with style.shown(width=6.2, height=2.7) as ax:
 #
 # ### The stored experiment
 #
-# Six layers, norms where BERT has them, each rate twice the one before: which is the highest that still trains? Gradient descent
-# with momentum does not train here in so few steps (tried beforehand); up to which rate do its numbers stay finite? First, whether
-# the question can be asked:
+# Six layers, layer norms where BERT has them, a ladder of rates, each twice the one before: which is the highest that still trains?
+# Gradient descent with momentum does not train here in so few steps (tried beforehand); up to which rate do its numbers stay finite?
+# First, whether the question can be asked:
 
 # %%
 from bertcraft.course import display, measured
@@ -489,8 +489,8 @@ lesson.plots(3)
 # frequencies, where gradients are *short*, stray ones apart (the longest: 102). No run left the plateau and came back. The
 # table's gradients *ten times the median* are mostly the first of such runs.
 #
-# Gradient descent is another case. Unclipped, its numbers overflow from 0.96 on in every seed. Clipped, they stay finite to
-# the ladder's end: at least 8 times, *reproduced*. It trains nowhere: at that end the loss is 6.7 nats.
+# Unclipped gradient descent overflows from 0.96 on in every seed. Clipped, its numbers stay finite to the ladder's end: at least 8
+# times, *reproduced*. It trains nowhere: there the loss is 6.7 nats.
 #
 # **So clipping is an insurance**: it pays when something breaks, as with the planted batch, and buys no higher rate here.
 #
@@ -732,7 +732,7 @@ check.which_threshold(which_threshold)
 #
 # - **Clip once**: after all sums, after unscaling, before the update.
 # - **Log the norm before clipping**: the one after tells nothing.
-# - **A threshold from another model is a guess.** The norm depends on the model's size and on the batch's. Look at it first.
+# - **A threshold from another model is a guess.** The norm depends on the model's size and the batch's. Look first.
 # - **Clipping changes what a mean is**: shortened steps no longer add up to the mean gradient of the data. Rare texts with long
 #   gradients are heard less.
 # - **It is not differential privacy**, which clips the gradient of each *text*, then adds noise.
