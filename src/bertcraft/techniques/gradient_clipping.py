@@ -62,7 +62,7 @@ def by_value(limit: float) -> Rule:
 
 
 def by_block(max_norm: float, block: Callable[[str], str] = str, eps: float = 1e-6) -> Rule:
-    """Equation (1) for each block: parameters for whose names ``block`` says the same; by default each by itself.
+    """Clip by the norm of each block: parameters for whose names ``block`` says the same; by default each by itself.
 
     As torch's ``clip_grad_norm_`` called once for each block. Raises InputError for a max_norm not above 0.
     """

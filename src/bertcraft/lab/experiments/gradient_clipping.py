@@ -180,7 +180,7 @@ CLAIM = Claim(
 NOTES = (
     "Six layers, 64 wide, 400 steps, a warm-up of 40: which rates train in a longer run, or a larger model, is not said.",
     "The ladder has steps of two: a ratio of highest rates is a power of two for each seed. Where all rates of the ladder train, "
-    "or stay finite, the highest is the ladder's end, and so is the ratio at most.",
+    "or stay finite, the highest is the ladder's end: if it is the clipped arm's, the ratio is at least what is shown.",
     "Gradient descent with momentum leaves the plateau at no rate in 400 steps: of it is asked where its numbers stay finite.",
     "A rate trains where the loss at [MASK] of texts that were read ends half a nat below the frequencies of these texts' own "
     "words. They are 128, each read 100 times.",
