@@ -10,9 +10,8 @@
 # 5. a **masked language model** learns by guessing words that were hidden from it.
 #
 # This lesson builds each one small enough to check by hand, then looks at the real one: the code that the other lessons run.
-# You need NumPy, nothing else. All code here is yours to edit: what you change is what runs. [Part
-# 2](00_foundations_2.ipynb) turns the encoder into a classifier and says how the lessons decide what is better; the
-# [glossary](00_glossary.ipynb) has every word and letter.
+# You need to know NumPy, nothing else. All code on the page is yours to edit. [Part 2](00_foundations_2.ipynb) turns the encoder
+# into a classifier and says how the lessons decide what is better; the [glossary](00_glossary.ipynb) has every word and letter.
 #
 # Set aside 230 minutes. That is one sitting for sections 1 to 4, one for 5 and 6, and an hour for the open project at the end.
 
@@ -104,7 +103,8 @@ for place, line in enumerate(Tiny.tape):
 # Read the last line: number 7 was made of number 6, twice, with slope 2 each time (that is `error * error`).
 #
 # Now go through the tape **backwards**. The loss has derivative 1 along itself. Every number hands its derivative on to its
-# inputs, multiplied by the slope. This is the *chain rule*: rates multiply along a path,
+# inputs, multiplied by the slope. This is the *chain rule* (read $\partial \ell / \partial x$ as "the derivative of $\ell$ along
+# $x$"): rates multiply along a path,
 #
 # $$\frac{\partial \ell}{\partial x} =
 # \sum_{z \text{ made from } x} \frac{\partial \ell}{\partial z} \cdot \frac{\partial z}{\partial x} \tag{2}$$
@@ -134,7 +134,7 @@ print("along w", gradients[w.place], "  along b", gradients[b.place])
 # The tape as a picture. Black is the value going forward; each arrow carries its slope; orange is the derivative coming back.
 # Check three of the orange numbers by hand.
 
-# %% alt="The tape as a graph: w and x make w x, with b w x + b, with t the error, and twice the error the loss. Each box has its value, each arrow its slope, and below each box stands its derivative: 12 for w, 4 for b."
+# %% alt="The tape as a graph: w and x make w x, with b w x + b, with t the error, and the error, used twice, the loss. Each box has its value, each arrow its slope, and below each box stands its derivative: 12 for w, 4 for b."
 numbers = {"w": w, "x": x, "b": b, "t": t, "w x": product, "w x + b": answer, "error": error, "loss": loss}
 places = {"w": (0, 1), "x": (0, 0), "w x": (1, 1), "b": (1, 0), "w x + b": (2, 1), "t": (2, 0), "error": (3, 1), "loss": (4, 1)}
 names = list(places)
@@ -187,13 +187,13 @@ value, gradient = bc.value_and_grad(squared_error)(parameters)
 print("loss", value, " along w", gradient["w"], " along b", gradient["b"])
 
 # %% [markdown]
-# The same steps, the same answer. Two differences matter later:
+# The same steps (a power in place of the product at the end), the same answer. Two things matter later:
 #
 # - $x$ and $t$ are no nodes: a plain number is a constant, and **no work is done for constants**. When lesson 12 freezes an
 #   encoder, this is all that "frozen" means.
 # - Every value in between is **kept until the backward pass** has used it, because slopes need it (the slope of a product is
-#   the *other* factor). In a transformer these kept arrays, the *activations*, take more memory than the parameters. Lesson
-#   06 lives on this fact.
+#   the *other* factor). In a transformer that learns from more than a few texts at a time these kept arrays, the *activations*,
+#   take more memory than the parameters. Lesson 06 lives on this fact.
 #
 # ## 3. The derivative table (35 minutes)
 #
@@ -231,13 +231,15 @@ print("tanh of a matrix product: first and second derivatives agree with measure
 # %% [markdown]
 # ### Exercise 1 (one star, 10 minutes): a table for six operations
 #
-# Return the slopes of one operation as a tuple, one for each argument. `x` (and `y`) are its arguments, `z` its result.
+# Return the slopes of one operation as a tuple, one for each argument. `x` and `y` are its arguments (`y` is `None` where
+# there is one only), `z` is its result. The cell below the exercise checks your function and says what is wrong with it.
+# `hint("slopes")` helps, `solution("slopes")` tells; every checked exercise has both.
 #
 # | name | result | slopes |
 # | --- | --- | --- |
-# | `"add"` | $z = x + y$ | |
-# | `"multiply"` | $z = x y$ | |
-# | `"divide"` | $z = x / y$ | |
+# | `"add"` | $z = x + y$ | two |
+# | `"multiply"` | $z = x y$ | two |
+# | `"divide"` | $z = x / y$ | two |
 # | `"exp"` | $z = e^x$ | one |
 # | `"tanh"` | $z = \tanh x$ | one |
 # | `"relu"` | $z = \max(x, 0)$ | one; 0 at $x = 0$, as in PyTorch |
@@ -266,12 +268,13 @@ check.slopes(slopes)
 # ### Matrices, and what broadcasting does to gradients
 #
 # A linear layer computes $z = x W^\top + b$, with $x$ of shape $(n, \text{in})$, the weight $W$ $(\text{out}, \text{in})$ and
-# the bias $b$ $(\text{out},)$. With $g$, the derivative of the loss along $z$, of shape $(n, \text{out})$:
+# the bias $b$ $(\text{out},)$. ($W^\top$, `W.T` in NumPy, is $W$ with rows and columns exchanged.) With $g$, the
+# derivative of the loss along $z$, of shape $(n, \text{out})$:
 #
 # $$\frac{\partial \ell}{\partial x} = g W, \qquad \frac{\partial \ell}{\partial W} = g^\top x, \qquad
 # \frac{\partial \ell}{\partial b} = \sum_{i=1}^{n} g_i \tag{3}$$
 #
-# You need not memorise them. The shapes leave no other way to multiply these arrays, and the third is equation 2: the *same*
+# You need not memorise them. The shapes leave no other way to multiply these arrays, and the third sum is equation 2: the *same*
 # $b$ was added to each of the $n$ rows, so $n$ paths meet in it, and their derivatives add.
 
 # %%
@@ -316,8 +319,9 @@ check.unbroadcast(unbroadcast)
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}}, \qquad s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}, \qquad
 # o_i = \sum_j a_{ij}\, v_j \tag{4}$$
 #
-# $q$, $k$, $v$ have shape $(L, D)$ for $L$ tokens; $D$ is their size. The $\sqrt D$ keeps scores of size 1 whatever $D$ is: a
-# sum of $D$ products of independent numbers of deviation 1 has deviation $\sqrt D$.
+# $q$, $k$, $v$ have shape $(L, D)$ for $L$ tokens; $D$ is the length of each vector. The divisor $\sqrt D$ keeps
+# scores near size 1 whatever $D$ is: where the numbers vary around 0 by about 1, independently, a sum of $D$ products varies by
+# about $\sqrt D$.
 #
 # Take three tokens and $D = 1$, with queries $0, \ln 2, 2 \ln 2$, keys $0, 1, 2$ and values $21, 0, 0$. Then $e^{s_{ij}}$ is
 # a power of two, and everything fits on a napkin. **Predict first**: which token's result is the largest?
@@ -336,8 +340,8 @@ print("results", (weights @ value).ravel())
 
 # %% [markdown]
 # The first token's query is 0: it scores all alike, takes a third of each, and gets $21/3 = 7$. The second weighs $1 : 2 : 4$
-# and gets $21/7 = 3$. The third weighs $1 : 4 : 16$ and gets $21/21 = 1$. With one number a token, a longer query only means a
-# more decided choice. With more numbers its direction also says which keys are chosen.
+# and gets $21/7 = 3$. The third weighs $1 : 4 : 16$ and gets $21/21 = 1$. With one number a token, a larger query only means a
+# more decided choice. With more numbers, the query's direction also says which keys are chosen.
 #
 # Three properties to remember, each visible in equation 4:
 #
@@ -381,8 +385,9 @@ check.attend(attend)
 # %% [markdown]
 # ### Several heads
 #
-# One average is little. So the $H$ numbers of a vector are cut into $A$ *heads* of $D = H / A$ numbers, each head attends on
-# its own, and the results are laid side by side again. MiniLM has $H = 384$, $A = 12$, so $D = 32$.
+# One set of weights can look for one thing only. So the $H$ numbers of a vector are cut into $A$ *heads* of $D = H / A$ numbers,
+# each head attends on its own, and the results are laid side by side again, for one more linear layer to mix. MiniLM has
+# $H = 384$, $A = 12$, so $D = 32$.
 #
 # ### Exercise 4 (two stars, 10 minutes): find the bug
 #
@@ -409,19 +414,21 @@ check.split_heads(split_heads)
 # %% [markdown]
 # ## 5. The encoder and its four sockets (20 minutes)
 #
-# An *encoder* is a stack of equal layers. A layer has two halves. In the first, tokens talk: attention. In the second, each
-# token thinks on its own: the *feed-forward* half widens its vector to $4H$ numbers, applies a curve (GELU), and narrows it
-# again. After either half the input is **added back** (the *residual*), and the sum is *normalised* (**layer norm**):
+# An *encoder* is a stack of layers of one form, each with parameters of its own. A layer has two halves. In the first, tokens
+# talk: attention. In the second, each token thinks on its own: the *feed-forward* half widens its vector to $4H$ numbers,
+# bends each by a curve (GELU, a rounded relu), and narrows it again. After either half the input is **added back** (the
+# *residual*), and the sum is *normalised* (**layer norm**):
 #
 # $$\mathrm{norm}(x) = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \cdot \gamma + \beta, \qquad \mu = \frac1H \sum_h x_h, \qquad
 # \sigma^2 = \frac1H \sum_h (x_h - \mu)^2 \tag{5}$$
 #
-# By hand: $x = (1, 3)$ has $\mu = 2$ and $\sigma^2 = 1$; with $\gamma = 1$, $\beta = 0$ and $\epsilon$ tiny,
-# $\mathrm{norm}(x) = (-1, 1)$. The residual is a motorway for derivatives: along it the slope is 1, however many layers there
-# are.
+# By hand: $x = (1, 3)$ has $\mu = 2$ and $\sigma^2 = 1$; with $\gamma = 1$, $\beta = 0$ and
+# $\epsilon$ tiny, $\mathrm{norm}(x) = (-1, 1)$. The residual is a motorway for derivatives: each addition passes them on with
+# slope 1, however many layers there are. (BERT's norms stand on that road and change what passes. Lesson 15 moves them off
+# it.)
 #
-# Here is the whole encoder layer, the code that every lesson runs. Each of the four functions is a **socket**: it can be
-# exchanged.
+# Here is the whole encoder layer, the code that every lesson runs. Four of its functions are **sockets**, which can be exchanged:
+# `self_attention`, `feed_forward`, `norm` and the order in which these are put together.
 
 # %%
 from collections.abc import Callable
@@ -432,14 +439,16 @@ from bertcraft.bert import Config
 from bertcraft.bert.encoder import dense, projected  # inline
 
 # %% [markdown]
-# (`projected` makes queries, keys and values. It asks for a DeBERTa, the subject of technique 03, whose attention looks at
-# distances as well.)
+# `projected` makes queries, keys and values. (It asks for a DeBERTa, the subject of lesson 03, whose attention looks at distances
+# as well.) Queries come from `x`, keys and values from `source`: in an ordinary layer both are the same. `bias` is added to the
+# scores, to say what may be looked at. `rng` is for dropout, which part 2 explains.
 
 # %%
 from bertcraft.bert.encoder import self_attention, feed_forward, norm  # inline
 
 # %% [markdown]
-# The fourth socket, `wiring`, is the order in which the three are put together:
+# The fourth socket, `wiring`, is the order in which the three are put together. What you change in these cells runs where
+# `sockets=Sockets()` is handed to the library's `encode`; without it, the library's own functions run.
 
 # %%
 from bertcraft.bert.encoder import post_layer_norm, Sockets  # inline
@@ -478,8 +487,9 @@ with style.shown(width=7.0, height=3.7) as axes:
 # %% [markdown]
 # ### Looking inside a real model, through a socket
 #
-# MiniLM is a small BERT trained to understand sentences: 6 layers, 12 heads, 384 numbers a token. A socket may do whatever it
-# likes, as long as the shapes fit. This one computes the weights of equation 4, keeps a copy, and goes on as usual.
+# MiniLM is a small BERT, trained to give sentences of like meaning like vectors: 6 layers, 12 heads, 384 numbers a token. A
+# socket may do whatever it likes, as long as the shapes fit. This one computes the weights of equation 4, keeps a copy, and
+# goes on as usual. Every text stands between two special tokens, [CLS] and [SEP]; part 2 says what for.
 
 # %%
 from bertcraft.bert import encoder
@@ -507,8 +517,8 @@ print("weights (layers, heads, L, L):", attention_weights.shape, " rows sum to",
 
 # %% [markdown]
 # 72 tables of 15 x 15. Two questions find the interesting ones: which head looks most at the token **just before**, and which
-# looks most at **other** tokens, those that are neither special nor neighbours? **Predict first**: does a head that looks one
-# step back need to know what the words mean?
+# looks most at **other** tokens, those that are neither special nor the token itself nor its neighbours? **Predict first**:
+# does a head that looks one step back need to know what the words mean?
 
 # %% alt="Two tables of attention weights over the words of the sentence. Left: a dark line just below the diagonal, each token looks at the one before. Right: scattered grey; fit and big look at suitcase."
 L = len(encoded.tokens)
@@ -565,7 +575,7 @@ for kind, number in share.items():
 # never be sure that a token it sees is the right one.
 #
 # The text here: the State of the Union addresses of the presidents of the United States, cut into 2,048 kinds of tokens
-# (learnt from the text itself) and rows of 32.
+# (learnt from the text itself; a piece that continues a word begins with `##`) and rows of 32.
 
 # %%
 from bertcraft.bert import Model, initial_params
@@ -677,9 +687,9 @@ def near_attention(layer, x, source, bias, config, rng=None):
 
 
 # %% [markdown]
-# The loop is all there is to training: take a batch, compute loss and gradient, let an *update rule* (AdamW, lesson 14) say
-# how the parameters change, add that. The output layer's biases start at the logarithms of the frequencies, so both runs
-# begin near the second landmark.
+# The loop is all there is to training: take a batch (32 rows), compute loss and gradient, let an *update rule* (AdamW of
+# lesson 14) say how the parameters change, add that. The output layer's biases start at the logarithms of the frequencies, so both
+# runs begin nearer to the second landmark than to the first.
 #
 # **Predict first**: draw both curves. `STEPS` is yours to play with.
 
@@ -729,7 +739,7 @@ _, plain_run = run(encoder.BERT)
 params, near_run = run(Sockets(attention=near_attention))
 print(f"held-out loss where the model sees [MASK]: plain {plain_run[1, -1]:.2f}, near {near_run[1, -1]:.2f}")
 
-# %% alt="Held-out loss against steps. The plain run stays on the dotted line of the unigram loss where it sees [MASK]; averaged over all chosen positions it lies below. The near run falls below the line at once and keeps falling."
+# %% alt="Held-out loss against steps, from 6.75 at the start. Where it sees [MASK] the plain run comes down to the dotted line of the unigram loss and stays just above; averaged over all chosen positions it falls below. The near run comes down beside it for 100 steps, crosses the line before 150 and keeps falling, to 5.4."
 with style.shown() as axes:
     axes.axhline(UNIGRAM, color="0.2", linestyle=":", linewidth=1)
     axes.text(STEPS, UNIGRAM + 0.1, "knows how frequent tokens are", ha="right", color="0.2")
@@ -742,10 +752,11 @@ with style.shown() as axes:
 # %% [markdown]
 # Three things to see.
 #
-# - The plain run lies on the dotted line: the **plateau**. With more steps, more text and more layers it does get off; BERT
-#   had a million steps. A run that ends on the plateau has learnt nothing that a table of counts could not say, and cannot
-#   tell two recipes apart.
-# - The near run leaves it at once. One good assumption, put into a socket, was worth more than all the steps of the other.
+# - The plain run comes down to the dotted line and stays there: the **plateau**. With more steps, more text and more layers it
+#   does get off; BERT had a million steps. A run that ends on the plateau has learnt nothing that a table of counts could not
+#   say, and cannot tell two recipes apart.
+# - The near run passes the line without a stop. One good assumption, put into a socket, was worth more than all the steps of
+#   the other.
 # - **A trap**: averaged over *all* chosen positions the plain run seems to beat the dotted line. It has only learnt to copy:
 #   one chosen token in ten is left as it is, and a token that is no `[MASK]` may well be its own answer. Look at the
 #   positions that are really hidden before you believe that a model has learnt from its neighbours.
@@ -763,8 +774,9 @@ for step, loss in zip(*helped_run[:2]):
     print(f"step {step:3.0f}: {loss:.2f}")
 
 # %% [markdown]
-# It leaves at once, and learns where to look in a hundred steps. So neither half is hard for plain attention by itself. What 600
-# steps are not enough for is to learn both at once, from a start at which neither is of use without the other.
+# It does. After a hundred steps it is well below the line, and after two hundred it is where the near run was after six
+# hundred. So *where* is soon learnt once *what* is known, and the near run learnt *what* because *where* was given. What 600
+# steps were not enough for is to learn both at once, from a start at which neither is of use without the other.
 #
 # What does the near model say now? A table of counts would give the same answer everywhere.
 
@@ -829,7 +841,7 @@ if lesson.installed("torch"):
 #
 # ## 8. Pitfalls, references, what next (5 minutes)
 #
-# - **float32 in, float32 out.** One float64 constant (`np.sqrt(32)` is one) promotes everything after it and halves the
+# - **float32 in, float32 out.** One float64 constant (`np.sqrt(32)` is one) promotes everything after it and about halves the
 #   speed. Use `math.sqrt`.
 # - **A Tensor is never written into**: `x[0] = 1` would change a value that a slope still needs. Build a new one with
 #   `np.where` or `np.concatenate`.
@@ -845,8 +857,8 @@ if lesson.installed("torch"):
 # Devlin et al. 2019, "BERT", arXiv:1810.04805, section 3.1 (masks); Ba, Kiros and Hinton 2016, "Layer Normalization",
 # arXiv:1607.06450; Press, Smith and Lewis 2022, "Train Short, Test Long", arXiv:2108.12409; Baydin et al. 2018, "Automatic
 # Differentiation in Machine Learning: a Survey", arXiv:1502.05767; Jain and Wallace 2019, "Attention is not Explanation",
-# arXiv:1902.10186. In the library: `bertcraft/tensor/tensor.py` (350 lines), `derivatives.py`, `bert/encoder.py`.
+# arXiv:1902.10186. In the library: `bertcraft/tensor/tensor.py` (380 lines), `derivatives.py`, `bert/encoder.py`.
 #
 # Next: [part 2](00_foundations_2.ipynb). Then, by path: **Efficiency and deployment** starts at lesson 01, **Training and
-# optimization** at 06 (what a batch is, and why memory is the limit), **Architecture and innovation** at 03 (of those, lesson
-# 10 plugs into the attention socket), **Applications and specialization** at 11 (lesson 12 wraps a frozen layer).
+# optimization** at 06, **Architecture and innovation** at 03, **Applications and specialization** at 11. The
+# [index](00_index.ipynb) says which lessons are written; where one is not yet, take the next.

@@ -74,10 +74,14 @@ WRONG = {
         (" / math.sqrt(len(d))", "", "smaller by sqrt(n)"),
         ("ddof=1", "ddof=0", "divide by n - 1"),
         ("t * d.std", "d.std", "the factor t is missing"),
+        ("t * d.std", "1.96 * d.std", "the factor of very many runs"),
+        ("t * d.std", "2.776 * d.std", "3 paired runs with the factor 4.303"),
+        ("len(d)", "5", "3 paired runs"),
+        ("len(d)", "(len(d) - 1)", "in the deviation alone"),
         ("math.sqrt(len(d))", "len(d)", "divided by its root"),
         ("d.std(ddof=1)", "math.sqrt(treatment.var(ddof=1) + baseline.var(ddof=1))", "unpaired runs"),
         ("d.std(ddof=1)", "d.var(ddof=1)", "take its root"),
-        ("return d.mean(), d.mean() - half, d.mean() + half", "return d.mean()", "return three numbers"),
+        ("return d.mean(), d.mean() - half, d.mean() + half", "return d.mean()", "return a tuple of three numbers"),
     ),
     "verdict": (
         ("if low > line:", "if low + high > 2 * line:", "the interval holds 0, wherever its middle is"),
@@ -85,12 +89,17 @@ WRONG = {
         ("-margin < low and high < margin", "low < 0 < high", "surely there, and surely small"),
         ("-margin < low and high < margin", "abs(low + high) / 2 < margin", "a wide interval around 0 shows nothing"),
         ("high < -margin or low > margin", "low > margin", "the whole interval lies below -margin"),
+        ("high < -margin or low > margin", "high < 0 or low > 0", "equal has a margin"),
+        ("-margin < low and high < margin", "-margin < high < margin", "[-1.4, 0.5]: one end sticks out"),
+        ("-margin < low and high < margin", "-margin < low < margin", "[-0.5, 1.4]: one end sticks out"),
     ),
     "holm": (
         ("np.arange(len(p), 0, -1)", "len(p)", "Bonferroni"),
         ("np.maximum.accumulate(raised)", "raised", "none may be less than the one before it"),
         ("corrected[order] = np.minimum(np.maximum.accumulate(raised), 1.0)",
          "corrected[:] = np.minimum(np.maximum.accumulate(raised), 1.0)", "in order of size"),
+        ("corrected[order] = np.minimum(np.maximum.accumulate(raised), 1.0)",
+         "corrected = np.minimum(np.maximum.accumulate(raised), 1.0)[order]", "does not put the values back"),
         ("order = np.argsort(p)", "order = np.arange(len(p))", "the values are not sorted"),
         ("np.minimum(np.maximum.accumulate(raised), 1.0)", "np.maximum.accumulate(raised)", "no more than 1"),
     ),
@@ -106,6 +115,14 @@ WRONG = {
         ('{"arm": "unit", "because": "b", "unless": "b"}', '"unit"', "return a dict with 'arm'"),
     ),
 }  # fmt: skip
+
+
+def test_the_three_numbers_of_an_interval_may_be_a_list():
+    answer = lessons.altered(
+        SLUG, "paired_interval", "return d.mean(), d.mean() - half, d.mean() + half",
+        "return [d.mean(), d.mean() - half, d.mean() + half]",
+    )  # fmt: skip
+    assert lessons.told(SLUG, "paired_interval", answer) == ("solved", "")
 
 
 @pytest.mark.parametrize(("name", "old", "new", "message"), [(name, *case) for name, cases in WRONG.items() for case in cases])

@@ -49,10 +49,14 @@ def _check_slopes(function) -> None:
                 raise Wrong("the slopes of a product are swapped: along x it is y, the *other* factor")
             if name == "divide" and len(got) == 2 and _close(got[1], x / y**2):
                 raise Wrong("the slope of x / y along y has the wrong sign: a larger divisor makes the quotient smaller")
+            if name == "divide" and len(got) == 2 and x != 1 and _close(got[1], -1 / y**2):
+                raise Wrong("the slope of x / y along y is that of 1 / y, times x: -x / y^2")
             if name == "exp" and _close(got, (x * np.exp(x - 1),)):
                 raise Wrong("e^x is no power x^n: its slope is e^x itself, which is z")
             if name == "tanh" and _close(got, (1 - x * x,)):
                 raise Wrong("the slope of tanh is 1 - z^2 with its *result* z; you used its argument x")
+            if name == "relu" and x > 0 and _close(got, (z,)):
+                raise Wrong("this is relu itself; its *slope* is 1 where x is above 0: the result grows as fast as x")
             if name == "relu" and x == 0 and _close(got, (1.0,)):
                 raise Wrong("relu at x = 0: the convention here is slope 0 (x > 0, not x >= 0)")
             same(got, expected, f'the slopes of "{name}" at x = {x:g}' + ("" if y is None else f", y = {y:g}"), rtol=1e-6)
@@ -98,6 +102,10 @@ def _check_attend(function) -> None:
             raise Wrong("the scores are not divided by the square root of D (here 3): the softmax is too sharp")
         if _close(got, _attend(query / 3, key, value)):
             raise Wrong("the scores are divided by D = 9: it is the square root of D, 3")
+        if _close(got, _attend(query * 9, key, value)):
+            raise Wrong("the scores are multiplied by the square root of D: divide by it")
+        if _close(got, _attend(query * 3, key, value) / 3):
+            raise Wrong("the square root of D divides the weights: it belongs before the softmax, under the scores")
         if _close(got, scores @ value):
             raise Wrong("there is no softmax: scores may be negative, weights may not")
         for powers in (np.exp(scores), np.exp(scores - scores.max(axis=1, keepdims=True))):
@@ -109,6 +117,9 @@ def _check_attend(function) -> None:
                 raise Wrong("all weights together sum to 1: the sum of a softmax is taken row by row (axis=1, keepdims=True)")
             if _close(got, powers @ value):
                 raise Wrong("the weights do not sum to 1: divide each row of e^scores by its sum")
+        powers = np.exp(scores - scores.max(axis=0))
+        if _close(got, powers / powers.sum(axis=1, keepdims=True) @ value):
+            raise Wrong("the largest score of each *column* was subtracted, which changes the weights: axis=1, keepdims=True")
         for count in (5, 4):
             if _close(got, _attend(query * 3 / np.sqrt(count), key, value)):
                 raise Wrong(
@@ -121,34 +132,38 @@ def _check_attend(function) -> None:
             (np.array([[1.0], [5000.0]]) * query[:2], key, value),
             "each row has a largest score of its own (axis=1, keepdims=True)",
         ),
+        (
+            (np.array([[1.0], [-1.0]]), np.array([[2000.0], [2001.0], [2002.0]]), value[:3, :1]),
+            "subtract each row's largest score, also where all are below 0, and not its size",
+        ),
     ):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             got = function(*arguments)
         if isinstance(got, np.ndarray) and not np.isfinite(got).all():
             raise Wrong(f"with scores in the thousands the result is not finite: {message}")
-        same(got, _attend(*arguments), "the result for scores in the thousands")
+        same(got, _attend(*arguments), "the result for scores in the thousands (subtract, do not cut them off)")
     half = function(*(array.astype(np.float32) for array in (query, key, value)))
     if isinstance(half, np.ndarray) and half.dtype == np.float64:
         raise Wrong("float32 arrays came back as float64: np.sqrt of an integer is a float64, which promotes them; use math.sqrt")
 
 
 def _check_split_heads(function) -> None:
-    x = np.arange(2 * 3 * 8, dtype=np.float64).reshape(2, 3, 8)
+    x = np.arange(3 * 5 * 8, dtype=np.float64).reshape(3, 5, 8)
     for heads in (2, 4, 1):
         got, expected = function(x, heads), F.split_heads(x, heads)
         if isinstance(got, np.ndarray) and not np.array_equal(got, expected):
-            if np.array_equal(got, x.reshape(2, heads, 3, 8 // heads)):
+            if np.array_equal(got, x.reshape(3, heads, 5, 8 // heads)):
                 raise Wrong(
                     "a reshape reads the numbers in order: head 0 gets the first tokens' numbers, not the first numbers of every "
                     "token. Cut the last axis, then move the new one"
                 )
-            if np.array_equal(got, x.reshape(2, 3, heads, 8 // heads)):
+            if np.array_equal(got, x.reshape(3, 5, heads, 8 // heads)):
                 raise Wrong("the numbers are cut rightly, but the axes are (B, L, heads, D): swap the middle two")
-            if np.array_equal(got, x.reshape(2, 3, 8 // heads, heads).transpose(0, 3, 1, 2)):
+            if np.array_equal(got, x.reshape(3, 5, 8 // heads, heads).transpose(0, 3, 1, 2)):
                 raise Wrong("each head got every A-th number of a token; head a holds D numbers side by side, a D to (a + 1) D")
-            if got.shape == (heads, 2, 3, 8 // heads):
+            if got.shape == (heads, 3, 5, 8 // heads):
                 raise Wrong("the heads stand before the batch: the order is (B, heads, L, D)")
-        same(got, expected, f"x of shape (2, 3, 8) in {heads} head{'s' if heads > 1 else ''}")
+        same(got, expected, f"x of shape (3, 5, 8) in {heads} head{'s' if heads > 1 else ''}")
 
 
 def _check_masked_loss(function) -> None:
@@ -164,6 +179,8 @@ def _check_masked_loss(function) -> None:
         (-expected, "the loss is negative: it is *minus* the logarithm of a probability"),
         (-chosen[asked].sum() / 6, "the sum is divided by all 6 positions: divide by the number of those that are asked for, 3"),
         (-chosen[asked].sum(), "this is the sum over the positions that are asked for: divide by their number, 3"),
+        (-log_p[asked][:, labels[asked]].mean(), "[:, labels] takes every row's number for every label: [np.arange(n), labels]"),
+        (-chosen[labels > 0].mean(), "token 0 is a token too: what is left out has the label -100, and nothing else"),
         (-chosen.mean(), "positions labelled -100 count: they must be left out, not asked for token 0"),
         (-log_p[np.arange(6), labels % 7].mean(), "positions labelled -100 count: -100 was made an index of the vocabulary"),
         (expected / np.log(2), "the loss is in bits (log2); take the natural logarithm, for nats"),

@@ -26,32 +26,37 @@ def _check_drop(drop) -> None:
 
 def _check_paired_interval(paired_interval) -> None:
     rng = np.random.default_rng(3)
-    baseline = rng.normal(70, 4, 5)
-    treatment = baseline + rng.normal(2, 1, 5)
-    got, d, t = paired_interval(treatment, baseline, 2.776), treatment - baseline, 2.776
-    if not isinstance(got, tuple) or len(got) != 3:
-        raise Wrong("return three numbers: the mean, the low end and the high end")
-    mean, half = d.mean(), t * d.std(ddof=1) / math.sqrt(5)
-    numbers = [float(x) for x in got if np.ndim(x) == 0]
-    if len(numbers) == 3:
-        low, high = numbers[1:]
-        spread = (high - low) / 2
-        if abs(numbers[0] + mean) < 1e-9:
-            raise Wrong("the difference has the wrong sign: treatment - baseline, so that more than 0 means better")
-        if low > high:
-            raise Wrong("the low end lies above the high one")
-        unpaired = t * math.sqrt((treatment.var(ddof=1) + baseline.var(ddof=1)) / 5)
-        for value, message in (
-            (half * math.sqrt(5), "the standard deviation is that of one run; that of a mean of n runs is smaller by sqrt(n)"),
-            (half * math.sqrt(4 / 5), "divide by n - 1 in the standard deviation (ddof=1): the mean came from the same numbers"),
-            (half / t, "the factor t is missing: this is one standard error to either side"),
-            (half / math.sqrt(5), "the deviation is divided by n; it is divided by its root"),
-            (unpaired, "this is the interval of unpaired runs: take the differences first, then their deviation"),
-            (t * d.var(ddof=1) / math.sqrt(5), "this uses the variance: take its root"),
-        ):
-            if abs(spread - value) < 1e-9:
-                raise Wrong(message)
-    same(got, (mean, mean - half, mean + half), "the interval of five paired runs")
+    for n, t in ((5, 2.776), (3, 4.303)):
+        baseline = rng.normal(70, 4, n)
+        treatment = baseline + rng.normal(2, 1, n)
+        got, d = paired_interval(treatment, baseline, t), treatment - baseline
+        if not isinstance(got, (tuple, list)) or len(got) != 3:
+            raise Wrong("return a tuple of three numbers: the mean, the low end and the high end")
+        mean, half = d.mean(), t * d.std(ddof=1) / math.sqrt(n)
+        if all(np.ndim(x) == 0 for x in got):
+            _say_what_is_wrong(*map(float, got), mean, half, t, treatment, baseline)
+        same(got, (mean, mean - half, mean + half), f"the interval of {n} paired runs with the factor {t}")
+
+
+def _say_what_is_wrong(middle, low, high, mean, half, t, treatment, baseline) -> None:
+    d, n = treatment - baseline, len(baseline)
+    if abs(middle + mean) < 1e-9:
+        raise Wrong("the difference has the wrong sign: treatment - baseline, so that more than 0 means better")
+    if low > high:
+        raise Wrong("the low end lies above the high one")
+    unpaired = t * math.sqrt((treatment.var(ddof=1) + baseline.var(ddof=1)) / n)
+    for value, message in (
+        (half * math.sqrt(n), "the standard deviation is that of one run; that of a mean of n runs is smaller by sqrt(n)"),
+        (half * math.sqrt((n - 1) / n), "divide by n - 1 in the standard deviation (ddof=1): the mean came from the same numbers"),
+        (half * math.sqrt(n / (n - 1)), "n - 1 belongs in the deviation alone (ddof=1), which is then divided by the root of n"),
+        (half / t, "the factor t is missing: this is one standard error to either side"),
+        (half / t * 1.96, "1.96 is the factor of very many runs; that of few is larger: t"),
+        (half / math.sqrt(n), "the deviation is divided by n; it is divided by its root"),
+        (unpaired, "this is the interval of unpaired runs: take the differences first, then their deviation"),
+        (t * d.var(ddof=1) / math.sqrt(n), "this uses the variance: take its root"),
+    ):
+        if abs((high - low) / 2 - value) < 1e-9:
+            raise Wrong(message)
 
 
 _CASES = (  # form, low, high, margin, verdict, where a learner goes wrong
@@ -67,6 +72,8 @@ _CASES = (  # form, low, high, margin, verdict, where a learner goes wrong
     ("equal", 0.2, 0.7, 1.0, "reproduced", "a difference that is surely there, and surely small: within the margin it is equal"),
     ("equal", -2.0, 2.0, 1.0, "cannot tell", "a wide interval around 0 shows nothing: both ends must lie inside the margins"),
     ("equal", -0.5, 1.4, 1.0, "cannot tell", "one end sticks out"),
+    ("equal", -1.4, 0.5, 1.0, "cannot tell", "one end sticks out"),
+    ("equal", 0.4, 1.6, 1.0, "cannot tell", "0 lies outside, but equal has a margin, and part of the interval lies within it"),
     ("equal", 1.2, 3.0, 1.0, "contradicted", "the whole interval lies above the margin"),
     ("equal", -3.0, -1.2, 1.0, "contradicted", "the whole interval lies below -margin"),
 )
@@ -100,6 +107,7 @@ def _check_holm(holm) -> None:
                 (p * n, bonferroni),
                 (raised, "a larger p-value ends below a smaller one: none may be less than the one before it, nor more than 1"),
                 (np.minimum(raised, 1), "a larger p-value ends below a smaller one: none may be less than the one before it"),
+                (expected[order][order], "r[order] does not put the values back: corrected[order] = r does"),
                 (np.sort(expected), "the corrected values are in order of size: give each back to its own question"),
                 (np.maximum.accumulate(p * np.arange(n, 0, -1)), "the values are not sorted: the *smallest* is multiplied by n"),
             ):
@@ -160,7 +168,7 @@ EXERCISES = (
             },
         }),
         hints=(
-            "Which intervals hold 0? Those arms are out, or you need a margin.",
+            "Which interval lies wholly below 0, and which comes so near to 0 that there may be next to nothing to gain?",
             "What was the same in all ten seeds, and will be another thing in your product?",
         ),
     ),
