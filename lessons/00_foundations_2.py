@@ -2,8 +2,8 @@
 # # Foundations, part 2: from a model to a decision
 #
 # [Part 1](00_foundations.ipynb) ends with an encoder that has learnt from plain text. This part does the two things that
-# follow. First the encoder is made to answer a question: which kind of request is this? Then we ask whether one way to do that
-# is better than another, and say how all lessons decide such questions. The words are collected in the
+# follow. First an encoder, MiniLM, is made to answer a question: which kind of request is this? Then we ask whether one way
+# to do that is better than another, and say how all lessons decide such questions. The words are collected in the
 # [glossary](00_glossary.ipynb).
 #
 # Set aside 125 minutes: one sitting for sections 1 to 3, one for the exercises.
@@ -28,11 +28,11 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 # task, and takes minutes. In between, one thing is added: the part that gives the answer.
 #
 # Every text begins with the token **[CLS]** and ends with **[SEP]**. The tokens between are cut by **WordPiece**: frequent
-# words of the **vocabulary** stay whole, others are cut into pieces. Short texts of a batch are filled up with **[PAD]**, which
-# attention and losses leave out. (Pretraining wastes nothing on padding: it uses **packed rows**, filled with text from end to
-# end.) After the last layer each token has its **hidden state**, a vector of $H$ numbers. The one at [CLS] is taken for the
-# whole text. It goes through the **pooler**, a linear map and a tanh, and then through the new **head**, a linear map to one
-# logit a class:
+# words of the **vocabulary** stay whole, others are cut into pieces. Texts that are read together must be equally long:
+# shorter ones are filled up with **[PAD]**, which attention and losses leave out. (Pretraining wastes nothing on padding: it
+# uses **packed rows**, filled with text from end to end.) After the last layer each token has its **hidden state**, a vector
+# of $H$ numbers. The one at [CLS] is taken for the whole text. It goes through the **pooler**, a linear map and a tanh, and
+# then through the new **head**, a linear map to one logit a class:
 #
 # $$z = W_{\mathrm{head}} \tanh(W_{\mathrm{pool}} h_1 + b_{\mathrm{pool}}) + b_{\mathrm{head}} \tag{1}$$
 #
@@ -59,8 +59,9 @@ with drawing.schematic(columns=4, rows=2, width=8.4, row_height=1.15) as s:
     s.frame("from the checkpoint", embeddings, layers)
 
 # %% [markdown]
-# Grey is what plain BERT computes, blue is new, white is data. (MiniLM's pooler is in its checkpoint too, but was never
-# trained.) Equation (1) in the library:
+# Grey is what plain BERT computes, blue is new, white is data; $B$ texts, $L$ tokens each. (A checkpoint holds the pooler
+# too. That of MiniLM, our encoder, was left out of its last training, which used the mean of all tokens.) Equation (1) in the
+# library, but for the last map, which follows below:
 
 # %%
 from bertcraft.bert import encoder, families, heads
@@ -103,8 +104,9 @@ test_texts, test_labels = some(requests.test, 30)
 print(len(train_texts), "training texts,", len(test_texts), "test texts; for instance", train_texts[0::40])
 
 # %% [markdown]
-# What would be had for nothing? Two **trivial rows** belong into every table of a classifier: the most frequent class, and
-# **TF-IDF**, which counts a text's words, gives rare words more weight, and puts logistic regression on top.
+# What is to be had for nothing? Two **trivial rows** belong in every table of a classifier: the most frequent class, and
+# **TF-IDF**, which counts a text's words, gives rare words more weight, and puts *logistic regression* on top: one linear map
+# to a logit for each class, trained with the cross-entropy.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -118,14 +120,14 @@ print(f"TF-IDF              {words.score(test_texts, test_labels):.1%}")
 # %% [markdown]
 # ### Fine-tuning, live
 #
-# One **batch** gives one update, one **step**. Sixteen texts a step; 40 steps are four readings of the 160 texts (a reading of
-# all training texts is called an **epoch**). The update rule is **AdamW**: each parameter's step is scaled by the recent size of
-# its own gradient, and **weight decay** makes parameters a little smaller at each step. Two habits come with it. **Clipping**
-# shortens a gradient that is longer than 1. **Warm-up** raises the **learning rate** from 0 over the first steps, after which it
-# falls to 0. Each has a lesson: 14, 20 and 09.
+# The texts of one **batch** give one update, one **step**. Sixteen texts drawn for each of 40 steps are as many as four
+# readings of the 160 (a reading of all training texts is called an **epoch**). The update rule is **AdamW**: each parameter's
+# step is scaled by the recent size of its own gradient, and **weight decay** makes parameters a little smaller at each step.
+# Two habits come with it. **Clipping** shortens a gradient that is longer than 1. **Warm-up** raises the **learning rate**
+# from 0 over the first steps, after which it falls to 0. Each has a lesson: 14, 20 and 09.
 #
-# Nothing is **frozen** here: all 22.7 million parameters move. **Predict first**: how many of the eight classes does it get
-# right before the first step, and after 40?
+# Nothing is **frozen** here: all 22.7 million parameters move. **Predict first**: what share of the test texts does it get right
+# before the first step, and after 40?
 
 # %% quick="STEPS = 6"
 STEPS, RATE = 40, 3e-4
@@ -175,8 +177,9 @@ for step in range(STEPS):
 print("after ", "loss {:.2f} nats, {:.1%} right".format(*score(tuned)))
 
 # %% [markdown]
-# The loss before is near $\ln 8 = 2.08$ **nats**: a choice among eight. Forty steps are enough to pass TF-IDF, because pretraining has done
-# most of the work. How does it look on texts of yours?
+# The loss before is near $\ln 8 = 2.08$ **nats**: a choice among eight. Forty steps were enough to pass TF-IDF: pretraining has
+# done most of the work. (One run on 145 texts: how far to trust such a difference is the question of section 3.) How does it look
+# on texts of yours?
 
 # %%
 for text in ("wake me up at six tomorrow", "do i need an umbrella", "put milk on the shopping list", "is there an alarm for monday"):
@@ -191,17 +194,18 @@ for text in ("wake me up at six tomorrow", "do i need an umbrella", "put milk on
 # nearest average. It takes no gradient at all. Section 3 uses it, because it takes milliseconds.
 #
 # What does it cost? An addition or a multiplication of two numbers is one **FLOP**. Reading a token takes about two for each
-# parameter (outside of the embeddings), and the backward pass twice as many again. So a step costs three times as much as reading
-# the same texts once, and a probe reads them only once.
+# parameter (outside of the embeddings), and the backward pass four. So a step costs three times as much as reading the same texts
+# once, and a probe reads them only once.
 #
 # ## 2. Dropout (10 minutes)
 #
-# A model with 22.7 million parameters can learn 160 texts by heart. That is **overfitting**: better on the training texts, worse
-# on others. **Dropout** is one remedy. In training, each number of a vector is set to 0 with some probability (BERT: 0.1), and the
-# rest is divided by 1 less that probability, so that the mean stays. No number can rely on another one being there.
+# A model with 22.7 million parameters can learn 160 texts by heart. That is **overfitting**: better on the training texts,
+# worse on others. **Dropout** is one remedy. In training, each number of a vector is set to 0 with some probability (BERT:
+# 0.1), and the rest is divided by 1 less that probability, so that the mean stays. No number can rely on another one being
+# there.
 #
-# By hand: $x = (2, 4, 6, 8)$, the probability is $\frac12$, and the second and third are dropped: $(4, 0, 0, 16)$. The sum is 20 as
-# before, by luck. Over many draws the *mean* of each place is what it was.
+# By hand: $x = (2, 4, 6, 8)$, the probability is $\frac12$, and the second and third are dropped: $(4, 0, 0, 16)$. The sum is
+# 20 as before, by luck. Over many draws the *mean* of each place is what it was.
 
 # %%
 from bertcraft.tensor.functions import keep_mask
@@ -217,7 +221,7 @@ print("mean of 10,000 draws", draws.mean(axis=0).round(2), "  without a generato
 
 # %% [markdown]
 # The last call is how a model is used: without a random generator nothing is dropped. A model that gives another answer each
-# time was left in training mode, which is among the most frequent bugs of all.
+# time it is asked was left in training mode, a frequent bug.
 
 # %% [markdown]
 # ## 3. How we decide (30 minutes)
@@ -286,9 +290,10 @@ for seed, each in enumerate(runs):
     print(f"{seed:4} ", "  ".join(f"{value:6.1f}" for value in each.values()), f"   {each['unit'] - each['mean']:+8.1f}")
 
 # %% [markdown]
-# Compare two columns by eye: the best `mean` may beat the worst `unit`. Now read the last column. Both arms had the *same* texts
-# in each row, so what made a draw easy or hard for both cancels in the difference. Such runs are **paired**, and in this project
-# runs always are.
+# Read down the column `mean`: nothing but the five texts a class has changed, and it moves by almost three points. Had `mean`
+# drawn the texts of its best row and `words` those of its worst, `mean` would seem the better by nearly two. Now read the
+# last column. Both arms had the *same* texts in each row, so what made a draw easy or hard for both cancels in the
+# difference. Such runs are **paired**, and in this project runs always are.
 #
 # ### An interval
 #
@@ -343,8 +348,9 @@ print(f"{miss.sum()} of {len(found)} intervals miss {truth:.2f}; two are expecte
 
 # %% [markdown]
 # An interval speaks of what was *varied*, and of nothing else. Here that is which texts were drawn from one pool. The task, the
-# model and the 400 test texts were the same in all runs: about other tasks it says nothing. (Where seeds share texts, the lessons
-# widen their intervals by the rule of Nadeau and Bengio 2003.)
+# model and the 400 test texts were the same in all runs: about other tasks it says nothing, nor about another pool. (The lessons
+# ask about texts in general. Where their seeds draw from one pool, the runs share texts and differ too little, and the intervals
+# are widened by the rule of Nadeau and Bengio 2003.)
 #
 # ### The claim has a form
 #
@@ -357,8 +363,11 @@ print(f"{miss.sum()} of {len(found)} intervals miss {truth:.2f}; two are expecte
 # | **equal within** a margin | "the same as" | interval inside the margins | interval outside the margins |
 # | **exact** | counted or calculated | holds | does not hold; no interval |
 #
-# In all other cases the verdict is **cannot tell**. It is no word for "equal": an interval of $[-5, +6]$ says that we know little.
-# To show equality you need a margin, fixed before the runs, and an interval that fits inside.
+# In all other cases the verdict is **cannot tell**. It is no word for "equal": an interval of $[-5, +6]$ says that we know
+# little. To show equality you need a margin, fixed before the runs, and an interval that fits inside.
+#
+# The table is for scores, where more is better. For a loss, less is better, and the signs turn: $[-0.3, -0.1]$ nats is "superior,
+# reproduced". And where two arms are divided, not subtracted ("0.5 times the memory"), 1 takes the place of 0.
 #
 # Three claims on our arms. **Predict first** each verdict: `unit` is superior to `mean`; `words` equals `mean` within 1 point;
 # `cls` is not worse than `mean` by more than 1 point.
@@ -395,17 +404,20 @@ with style.shown(columns=2, width=7.8, height=2.9) as (left, right):
 # **Controls.** A **control** is an arm that rules out another explanation. Does a clever order of the texts help, or would any
 # order of the same batches?
 #
-# **One question at a time.** The claim is one comparison, the **primary comparison**, declared beforehand. With twenty others
-# beside it, one in twenty looks clear by accident. A **p-value** is the probability of a difference at least this large if there
-# were none. **Holm's correction** multiplies the smallest of $n$ p-values by $n$, the next by $n - 1$, and so on; none may end
-# below the one before it, nor above 1. By hand: 0.01, 0.04, 0.03 become 0.03, 0.06, 0.06.
+# **One question at a time.** The claim is one comparison, the **primary comparison**, declared beforehand. Of twenty others
+# beside it, about one looks clear by accident, even if there is nothing to be found. A **p-value** is the probability of a
+# difference at least this large if there were none; it is below 0.05 exactly where the 95 % interval leaves out 0. **Holm's
+# correction** makes the others pay for their number. It multiplies the smallest of $n$ p-values by $n$, the next by $n - 1$,
+# and so on; none may end below the one before it, nor above 1. By hand: 0.01, 0.04, 0.03 become 0.03, 0.06, 0.06, and only
+# the first is still below 0.05.
 
 # %% [markdown]
 # ## 4. Exercises (55 minutes)
 #
 # ### 4.1 Drop and scale (one star, 5 minutes)
 #
-# `keep` says which numbers stay. Return what dropout returns in training.
+# `keep` says which numbers stay. Return what dropout returns in training. (`hint("drop")` helps, `solution("drop")` tells; so for
+# every exercise.)
 
 
 # %% exercise="drop" stars=1
@@ -487,8 +499,9 @@ check.holm(holm)
 # %% [markdown]
 # ### 4.5 Which vector goes into the product? (two stars, 15 minutes, a decision)
 #
-# Your assistant runs with `mean` today. Changing to another arm is a morning's work each, so you will make one change or none.
-# The table has ten new seeds.
+# Your assistant runs with `mean` today. Changing to another arm is a morning's work, so you will make one change or none. The
+# table has ten new seeds. (It is to decide something, so the 400 texts serve as development texts here; how good the arm is
+# that you take would have to be read on others.)
 
 # %%
 print("arm     % right   less mean   95 % interval")
@@ -525,11 +538,11 @@ check.choose(choose)
 # - **Five seeds of one task are one task.** The interval is about seeds.
 # - **Settings chosen on test texts** make every interval too good, and no formula mends it.
 # - **Two intervals that overlap** may belong to a clear difference: look at the interval of the difference.
-# - **A pooler that was never trained** (MiniLM's) is no good vector before fine-tuning. Sentence encoders use the mean.
+# - **A pooler that training left out** (MiniLM's) gives no good vector before fine-tuning. Sentence encoders use the mean.
 #
 # Read on: Devlin et al. 2019, "BERT", arXiv:1810.04805, section 4 (fine-tuning); Srivastava et al. 2014, "Dropout", JMLR 15;
-# Student 1908, "The Probable Error of a Mean", Biometrika 6; Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure",
-# Scandinavian Journal of Statistics 6; Nadeau and Bengio 2003, "Inference for the Generalization Error", Machine Learning 52;
-# Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084 (the mean against [CLS]).
+# Student 1908, "The Probable Error of a Mean", Biometrika 6; Holm 1979, "A Simple Sequentially Rejective Multiple Test
+# Procedure", Scandinavian Journal of Statistics 6; Nadeau and Bengio 2003, "Inference for the Generalization Error", Machine
+# Learning 52; Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084 (the mean against [CLS]).
 #
 # Next: the [index](00_index.ipynb) has four paths through the techniques.

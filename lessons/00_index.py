@@ -11,9 +11,14 @@
 # %% [markdown]
 # # Twenty-five techniques that made BERT better
 #
-# Each technique gets one notebook. It says what the technique is famous for and what its paper really reports, explains the
-# mathematics, brings in the plain NumPy code as cells that you can edit, measures the technique on real text, shows the library
-# that people use for it in production, and ends with exercises that tell you what is wrong. This page is the map.
+# BERT (Devlin and others 2018) is a neural network that reads a text and gives every word a row of numbers that knows of the
+# words around it. It is trained once, on plain text, and then for a task: to sort requests, to find an answer, to search. Many
+# techniques are said to make it better, faster or smaller. This collection follows a list that ranks twenty-five of them.
+#
+# Each technique gets one notebook (the table of lessons says which are written). It says what the technique is famous for and
+# what its paper really reports, explains the mathematics, brings in the plain NumPy code as cells that you can edit, measures
+# the technique on real text, shows the library that people use for it in production, and ends with exercises that tell you
+# what is wrong. This page is the map.
 #
 # ## Where to begin?
 
@@ -24,9 +29,14 @@ from bertcraft.course import index_plots as plots
 index.start()
 
 # %% [markdown]
+# Who is new to transformers needs both parts of the foundations, about six hours. Who is not should read section 3 of the
+# [second part](00_foundations_2.ipynb), half an hour: every lesson begins with a table of intervals and verdicts, and that
+# section says what they mean.
+#
 # ## The lessons
 #
-# Minutes include the exercises. Stars say how hard the exercises are.
+# Minutes include the exercises. Stars say how hard the exercises are. *Lesson 00* is the first part of the foundations, where no
+# part is named.
 
 # %%
 index.lessons()
@@ -117,7 +127,7 @@ index.impact()
 #
 # Ranks, impact levels, adoption and claimed gains are **the judgement of the list**. Nobody measured them, and we repeat them
 # because you will meet them elsewhere. What can be checked stands beside them. The last column is the primary comparison of our
-# experiment, paired over seeds; its verdict follows
+# experiment, paired over seeds. (Of a loss, in nats, less is better: a difference below 0 is a gain.) The verdict follows
 # a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
 # *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
 # about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
@@ -153,7 +163,7 @@ index.techniques()
 #
 # The list gives the level by the rank: the first four are its "Revolutionary" ones (its word), the last five its "Emerging" ones.
 
-# %%
+# %% alt="Five rows of numbered tiles: Revolutionary 01 to 04, High 05 to 10, Significant 11 to 15, Specialized 16 to 20, Emerging 21 to 25."
 plots.levels()
 
 # %% [markdown]
@@ -162,7 +172,7 @@ plots.levels()
 # How widely a technique is used, again as the list judges it. Of the five that it calls universal, none changes the
 # architecture: they change how a model is trained.
 
-# %%
+# %% alt="Four rows of numbered tiles: Universal 01, 06, 07, 09, 14; High 02, 03, 05, 08, 11, 12, 13, 20; Medium 04, 10, 15, 17, 18, 23; Low 16, 19, 21, 22, 24, 25."
 plots.adoption()
 
 # %% [markdown]
@@ -170,16 +180,17 @@ plots.adoption()
 #
 # **Predict first**: does the list rank highly what everybody uses? A perfect agreement would be a diagonal.
 
-# %%
+# %% alt="The ranks by adoption, from low to universal, and by impact level, from emerging to revolutionary. They rise from the lower left to the upper right; 04 stands on top over medium, 14 on the third level over universal, 20 on the fourth over high."
 plots.impact_and_adoption()
 
 # %% [markdown]
-# Roughly it does. The exceptions: ALBERT (04) stands on top with medium adoption (it saves storage, not time), and weight
-# decay (14) is universal on the third level. Both judgements are the same list's, so do not take their agreement for evidence.
+# Roughly it does. The exceptions: ALBERT (04) stands on top with medium adoption (it saves storage, not time), weight decay
+# (14) is universal on the third level, and gradient clipping (20) is high on the fourth. Both judgements are the same list's,
+# so do not take their agreement for evidence.
 #
 # ### When the papers appeared
 
-# %%
+# %% alt="A mark for each technique at the year of its paper, from 2009 to 2021, and a dashed line at BERT, October 2018: six stand before it, seven at 2019, six at 2020, three at 2021."
 plots.timeline()
 
 # %% [markdown]
@@ -191,5 +202,9 @@ plots.timeline()
 #
 # **Predict first**: of 25 well-known claims, how many are what their papers say?
 
-# %%
+# %% alt="Five rows of numbered tiles: accurate 02, 10, 11, 20; no figure claimed, paper cited rightly 14, 16, 17, 19, 22, 23; no figure, no founding paper 06, 09, 24; imprecise 01, 03, 04, 07, 08, 13, 15, 18, 21, 25; wrong 05, 12."
 plots.truth()
+
+# %% [markdown]
+# Four are, one of them under a condition (02) and one for its year only (11). For nine there is no figure to check: six cite
+# their paper rightly, three have no founding paper. Ten are imprecise, and two are wrong (05 and 12).

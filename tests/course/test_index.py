@@ -78,7 +78,27 @@ def test_sentences_with_a_count_count_right():
     by_rank = {t.rank: t for t in TECHNIQUES}
     assert (by_rank[4].adoption, by_rank[4].level) == ("Medium", "Revolutionary")
     assert (by_rank[14].adoption, by_rank[14].level) == ("Universal", "Significant")
+    assert (by_rank[20].adoption, by_rank[20].level) == ("High", "Specialized")
     assert {len(path.ranks) for path in PATHS} == {5}
+
+
+def test_the_last_sentences_count_the_claims_as_the_plot_does():
+    found = [[t.rank for t in TECHNIQUES if t.judged in judged] for judged in index_plots.FOUND.values()]
+    assert list(map(len, found)) == [4, 6, 3, 10, 2] and found[-1] == [5, 12]
+    assert {t.rank: t.judged for t in TECHNIQUES if t.judged.startswith("accurate ")}.items() >= {
+        (2, "accurate with a condition"), (11, "accurate for 2021"),
+    }  # fmt: skip
+    text = prose()
+    assert "Four are, one of them under a condition (02) and one for its year only (11). For nine there is no figure" in text
+    assert "six cite their paper rightly, three have no founding paper. Ten are imprecise, and two are wrong (05 and 12)." in text
+
+
+def test_an_alternative_text_names_the_ranks_that_its_plot_shows():
+    (alt,) = (
+        cell.metadata["alt"] for cell in source.read(lessons.path("index")) if cell.text.strip() == "plots.truth()"
+    )  # fmt: skip
+    judged = [t.rank for groups in index_plots.FOUND.values() for t in TECHNIQUES if t.judged in groups]
+    assert list(map(int, re.findall(r"\d\d", alt))) == judged
 
 
 # ---- tables

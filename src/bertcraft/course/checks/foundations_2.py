@@ -47,7 +47,7 @@ def _say_what_is_wrong(middle, low, high, mean, half, t, treatment, baseline) ->
     unpaired = t * math.sqrt((treatment.var(ddof=1) + baseline.var(ddof=1)) / n)
     for value, message in (
         (half * math.sqrt(n), "the standard deviation is that of one run; that of a mean of n runs is smaller by sqrt(n)"),
-        (half * math.sqrt((n - 1) / n), "divide by n - 1 in the standard deviation (ddof=1): the mean came from the same numbers"),
+        (half * math.sqrt((n - 1) / n), "divide by n - 1 in the deviation (ddof=1): the mean came from the same numbers"),
         (half * math.sqrt(n / (n - 1)), "n - 1 belongs in the deviation alone (ddof=1), which is then divided by the root of n"),
         (half / t, "the factor t is missing: this is one standard error to either side"),
         (half / t * 1.96, "1.96 is the factor of very many runs; that of few is larger: t"),
