@@ -274,8 +274,8 @@ check.slopes(slopes)
 # $$\frac{\partial \ell}{\partial x} = g W, \qquad \frac{\partial \ell}{\partial W} = g^\top x, \qquad
 # \frac{\partial \ell}{\partial b} = \sum_{i=1}^{n} g_i \tag{3}$$
 #
-# You need not memorise them. The shapes leave no other way to multiply these arrays, and the third sum is equation 2: the *same*
-# $b$ was added to each of the $n$ rows, so $n$ paths meet in it, and their derivatives add.
+# You need not memorise them. The shapes leave no other way to multiply these arrays, and the third is equation 2 again: the
+# *same* $b$ was added to each of the $n$ rows, so $n$ paths meet in it, and their derivatives add.
 
 # %%
 x, weight, bias, g = (rng.standard_normal(shape) for shape in ((5, 3), (2, 3), (2,), (5, 2)))
@@ -313,8 +313,9 @@ check.unbroadcast(unbroadcast)
 # from whom.
 #
 # Each token's vector is mapped to three others: a **query** (what am I looking for?), a **key** (what do I offer?) and a
-# **value** (what do I hand over?). Token $i$ scores token $j$ by the product of its query and the other's key. A *softmax*
-# turns a row of scores into positive weights of sum 1. The result is the weighted average of the values:
+# **value** (what do I hand over?). Token $i$ scores token $j$ by the product of its query and the other's key,
+# $q_i \cdot k_j$: the numbers are multiplied place by place and added. A *softmax* turns a row of scores into positive
+# weights of sum 1. The result is the weighted average of the values:
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}}, \qquad s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D}}, \qquad
 # o_i = \sum_j a_{ij}\, v_j \tag{4}$$
@@ -688,8 +689,8 @@ def near_attention(layer, x, source, bias, config, rng=None):
 
 # %% [markdown]
 # The loop is all there is to training: take a batch (32 rows), compute loss and gradient, let an *update rule* (AdamW of
-# lesson 14) say how the parameters change, add that. The output layer's biases start at the logarithms of the frequencies, so both
-# runs begin nearer to the second landmark than to the first.
+# lesson 14) say how the parameters change, add that. The output layer's biases start at the logarithms of the frequencies, so
+# both runs begin nearer to the second landmark than to the first.
 #
 # **Predict first**: draw both curves. `STEPS` is yours to play with.
 
@@ -815,9 +816,10 @@ if lesson.installed("torch"):
 #
 # ### Exercise 6 (two stars, 15 minutes): derive
 #
-# Show from equation 6 that the derivative of the loss along the logit $z_c$ is $p_c - [c = y]$: the probability, less 1 for
-# the right token. Check it for the logits $0, \ln 2, \ln 5$ with the third token right: $(\frac18, \frac28, -\frac38)$. What
-# does it say about a model that is sure and right? And why is the *sum* of the derivatives always 0?
+# Show from equation 6 that the derivative of the loss along the logit $z_c$ is $p_c - [c =
+# y]$: the probability, less 1 for the right token ($[c = y]$ is 1 where $c$ is $y$, else 0). Check it for the logits $0, \ln
+# 2, \ln 5$ with the third token right: $(\frac18, \frac28, -\frac38)$. What does it say about a model that is sure and right?
+# And why is the *sum* of the derivatives always 0?
 
 # %% [markdown] solution=true
 # **Answer.** $\ell = -z_y + \ln \sum_c e^{z_c}$. The first term has derivative $-[c = y]$ along $z_c$. The second is a

@@ -354,7 +354,7 @@ print(f"{miss.sum()} of {len(found)} intervals miss {truth:.2f}; two are expecte
 #
 # ### The claim has a form
 #
-# "It works" is no claim that can be tested. These can:
+# "It works" cannot be tested. These claims can:
 #
 # | form | says | **reproduced** | **contradicted** |
 # | --- | --- | --- | --- |
@@ -511,7 +511,7 @@ for arm in known:
     print(f"{arm:6} {score:8.1f} " + ("  (in use)" if arm == "mean" else f"{middle:+11.1f}   [{low:+.1f}, {high:+.1f}]"))
 
 # %% [markdown]
-# Answer three questions with a letter each.
+# Answer three questions, the second and the third with a letter.
 #
 # - `arm`: the arm that you take.
 # - `because`: (a) it has the highest number in the table; (b) its interval lies well above 0, and above those of the others; (c)
@@ -540,9 +540,9 @@ check.choose(choose)
 # - **Two intervals that overlap** may belong to a clear difference: look at the interval of the difference.
 # - **A pooler that training left out** (MiniLM's) gives no good vector before fine-tuning. Sentence encoders use the mean.
 #
-# Read on: Devlin et al. 2019, "BERT", arXiv:1810.04805, section 4 (fine-tuning); Srivastava et al. 2014, "Dropout", JMLR 15;
-# Student 1908, "The Probable Error of a Mean", Biometrika 6; Holm 1979, "A Simple Sequentially Rejective Multiple Test
-# Procedure", Scandinavian Journal of Statistics 6; Nadeau and Bengio 2003, "Inference for the Generalization Error", Machine
-# Learning 52; Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084 (the mean against [CLS]).
+# Read on: Devlin et al. 2019, "BERT", arXiv:1810.04805, sections 3.2 and 4.1 (fine-tuning); Srivastava et al. 2014,
+# "Dropout", JMLR 15; Student 1908, "The Probable Error of a Mean", Biometrika 6; Holm 1979, "A Simple Sequentially Rejective
+# Multiple Test Procedure", Scandinavian Journal of Statistics 6; Nadeau and Bengio 2003, "Inference for the Generalization
+# Error", Machine Learning 52; Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084 (the mean against [CLS]).
 #
 # Next: the [index](00_index.ipynb) has four paths through the techniques.

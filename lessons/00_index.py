@@ -29,9 +29,9 @@ from bertcraft.course import index_plots as plots
 index.start()
 
 # %% [markdown]
-# Who is new to transformers needs both parts of the foundations, about six hours. Who is not should read section 3 of the
-# [second part](00_foundations_2.ipynb), half an hour: every lesson begins with a table of intervals and verdicts, and that
-# section says what they mean.
+# If you are new to transformers, read both parts of the foundations first; they take about six hours. If you are not, read
+# section 3 of the [second part](00_foundations_2.ipynb), which takes half an hour: every lesson begins with a table of intervals
+# and verdicts, and that section says what they mean.
 #
 # ## The lessons
 #
@@ -117,7 +117,7 @@ index.your_progress()
 #
 # ## What each technique changed
 #
-# Adoption is the judgement of the list that this collection follows; what is used today is ours.
+# The list judges how widely a technique is used; the last column, on what is used today, is ours.
 
 # %%
 index.impact()
@@ -127,7 +127,7 @@ index.impact()
 #
 # Ranks, impact levels, adoption and claimed gains are **the judgement of the list**. Nobody measured them, and we repeat them
 # because you will meet them elsewhere. What can be checked stands beside them. The last column is the primary comparison of our
-# experiment, paired over seeds. (Of a loss, in nats, less is better: a difference below 0 is a gain.) The verdict follows
+# experiment, paired over seeds. (For a loss, in nats, less is better: a difference below 0 is a gain.) The verdict follows
 # a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
 # *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
 # about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
