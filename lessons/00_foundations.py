@@ -33,8 +33,8 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 # each parameter: **if I raise it a little, how much does the loss change?** That ratio is the *derivative*; the derivatives
 # for all parameters together are the *gradient*. Then each parameter takes a small step against its derivative.
 #
-# The smallest model there is: it multiplies its input by $w$ and adds $b$. For the input $x = 3$ the answer should be $t =
-# 5$.
+# The smallest model there is: it multiplies its input by $w$ and adds $b$. For the input $x = 3$ the answer should be
+# $t = 5$.
 #
 # $$\ell = (w x + b - t)^2 \tag{1}$$
 #
@@ -816,9 +816,9 @@ if lesson.installed("torch"):
 #
 # ### Exercise 6 (two stars, 15 minutes): derive
 #
-# Show from equation 6 that the derivative of the loss along the logit $z_c$ is $p_c - [c =
-# y]$: the probability, less 1 for the right token ($[c = y]$ is 1 where $c$ is $y$, else 0). Check it for the logits $0, \ln
-# 2, \ln 5$ with the third token right: $(\frac18, \frac28, -\frac38)$. What does it say about a model that is sure and right?
+# Show from equation 6 that the derivative of the loss along the logit $z_c$ is $p_c - [c = y]$: the probability, less 1 for
+# the right token ($[c = y]$ is 1 where $c$ is $y$, else 0). Check it for the logits $0, \ln 2, \ln 5$ with the third token
+# right: $(\frac18, \frac28, -\frac38)$. What does it say about a model that is sure and right?
 # And why is the *sum* of the derivatives always 0?
 
 # %% [markdown] solution=true
