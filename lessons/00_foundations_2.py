@@ -372,9 +372,8 @@ print(f"{miss.sum()} of {len(found)} intervals miss {truth:.2f}; two are expecte
 # Three claims on our arms. **Predict first** each verdict: `unit` is superior to `mean`; `words` equals `mean` within 1 point;
 # `cls` is not worse than `mean` by more than 1 point.
 
-# %% alt="Left: five lines, one a seed, each from the score of mean up to the score of unit. Right: three intervals against the zones of their claims: unit above 0, reproduced; words across the margin of 1, cannot tell; cls far below minus 1, contradicted."
+# %% alt="Left: five lines, one a seed, each from the score of mean up to the score of unit. Right: three intervals against the zones of their claims: unit lies within its zone, above 0; words reaches across the margin of 1; cls lies far below minus 1."
 claims = {"unit": "superior", "words": "equal within 1", "cls": "not worse than 1"}
-verdicts = {"unit": "reproduced", "words": "cannot tell", "cls": "contradicted"}
 zones = {"unit": (0, 8), "words": (-1, 1), "cls": (-1, 8)}
 with style.shown(columns=2, width=7.8, height=2.9) as (left, right):
     for each in runs:
@@ -386,7 +385,6 @@ with style.shown(columns=2, width=7.8, height=2.9) as (left, right):
         right.fill_betweenx([place - 0.35, place + 0.35], *zones[arm], color="0.88", linewidth=0)
         right.plot([low, high], [place, place], color=style.COLOURS[1], linewidth=2.4)
         right.plot(middle, place, "s", color=style.COLOURS[1])
-        right.text(middle, place - 0.14, verdicts[arm], ha="center", fontsize=8)
     right.axvline(0, color="0.2", linewidth=0.8)
     right.set_yticks(range(3), [f"{arm}:\n{claim}" for arm, claim in claims.items()])
     right.set(xlim=(-22, 8), ylim=(2.6, -0.6), xlabel="difference to mean, points", title="grey: where the claim holds")

@@ -16,7 +16,7 @@
 # it on paper, in a gradient, in a trained model and, in another form, in a current release. You will also meet accumulation's
 # rival, recomputation, and learn when to take which.
 #
-# You need NumPy, and from [lesson 00](00_foundations.ipynb) what a gradient is. The sections take 185 minutes, nearly half of
+# You need NumPy and both parts of [lesson 00](00_foundations.ipynb). The sections take 185 minutes, nearly half of
 # them exercises.
 
 # %%

@@ -15,8 +15,8 @@
 # stays 1. You will see both happen, write the two remedies, watch a real BERT's gradients fall off the edge of float16 and come
 # back, and count what is saved.
 #
-# You need NumPy, and [lesson 00](00_foundations.ipynb) for gradients and masked language models. The sections take 225 minutes,
-# nearly half of them exercises.
+# You need NumPy and both parts of [lesson 00](00_foundations.ipynb). The sections take 225 minutes, nearly half of
+# them exercises.
 
 # %%
 import numpy as np

@@ -15,7 +15,7 @@
 # of tokens. Whether that is a good trade depends on two questions: *how far does a token hear after some layers*, and *what did
 # the looks cost in the first place*.
 #
-# You need [lesson 00](00_foundations.ipynb)'s attention on three tokens. The sections take 195 minutes, half of them exercises.
+# You need both parts of [lesson 00](00_foundations.ipynb). The sections take 195 minutes, half of them exercises.
 
 # %%
 import numpy as np

@@ -14,8 +14,7 @@
 # model, put two tiny networks into each layer, and trained only those. Today most large models are fine-tuned by a descendant,
 # LoRA. You will derive both, run them, count what they save, and read an experiment that asks whether anything is lost.
 #
-# You need [lesson 00](00_foundations.ipynb): gradients and the encoder with its four sockets. The sections take 175 minutes, half
-# of them exercises.
+# You need both parts of [lesson 00](00_foundations.ipynb). The sections take 175 minutes, half of them exercises.
 
 # %%
 import math

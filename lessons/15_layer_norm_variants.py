@@ -14,8 +14,8 @@
 # differ by the order of two lines. You will wire five kinds of layer, derive how the length of a state decides the size of a
 # gradient, measure both in a BERT before its first step, and see what the best-known explanation leaves open. Then you train.
 #
-# You need NumPy, and [lesson 00](00_foundations.ipynb) for the parts of a layer, gradients and masked language models. The
-# sections take 215 minutes, nearly half of them exercises.
+# You need NumPy and both parts of [lesson 00](00_foundations.ipynb). The sections take 215 minutes, nearly half of
+# them exercises.
 
 # %%
 import numpy as np

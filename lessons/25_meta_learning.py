@@ -15,8 +15,8 @@
 # learning, and sends the gradient back through those steps. Its paper never tried text. You will derive it, watch it work, and
 # measure it against simpler methods on new intents.
 #
-# You need NumPy, and from [lesson 00](00_foundations.ipynb) what a gradient is. The sections take 190 minutes, more than half of
-# them exercises.
+# You need NumPy and both parts of [lesson 00](00_foundations.ipynb). The sections take 190 minutes, more than half of them
+# exercises.
 
 # %%
 import numpy as np
