@@ -66,5 +66,5 @@ def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
             ax.plot(np.mean(values), y, "o" if not arm.trivial else "D", color=color)
         ax.set_yticks(range(len(arms)), [arm.title for arm in arms])
         ax.invert_yaxis()
-        ax.set(xlabel="TREC after fine-tuning (% right); marks: seeds that all have, points: means")
+        ax.set(xlabel="TREC after fine-tuning (% right)\nmarks: the seeds that all arms have; points: their means")
     return path
