@@ -70,8 +70,8 @@ def show_seeds(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                 ax.plot(values, [row] * len(values), look["marker"], color=look["color"], alpha=0.7)
             ax.set_yticks(range(len(names)), [experiment.arm(name).title for name in names], fontsize=7.5)
             ax.set_ylim(len(names) - 0.5, -0.5)
-        axes[0].set(xlabel="loss at [MASK] of unread text (nats), a point a seed")
-        axes[1].set(xlabel="right on TREC's test questions (%), a point a seed")
+        axes[0].set(xlabel="loss at [MASK], unread (nats); a point a seed")
+        axes[1].set(xlabel="right on TREC (%); a point a seed")
     return path
 
 
