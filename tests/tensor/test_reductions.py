@@ -90,3 +90,12 @@ def test_the_product_is_exact_with_zeros_to_second_order():
         check_grads(np.prod, np.array(x))
         check_grads(np.cumprod, np.array(x))
         close(grad(np.prod)(np.array(x)), [np.prod(x[:i] + x[i + 1 :]) for i in range(len(x))], 0)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_number_may_be_reduced_along_an_axis(axis):
+    """NumPy lets a 0-d array have one: np.add.reduce, whose axis is 0 unless told, is the usual way to get there."""
+    for function in (np.sum, np.max, np.min, np.prod, np.ptp, np.cumsum, np.cumprod):
+        check_grads(lambda x, f=function: f(x, axis=axis) * x, 1.7)
+    check_grads(lambda x: np.repeat(x, 3, axis=axis) * x, 1.7)
+    check_grads(lambda x: np.add.reduce(x) * x, 1.7)

@@ -156,7 +156,7 @@ def _within(x, low, high):
 
 def spread(g, x, axis, keepdims):
     """Repeat a reduced gradient over the axes that were summed."""
-    if axis is not None and not keepdims:
+    if axis is not None and not keepdims and x.ndim:  # NumPy lets a 0-d array be reduced along axis 0 or -1
         g = np.expand_dims(g, axis)
     return np.broadcast_to(g, x.shape)
 
@@ -192,7 +192,7 @@ def _extreme_back(g, z, x, axis=None, *, keepdims=False):
 
 def _prod_back(g, z, x, axis=None, *, keepdims=False):
     """A product is the last of the running products."""
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = range(x.ndim) if axis is None or x.ndim == 0 else axis if isinstance(axis, tuple) else (axis,)
     axes = [i % x.ndim for i in axes]
     order = [i for i in range(x.ndim) if i not in axes] + axes
     moved = np.transpose(x, order)
@@ -203,7 +203,7 @@ def _prod_back(g, z, x, axis=None, *, keepdims=False):
 
 
 def _cumprod_back(g, z, x, axis=None):
-    if axis is None:
+    if axis is None or x.ndim == 0:
         return np.reshape(_running_products_back(g, np.reshape(x, (-1,))), x.shape)
     back = _running_products_back(np.swapaxes(g, axis, -1), np.swapaxes(x, axis, -1))
     return np.swapaxes(back, axis, -1)
@@ -225,7 +225,7 @@ def _running_products_back(g, x):
 
 
 def _cumsum_back(g, z, x, axis=None):
-    if axis is None:
+    if axis is None or x.ndim == 0:
         return np.reshape(np.flip(np.cumsum(np.flip(g, 0), axis=0), 0), x.shape)
     return np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis)
 
@@ -287,7 +287,7 @@ def _take_back(g, x, indices, axis):
         indices = np.asarray(indices, int)
     elif np.issubdtype(getattr(indices, "dtype", int), np.bool_):  # np.take reads them as 0 and 1, an index as a mask
         indices = indices.astype(int)
-    if axis is None:
+    if axis is None or x.ndim == 0:
         return np.reshape(scatter_add(g, indices, (x.size,)), x.shape)
     return scatter_add(g, (slice(None),) * (axis % x.ndim) + (indices,), x.shape)
 
@@ -301,7 +301,7 @@ def _along_back(g, x, indices, axis):
 
 
 def _repeat_back(g, x, repeats, axis):
-    n = x.size if axis is None else x.shape[axis]
+    n = x.size if axis is None or x.ndim == 0 else x.shape[axis]
     return _take_back(g, x, np.repeat(np.arange(n), repeats), axis)
 
 
