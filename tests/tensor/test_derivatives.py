@@ -221,6 +221,25 @@ def test_triangles_of_a_vector_are_those_of_its_repeated_rows():
     against_torch(np.tril, lambda x: torch.tril(x.expand(3, 3)), x)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, list])
+@pytest.mark.parametrize("function", [
+    np.power, lambda x, y: np.power(y, x), np.arctan2, lambda x, y: np.arctan2(y, x), np.hypot, np.logaddexp, np.multiply,
+    lambda x, y: y - x, lambda x, y: y / x, lambda x, y: np.fmod(y, x), lambda x, y: np.remainder(y, x), np.maximum,
+    lambda x, y: np.clip(x, y, y + 1 if hasattr(y, "dtype") else None), np.copysign,
+], ids=range(14))  # fmt: skip
+def test_integers_and_lists_are_constants_like_their_floats(function, dtype):
+    """Computed with as they are, they would overflow in a square (int8), wrap below 0 (unsigned) or be float16 in a logarithm."""
+    values = np.array([3, 0, 5]) if function is np.power else np.array([100, 7, 120])
+    x = np.array([30.25, 2.5, 1.125])
+    integers = values.tolist() if dtype is list else values.astype(dtype)
+    for integer, number in ((integers, values.astype(float)), (integers[2], float(values[2]))):
+        square = lambda x, y: np.sum(function(x, y) ** 2)  # noqa: E731
+        for loss in (square, lambda x, y: np.sum(grad(square)(x, y) * [1.0, 2.0, 3.0])):
+            found, right = grad(loss)(x, integer), grad(loss)(x, number)
+            assert np.isfinite(right).all()
+            np.testing.assert_allclose(found, right, rtol=1e-13)
+
+
 def test_remainder_counts_the_wraps():
     x, y = np.array([7.3, -7.3, 0.2]), np.array([2.0, 2.0, -3.0])
     against_torch(np.remainder, torch.remainder, x, y)

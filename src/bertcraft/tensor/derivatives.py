@@ -29,10 +29,26 @@ def elementwise(function: Callable, *derivatives: Callable | None) -> None:
     """Enter a function that works element by element; gradients are summed over broadcast axes."""
 
     def fitted(derivative, i):
-        return lambda g, z, *args, **options: unbroadcast(derivative(g, z, *args, **options), np.shape(args[i]))
+        def back(g, z, *args, **options):
+            args = [_as_floats(a, z.dtype) for a in args]
+            return unbroadcast(derivative(g, z, *args, **options), np.shape(args[i]))
+
+        return back
 
     DERIVATIVES[function] = tuple(d and fitted(d, i) for i, d in enumerate(derivatives))
     SIGNATURES[function] = Signature(next(filter(None, derivatives)), skip=2)
+
+
+def _as_floats(array, dtype):
+    """A list, or integers, as an array of floats, which is what derivatives compute with.
+
+    Integers would overflow in a square, wrap below 0 where they have no sign, and make float16 of a logarithm.
+    """
+    if type(array) in (list, tuple):
+        array = np.asarray(array)
+    if not isinstance(array, (np.ndarray, np.generic)) or array.dtype.kind not in "iu":
+        return array
+    return np.asarray(array, dtype)
 
 
 def general(function: Callable, *derivatives: Callable | None) -> None:
