@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from bertcraft.tensor import Tensor, grad, gradient, value_and_grad
+from bertcraft.tensor import functions as F
 from bertcraft.tensor.check import check_grads
 from bertcraft.tensor.tensor import _METHODS, COMPOSED, CONSTANT, DERIVATIVES
 
@@ -288,6 +289,44 @@ def test_reductions_of_more_elements_than_float16_counts(code, reference):
     found = grad(lambda x: 1024 * code(x))(_MANY)
     assert found.dtype == np.float16
     np.testing.assert_allclose(found.astype(float), tensor.grad.numpy(), rtol=2e-3, atol=1e-6)
+
+
+_HALF = np.array([300.0, -2000.0, 12.0, 0.5, -0.25], np.float16)  # squares of the first ones are beyond float16
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # np.linalg.norm itself overflows
+@pytest.mark.parametrize("code", [
+    np.linalg.norm, lambda x: np.linalg.norm(x[None], axis=1)[0], np.arctan, np.arcsinh, lambda x: np.arccosh(x[:3:2]),
+    lambda x: np.arctan2(x, 300.0), lambda x: np.arctan2(np.float16(300), x), lambda x: np.log10(np.abs(x) * 20),
+    F.erf, F.gelu, F.gelu_tanh, lambda x: F.normalize(x) * x, lambda x: F.rms_norm(x[None], x * 0 + 1), lambda x: F.softmax(x) * x,
+    lambda x: F.layer_norm(x[None], np.float16([1, 2, 3, 4, 5]), x * 0, 1e-5), lambda x: F.log_softmax(x * 0.01) * x,
+], ids=range(16))  # fmt: skip
+def test_derivatives_of_float16_do_not_overflow_on_their_way(code):
+    """Where value and gradient are within float16, they are those of float64: torch computes with float32 in between."""
+    wide_value, right = value_and_grad(lambda x: np.sum(code(x) * 0.125))(_HALF.astype(np.float64))
+    value, found = value_and_grad(lambda x: np.sum(code(x) * 0.125))(_HALF)
+    assert found.dtype == np.float16 and (np.isfinite(value) or code is np.linalg.norm or "norm" in code.__code__.co_names)
+    keep = np.isfinite(right)
+    np.testing.assert_allclose(found[keep].astype(float), right[keep], rtol=1e-2, atol=2e-3 * np.abs(right[keep]).max() + 1e-7)
+    if np.isfinite(value):
+        np.testing.assert_allclose(float(value), wide_value, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("code", [
+    lambda x: x[np.zeros(5000, int)], lambda x: np.take(x, np.zeros(5000, int)), lambda x: np.repeat(x, 5000), lambda x: np.tile(x, 5000),
+    lambda x: F.embedding(x[:, None], np.zeros(5000, int)), lambda x: np.take_along_axis(x, np.zeros(5000, int), 0),
+], ids=range(6))  # fmt: skip
+def test_a_row_that_is_read_many_times_gets_all_its_gradients_in_float16(code):
+    found = grad(lambda x: np.sum(code(x)))(np.ones(1, np.float16))
+    assert found == 5000 and found.dtype == np.float16  # one by one they stand still at 2048
+
+
+def test_a_softmax_of_more_elements_than_float16_counts():
+    x = np.zeros(70_000, np.float16)
+    np.testing.assert_allclose(F.softmax(x).astype(float), 1 / 70_000, rtol=0.01)
+    for found in (F.logsumexp(x), -F.log_softmax(x)[0], F.cross_entropy(x[None], np.array([3]))):
+        np.testing.assert_allclose(float(found), np.log(70_000), rtol=1e-3)
+        assert found.dtype == np.float16
 
 
 def test_a_gradient_is_summed_over_broadcast_rows_in_float32():

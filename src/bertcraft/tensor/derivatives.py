@@ -30,8 +30,9 @@ def elementwise(function: Callable, *derivatives: Callable | None) -> None:
 
     def fitted(derivative, i):
         def back(g, z, *args, **options):
-            args = [_as_floats(a, z.dtype) for a in args]
-            return unbroadcast(derivative(g, z, *args, **options), np.shape(args[i]))
+            dtype = z.dtype
+            g, z, *args = [wide(_as_floats(a, dtype)) for a in (g, z, *args)]
+            return narrow(unbroadcast(derivative(g, z, *args, **options), np.shape(args[i])), dtype)
 
         return back
 

@@ -41,10 +41,11 @@ def _polynomial(coefficients, x):
 
 def _erf(x):
     size = np.minimum(np.absolute(x), 6)
+    dtype, size = size.dtype, wide(size)
     square = size * size
     near = size * _polynomial(_NEAR[0], square) / _polynomial(_NEAR[1], square)
     far = 1 - np.exp(-square) * _polynomial(_FAR[0], size) / _polynomial(_FAR[1], size)
-    return np.copysign(np.where(size <= 0.46875, near, far), x)
+    return narrow(np.copysign(np.where(size <= 0.46875, near, far), x), dtype)
 
 
 def erf(x):
@@ -64,7 +65,9 @@ def gelu(x):
 @fusable
 def gelu_tanh(x):
     """The tanh approximation of GELU (Hendrycks & Gimpel 2016, section 2), "gelu_new" in transformers."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    wider = wide(x)
+    result = 0.5 * wider * (1 + np.tanh(math.sqrt(2 / math.pi) * (wider + 0.044715 * (wider * wider * wider))))
+    return narrow(result, getattr(x, "dtype", None))
 
 
 def relu(x):
@@ -108,11 +111,12 @@ def logsumexp(x, axis=-1, keepdims=False):
 
     -inf where all terms are -inf, inf where one is inf; there the gradient is nan, as in PyTorch and JAX.
     """
+    dtype, x = x.dtype, wide(x)
     top = _stopped_max(x, axis)
     top = np.where(np.isfinite(top), top, 0)
     with np.errstate(divide="ignore"):
         total = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
-    return total if keepdims else np.squeeze(total, axis=axis)
+    return narrow(total if keepdims else np.squeeze(total, axis=axis), dtype)
 
 
 def _stopped_max(x, axis):
@@ -122,22 +126,23 @@ def _stopped_max(x, axis):
 
 def softmax(x, axis=-1):
     """exp(x) / sum of exp(x) along an axis."""
-    e = np.exp(x - _stopped_max(x, axis))
-    return e / np.sum(e, axis=axis, keepdims=True)
+    e = np.exp(wide(x) - _stopped_max(x, axis))
+    return narrow(e / np.sum(e, axis=axis, keepdims=True), x.dtype)
 
 
 def log_softmax(x, axis=-1):
     """log of the softmax, exact also where the softmax underflows or x is large."""
-    shifted = x - _stopped_max(x, axis)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+    shifted = wide(x) - _stopped_max(x, axis)
+    return narrow(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)), x.dtype)
 
 
 @fusable
 def layer_norm(x, weight, bias, eps=1e-12):
     """Layer normalisation over the last axis (Ba, Kiros & Hinton 2016, eq. 4). x (..., H), weight and bias (H,)."""
+    dtype, x = x.dtype, wide(x)
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + eps) * weight + bias
+    return narrow(centred / np.sqrt(variance + eps) * weight + bias, dtype)
 
 
 @fusable
@@ -147,13 +152,15 @@ def rms_norm(x, weight, eps=None):
     ``eps`` None is the distance from 1 to the next number of the dtype, as in torch.
     """
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    dtype, x = x.dtype, wide(x)
+    return narrow(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight, dtype)
 
 
 def normalize(x, axis=-1, eps=1e-12):
     """Divide by the Euclidean length along an axis (lengths below eps count as eps)."""
+    dtype, x = x.dtype, wide(x)
     square = np.sum(x * x, axis=axis, keepdims=True)
-    return x / np.sqrt(np.maximum(square, eps * eps))
+    return narrow(x / np.sqrt(np.maximum(square, eps * eps)), dtype)
 
 
 # --------------------------------------------------------------------------------------------------------- dropout

@@ -31,8 +31,8 @@ def unbroadcast(g, shape: tuple[int, ...]):
 
 
 def wide(x):
-    """float16 as float32, others as they are: sums and counts of float16 end at 65504, and lose small terms before."""
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    """float16 as float32, others as they are: sums, counts and squares of float16 end at 65504, and lose small terms before."""
+    return x.astype(np.float32) if getattr(x, "dtype", None) == np.float16 else x
 
 
 def narrow(x, dtype):

@@ -11,7 +11,7 @@ import numpy as np
 
 from bertcraft.tensor.arguments import is_jax
 from bertcraft.tensor.derivatives import general, spread, variadic
-from bertcraft.tensor.gradient import unbroadcast
+from bertcraft.tensor.gradient import narrow, unbroadcast, wide
 from bertcraft.tensor.tensor import Tensor
 
 # --------------------------------------------------------------------------------------------------- products
@@ -105,8 +105,12 @@ def _norm_back(g, z, x, ord=None, axis=None, keepdims=False):
     vector = isinstance(axis, int) or (axis is None and x.ndim == 1)
     if not (ord is None or (ord == 2 and vector) or (ord == "fro" and not vector)):
         raise TypeError(f"np.linalg.norm has a derivative for the 2-norm of the elements only, got ord={ord!r}")
+    dtype, x = x.dtype, wide(x)
+    if dtype == np.float16:  # NumPy's own z may be inf, as it sums squares in float16
+        z = np.linalg.norm(x, axis=axis, keepdims=keepdims)
     with np.errstate(divide="ignore", invalid="ignore"):  # masked last: the slope of the slope at 0 is nan, not 0
-        return np.where(spread(np.equal(z, 0), x, axis, keepdims), 0, spread(g / z, x, axis, keepdims) * x)
+        back = np.where(spread(np.equal(z, 0), x, axis, keepdims), 0, spread(wide(g) / z, x, axis, keepdims) * x)
+    return narrow(back, dtype)
 
 
 def _inv_back(g, z, x):

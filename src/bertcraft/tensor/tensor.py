@@ -273,12 +273,13 @@ def scatter_add(x, index, shape):
     """Zeros of ``shape`` with ``x`` added at ``index``, repeats adding up: the derivative of :func:`getitem`."""
     if type(x) is Tensor:
         return apply(scatter_add, x, _unwrap_index(index), shape)
-    out = np.zeros(shape, x.dtype)
     if _is_basic(index):
+        out = np.zeros(shape, x.dtype)
         out[index] = x
-    else:
-        np.add.at(out, index, x)
-    return out
+        return out
+    out = np.zeros(shape, np.float32 if x.dtype == np.float16 else x.dtype)  # a sum of ones in float16 ends at 2048
+    np.add.at(out, index, x)
+    return out.astype(x.dtype, copy=False)
 
 
 def _is_basic(index) -> bool:
