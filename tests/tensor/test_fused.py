@@ -1,5 +1,6 @@
 """Every kernel against its definition: value and gradient, any shape, both precisions."""
 
+import contextlib
 import gc
 import threading
 
@@ -251,6 +252,72 @@ def test_results_keep_their_values_while_later_steps_run():
         gc.collect()
     assert all(np.array_equal(kept[name], copies[0][name]) for name in kept)
     assert np.array_equal(hidden, copies[1])
+
+
+_f32 = lambda *shape: numbers(shape, *shape, dtype=np.float32)  # noqa: E731
+_BROADCAST = [  # what a definition broadcasts and a kernel is not written for
+    *[(lambda x, w, b: F.linear(x, w, b), (shape, (3, 4), bias))
+      for shape in ((2, 4), (2, 3, 4), (0, 4), (2, 0)) for bias in ((1,), (), (2, 1, 3)) if shape[-1] == 4],
+    (lambda x, w, b: F.linear(x, w, b), ((2, 0), (3, 0), (3,))),
+    *[(lambda x, w, b: F.layer_norm(x, w, b, 1e-5), ((2, 3, 4), w, b))
+      for w, b in (((1,), (1,)), ((), ()), ((4,), (1,)), ((3, 4), (3, 4)), ((2, 1, 4), (4,)))],
+    *[(lambda x, w: F.rms_norm(x, w), ((2, 3, 4), w)) for w in ((1,), (), (3, 4))],
+    *[(lambda x, w, b: F.add_layer_norm(x, 2 * x, w, b, 1e-5), ((2, 3, 4), w, w)) for w in ((1,), (), (3, 4))],
+    (lambda x, w: F.layer_norm(x, w, w), ((2, 1), (4,))),
+    (lambda x, w, b: F.linear_cross_entropy(x, w, b, np.array([0, 1])), ((2, 5), (3, 5), (1,))),
+    (lambda q, k: F.attention(q, k, 2 * k, heads=2), ((1, 3, 4), (2, 5, 4))),
+    (lambda q, k: F.attention(q, k, 2 * k, heads=2), ((2, 3, 4), (1, 5, 4))),
+    (lambda q, k, v: F.attention(q, k, v, heads=2), ((2, 3, 4), (2, 5, 4), (2, 5, 6))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "shapes"), _BROADCAST, ids=range(len(_BROADCAST)))
+def test_shapes_that_definitions_broadcast_are_the_same_with_and_without_kernels(code, shapes):
+    """Some kernels took them and were wrong: attention of one text's queries dropped all keys but the first text's."""
+    arrays = [np.asarray(_f32(*shape)) for shape in shapes]
+    loss = lambda arrays: np.sum(code(*arrays) ** 2)  # noqa: E731
+    value, found = value_and_grad(loss)(arrays)
+    with kernels_disabled():
+        expected, right = value_and_grad(loss)(arrays)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("labels", [np.array([True, True, False]), [1, 1, 0], (1, 1, 0), np.array([1, 1, 0], np.uint8)], ids=str)
+def test_labels_of_other_types_are_read_as_integers(labels, fast):
+    """Booleans as an index are a mask, and a list is no array of which to count what is ignored."""
+    x, w, b = _f32(3, 4), _f32(3, 4), _f32(3)
+    losses = lambda labels: (F.cross_entropy(x[:, :3], labels), F.linear_cross_entropy(x, w, b, labels))  # noqa: E731
+    expected = losses(np.array([1, 1, 0]))
+    with contextlib.nullcontext() if fast else kernels_disabled():
+        np.testing.assert_allclose(losses(labels), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 2, 0], [[0], [1], [2]], [[0, 1, 2]], [1], 1, [-100, 1]], ids=str)
+def test_labels_of_another_shape_are_refused(labels, fast):
+    """Fewer were read as those of the first rows, one as that of all rows."""
+    x, w, b, labels = _f32(3, 4), _f32(3, 4), _f32(3), np.array(labels)
+    with contextlib.nullcontext() if fast else kernels_disabled():
+        with pytest.raises(ValueError, match=r"got labels of shape .* for logits of shape \(3, 3\), expected \(3,\): one a row"):
+            F.cross_entropy(x[:, :3], labels)
+        with pytest.raises(ValueError, match="got labels of shape"):
+            F.linear_cross_entropy(x, w, b, labels)
+        with pytest.raises(TypeError, match=r"labels are integers, got float64: convert them with .astype\(int\)"):
+            F.cross_entropy(x[:, :3], np.array([0.0, 1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"targets of shape \(3,\) for logits of shape \(3, 1\)"):
+        F.binary_cross_entropy(x[:, :1], np.array([0, 1, 1]))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_booleans_that_look_up_a_table_are_a_mask_as_in_numpy(fast):
+    table, ids = _f32(3, 4), np.array([True, False, True])
+    with contextlib.nullcontext() if fast else kernels_disabled():
+        value, found = value_and_grad(lambda w: np.sum(F.embedding(w, ids) ** 2))(table)
+    np.testing.assert_allclose(found, 2 * table * ids[:, None], rtol=1e-6)
+    np.testing.assert_allclose(value, np.sum(table[ids] ** 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 99])

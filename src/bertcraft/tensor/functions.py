@@ -277,17 +277,26 @@ def cross_entropy(logits, labels):
     """Mean negative log-probability of the labels, in nats. logits (..., C), labels integers (...).
 
     Labels equal to IGNORED (-100) do not count; with no other label the loss is 0. Raises ValueError for other labels
-    outside 0 ... C - 1 (under JAX they are not checked).
+    outside 0 ... C - 1 (under JAX they are not checked) and for labels of another shape, TypeError for labels that are no integers.
     """
-    check_labels(labels, logits.shape[-1])
+    labels = np.array(labels) if type(labels) in (list, tuple) else labels
+    check_labels(labels, logits.shape)
     counted = labels != IGNORED
     chosen = np.take_along_axis(log_softmax(logits), np.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
     return -_mean_where(counted, chosen)
 
 
-def check_labels(labels, classes: int) -> None:
-    """Raise ValueError for a label that is neither a class nor IGNORED: an index below 0 would count from the end."""
+def check_labels(labels, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a label that is neither a class nor IGNORED: an index below 0 would count from the end.
+
+    shape: of the logits. Fewer labels than rows would be read as those of the first rows, or repeated. Booleans are 0 and 1.
+    """
+    *rows, classes = shape
     if type(labels) is np.ndarray:
+        if labels.dtype.kind not in "iub":
+            raise TypeError(f"labels are integers, got {labels.dtype}: convert them with .astype(int)")
+        if labels.shape != (*rows,):
+            raise ValueError(f"got labels of shape {labels.shape} for logits of shape {tuple(shape)}, expected {(*rows,)}: one a row")
         wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
         if wrong.size:
             raise ValueError(f"got the label {wrong[0]}, expected 0 to {classes - 1} or {IGNORED} (not predicted)")
@@ -309,7 +318,12 @@ def linear_cross_entropy(x, weight, bias, labels):
 
 
 def binary_cross_entropy(logits, targets, mask=None):
-    """Mean binary cross-entropy of logits and 0/1 targets of one shape, over the elements where ``mask`` is true."""
+    """Mean binary cross-entropy of logits and 0/1 targets of one shape, over the elements where ``mask`` is true.
+
+    Raises ValueError for targets of another shape: (B, 1) and (B,) would be broadcast to (B, B).
+    """
+    if targets.shape != logits.shape:
+        raise ValueError(f"got targets of shape {targets.shape} for logits of shape {logits.shape}, expected one shape")
     targets = targets.astype(logits.dtype)
     losses = softplus(logits) - logits * targets
     if mask is None:

@@ -35,6 +35,20 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
+def _matrix(weight) -> bool:
+    return type(weight) is np.ndarray and weight.ndim == 2
+
+
+def _of_width(x, *vectors) -> bool:
+    """Whether all are vectors, one number a column of x: others are broadcast, which the definitions do."""
+    return all(type(vector) is np.ndarray and vector.shape == x.shape[-1:] for vector in vectors)
+
+
+def _integers(ids) -> bool:
+    """Whether these are row numbers; booleans as an index are a mask."""
+    return type(ids) is np.ndarray and ids.dtype.kind in "iu"
+
+
 def _times_vector(x, y):
     """x @ y of a matrix and a vector, without a warning that is not one.
 
@@ -55,7 +69,9 @@ def _column_sum(x):
 
 @kernel(F.linear)
 def linear(needs, x, weight, bias=None):
-    if x.ndim < 2 or weight.ndim != 2 or not floats(x, weight) or (bias is not None and not floats(x, bias)):
+    if x.ndim < 2 or x.shape[-1] == 0 or not _matrix(weight) or not floats(x, weight):
+        return NotImplemented
+    if bias is not None and not (floats(x, bias) and bias.shape == weight.shape[:1]):
         return NotImplemented
     flat = _rows(x)
     out = empty((len(flat), len(weight)), x.dtype)
@@ -245,7 +261,7 @@ def _norm_by_blocks(shape, weight, bias, eps, fill, keep):
 
 @kernel(F.layer_norm)
 def layer_norm(needs, x, weight, bias, eps=1e-12):
-    if x.ndim < 2 or not floats(x, weight, bias):
+    if x.ndim < 2 or not floats(x, weight, bias) or not _of_width(x, weight, bias):
         return NotImplemented
     rows = _rows(x)
     return _norm_by_blocks(x.shape, weight, bias, eps, lambda part, s: np.copyto(s, rows[part]), any(needs))
@@ -253,7 +269,7 @@ def layer_norm(needs, x, weight, bias, eps=1e-12):
 
 @kernel(F.rms_norm)
 def rms_norm(needs, x, weight, eps=None):
-    if x.ndim < 2 or not floats(x, weight):
+    if x.ndim < 2 or not floats(x, weight) or not _of_width(x, weight):
         return NotImplemented
     rows, eps = _rows(x), float(np.finfo(x.dtype).eps) if eps is None else eps
     out, back = _norm_by_blocks(x.shape, weight, None, eps, lambda part, s: np.copyto(s, rows[part]), any(needs))
@@ -264,7 +280,7 @@ def rms_norm(needs, x, weight, eps=None):
 def add_layer_norm(needs, x, y, weight, bias, eps=1e-12, rate=0.0, rng=None):
     same = y.shape == x.shape
     one_for_all = x.ndim == 3 and y.shape == x.shape[1:] and rng is None  # position embeddings: one for all texts
-    if x.ndim < 2 or not (same or one_for_all) or not floats(x, y, weight, bias):
+    if x.ndim < 2 or not (same or one_for_all) or not floats(x, y, weight, bias) or not _of_width(x, weight, bias):
         return NotImplemented
     mask = dropout_mask(y.shape, rate, rng, y.dtype) if rng is not None and rate > 0 else None
     flat_x, flat_y = _rows(x), _rows(y if same else np.broadcast_to(y, x.shape))
@@ -292,7 +308,7 @@ def add_layer_norm(needs, x, y, weight, bias, eps=1e-12, rate=0.0, rng=None):
 
 @kernel(F.embedding)
 def embedding(needs, weight, ids, padding_id=None):
-    if type(ids) is not np.ndarray or weight.ndim != 2 or not floats(weight):
+    if not _integers(ids) or not _matrix(weight) or not floats(weight):
         return NotImplemented
     out = np.take(weight, ids, axis=0)
     shape = weight.shape
@@ -310,7 +326,7 @@ def embedding(needs, weight, ids, padding_id=None):
 
 @kernel(F.take_positions)
 def take_positions(needs, x, at):
-    if type(at) is not np.ndarray or x.ndim != 3 or not floats(x):
+    if not _integers(at) or x.ndim != 3 or not floats(x) or at.shape[:1] != x.shape[:1]:
         return NotImplemented
     batch, length, hidden = x.shape
     within = np.where(at < 0, at + length, at)
@@ -338,9 +354,9 @@ def _cross_entropy_rows(logits, labels):
 
 @kernel(F.linear_cross_entropy)
 def linear_cross_entropy(needs, x, weight, bias, labels):
-    if type(labels) is not np.ndarray or not floats(x, weight, bias):
+    if not _integers(labels) or not floats(x, weight, bias) or not _matrix(weight) or bias.shape != weight.shape[:1]:
         return NotImplemented
-    F.check_labels(labels, len(weight))
+    F.check_labels(labels, (*x.shape[:-1], len(weight)))
     counted = np.flatnonzero(labels.reshape(-1) != F.IGNORED)
     flat = _rows(x) if len(counted) == labels.size else _rows(x)[counted]
     chosen = labels.reshape(-1)[counted]
@@ -366,9 +382,9 @@ def linear_cross_entropy(needs, x, weight, bias, labels):
 
 @kernel(F.cross_entropy)
 def cross_entropy(needs, logits, labels):
-    if type(labels) is not np.ndarray or not floats(logits) or logits.ndim < 2:
+    if not _integers(labels) or not floats(logits) or logits.ndim < 2:
         return NotImplemented
-    F.check_labels(labels, logits.shape[-1])
+    F.check_labels(labels, logits.shape)
     counted = np.flatnonzero(labels.reshape(-1) != F.IGNORED)
     z = _rows(logits)[counted]
     losses = _cross_entropy_rows(z, labels.reshape(-1)[counted])

@@ -33,7 +33,9 @@ def _softmax(scores_into, p):
 
 @kernel(F.attention)
 def attention(needs, query, key, value, bias=None, heads=1, rate=0.0, rng=None):
-    if not floats(query, key, value) or query.ndim != 3:
+    if not floats(query, key, value) or query.ndim != 3 or key.shape != value.shape:
+        return NotImplemented
+    if key.shape[::2] != query.shape[::2]:  # one text's queries for all texts' keys, for instance: the definition broadcasts
         return NotImplemented
     batch, length, hidden = query.shape
     keys, size = key.shape[1], hidden // heads
