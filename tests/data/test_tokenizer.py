@@ -125,6 +125,27 @@ def test_a_vocabulary_alone_gives_the_ids_of_transformers(tmp_path, tokenizer, s
     assert [e.ids for e in load_tokenizer(tmp_path).encode_batch(sentences)] == theirs(sentences)["input_ids"]
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("settings", [
+    {"do_lower_case": False}, {"strip_accents": False}, {"do_lower_case": False, "strip_accents": True}, {"strip_accents": None},
+    {"tokenize_chinese_chars": False},
+], ids=str)  # fmt: skip
+def test_the_settings_of_a_bert_tokenizer_count_against_its_file(tmp_path, tokenizer, sentences, file, kind, settings):
+    """People change tokenizer_config.json and leave tokenizer.json as it was: transformers goes by the former."""
+    from transformers import AutoTokenizer
+
+    if kind != "BertTokenizer" and file == "vocab.txt":
+        pytest.skip("that class needs tokenizer.json")
+    save_tokenizer(tokenizer, tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings | {"tokenizer_class": kind}))
+    (tmp_path / {"tokenizer.json": "vocab.txt", "vocab.txt": "tokenizer.json"}[file]).unlink()
+    texts = [*sentences[:50], "Ein CAF\u00c9, caf\u00e9 \u4e2d\u6587 Caf\u0065\u0301"]
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(texts)["input_ids"]
+    assert [e.ids for e in load_tokenizer(tmp_path).encode_batch(texts)] == theirs
+
+
 def test_minilm_does_not_pad_or_cut_and_agrees_with_transformers(sentences):
     from transformers import AutoTokenizer
 

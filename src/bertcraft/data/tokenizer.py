@@ -115,7 +115,8 @@ def _bert(vocabulary: dict[str, int], lowercase: bool = True) -> "Tokenizer":
 def load_tokenizer(folder: str | Path) -> "Tokenizer":
     """The tokenizer of a model folder: its tokenizer.json, else built from vocab.txt (BERT and its like).
 
-    Truncation and padding that the file asks for are switched off: texts come back whole.
+    Truncation and padding that the file asks for are switched off: texts come back whole. What tokenizer_config.json says of
+    case, accents and Chinese characters counts for a BERT's tokenizer, also against tokenizer.json, as in transformers.
     Raises DataError when the folder has neither file, or a file that is not what its name says.
     """
     from tokenizers import Tokenizer
@@ -134,9 +135,9 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
             raise DataError(f"{file} is not a tokenizer that can be read: {str(error)[:200]}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return tokenizer
+        return _as_configured(tokenizer, folder / "tokenizer_config.json")
     if vocabulary.exists():
-        return _bert(_vocabulary(vocabulary), _lower_case(folder / "tokenizer_config.json"))
+        return _as_configured(_bert(_vocabulary(vocabulary)), folder / "tokenizer_config.json")
     raise DataError(
         f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt; "
         "with transformers, AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one"
@@ -206,17 +207,28 @@ def _vocabulary(file: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _lower_case(file: Path) -> bool:
-    if not file.exists():
-        return True
+def _as_configured(tokenizer: "Tokenizer", file: Path) -> "Tokenizer":
+    """A tokenizer with BERT's normalizer: what tokenizer_config.json says of it, where it says so."""
+    from tokenizers import normalizers
+
+    if not isinstance(tokenizer.normalizer, normalizers.BertNormalizer) or not file.exists():
+        return tokenizer
     try:
         settings = json.loads(_text(file))
-        lower = settings.get("do_lower_case", True)
+        as_stored = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     except (ValueError, AttributeError, RecursionError):
         raise DataError(f"{file} is not the JSON object it should be") from None
-    if not isinstance(lower, bool):
-        raise DataError(f"{file}: do_lower_case is {lower!r}, expected true or false")
-    return lower
+    if as_stored:
+        return tokenizer
+    normalizer = tokenizer.normalizer
+    known = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    for name, attribute in known.items():
+        value = settings.get(name, getattr(normalizer, attribute))
+        if not isinstance(value, bool) and not (value is None and name == "strip_accents"):
+            raise DataError(f"{file}: {name} is {value!r}, expected true or false")
+        setattr(normalizer, attribute, value)
+    tokenizer.normalizer = normalizer
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
