@@ -241,6 +241,14 @@ def test_integers_and_lists_are_constants_like_their_floats(function, dtype):
             np.testing.assert_allclose(found, right, rtol=1e-13)
 
 
+@pytest.mark.parametrize("code", [
+    lambda x: np.pad(x, {1: (2, 1)}), lambda x: np.pad(x, {-2: 1}), lambda x: np.pad(x, {0: (0, 1), 1: 2}),
+    lambda x: np.tile(x, np.array([2, 2])), lambda x: np.tile(x, np.array(2)), lambda x: np.tile(x, [3]),
+], ids=range(6))  # fmt: skip
+def test_widths_by_axis_and_repeats_as_an_array(code):
+    check_grads(code, np.array([[0.5, -1.5, 0.8], [2.0, 0.25, -0.6]]))
+
+
 def test_remainder_counts_the_wraps():
     x, y = np.array([7.3, -7.3, 0.2]), np.array([2.0, 2.0, -3.0])
     against_torch(np.remainder, torch.remainder, x, y)
@@ -298,7 +306,8 @@ _HALF = np.array([300.0, -2000.0, 12.0, 0.5, -0.25], np.float16)  # squares of t
 @pytest.mark.parametrize("code", [
     np.linalg.norm, lambda x: np.linalg.norm(x[None], axis=1)[0], np.arctan, np.arcsinh, lambda x: np.arccosh(x[:3:2]),
     lambda x: np.arctan2(x, 300.0), lambda x: np.arctan2(np.float16(300), x), lambda x: np.log10(np.abs(x) * 20),
-    F.erf, F.gelu, F.gelu_tanh, lambda x: F.normalize(x) * x, lambda x: F.rms_norm(x[None], x * 0 + 1), lambda x: F.softmax(x) * x,
+    F.erf, F.gelu, F.gelu_tanh, lambda x: F.normalize(x) * x, lambda x: F.rms_norm(x[None], x * 0 + 1),
+    lambda x: F.softmax(x) * x,
     lambda x: F.layer_norm(x[None], np.float16([1, 2, 3, 4, 5]), x * 0, 1e-5), lambda x: F.log_softmax(x * 0.01) * x,
 ], ids=range(16))  # fmt: skip
 def test_derivatives_of_float16_do_not_overflow_on_their_way(code):
@@ -313,7 +322,8 @@ def test_derivatives_of_float16_do_not_overflow_on_their_way(code):
 
 
 @pytest.mark.parametrize("code", [
-    lambda x: x[np.zeros(5000, int)], lambda x: np.take(x, np.zeros(5000, int)), lambda x: np.repeat(x, 5000), lambda x: np.tile(x, 5000),
+    lambda x: x[np.zeros(5000, int)], lambda x: np.take(x, np.zeros(5000, int)), lambda x: np.repeat(x, 5000),
+    lambda x: np.tile(x, 5000),
     lambda x: F.embedding(x[:, None], np.zeros(5000, int)), lambda x: np.take_along_axis(x, np.zeros(5000, int), 0),
 ], ids=range(6))  # fmt: skip
 def test_a_row_that_is_read_many_times_gets_all_its_gradients_in_float16(code):

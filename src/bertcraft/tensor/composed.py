@@ -57,7 +57,7 @@ composed(np.array_split)(_split(np.array_split))
 
 @composed(np.tile)
 def _tile(x, reps):
-    reps = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
+    reps = tuple(int(times) for times in np.ravel(reps))
     reps = (1,) * (x.ndim - len(reps)) + reps
     x = np.reshape(x, (1,) * (len(reps) - x.ndim) + x.shape)
     for axis, times in enumerate(reps):

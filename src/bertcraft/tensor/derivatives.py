@@ -325,6 +325,9 @@ def _repeat_back(g, x, repeats, axis):
 def _pad_back(g, x, width, mode):
     if mode != "constant":
         raise TypeError(f"np.pad has a derivative for mode='constant' only, got {mode!r}")
+    if isinstance(width, dict):  # of the axes that are padded
+        widths = {axis % x.ndim: pair for axis, pair in width.items()}
+        width = [np.broadcast_to(widths.get(axis, 0), 2) for axis in range(x.ndim)]
     pairs = np.broadcast_to(width, (x.ndim, 2))
     return getitem(g, tuple(slice(int(before), int(before) + n) for (before, _), n in zip(pairs, x.shape, strict=True)))
 
