@@ -55,6 +55,82 @@ def test_it_is_found(loss):
         bc.grad(loss)(np.ones((4, 4)))
 
 
+def _list(x):
+    numbers = [2.0, 2.0, 2.0, 2.0]
+    y = x * numbers
+    numbers[0] = 3.0
+    return np.sum(y)
+
+
+def _list_as_index(x):
+    numbers = [0, 1]
+    y = x[0, numbers]
+    numbers[0] = 3
+    return np.sum(y)
+
+
+def _named(x):
+    BUFFER[...] = 0.0
+    y = np.clip(x, min=BUFFER)
+    BUFFER[...] = 3.0
+    return np.sum(y)
+
+
+def _named_index(x):
+    ROWS[:] = 0, 1, 2, 3
+    y = np.take(x, axis=0, indices=ROWS)
+    ROWS[2] = 0
+    return np.sum(y)
+
+
+@pytest.mark.parametrize("loss", [_list, _list_as_index, _named, _named_index])
+def test_it_is_found_in_lists_and_in_arguments_by_name(loss):
+    with pytest.raises(ValueError, match="(a list|shape .*) was written into after .* had used it.*pass a copy"):
+        bc.grad(loss)(np.ones((4, 4)))
+
+
+def test_it_is_found_in_an_array_on_a_disk(tmp_path):
+    mapped = np.memmap(tmp_path / "x", float, "w+", shape=4)
+
+    def loss(x):
+        mapped[:] = 2
+        y = x * mapped
+        mapped[:] = 3
+        return np.sum(y)
+
+    with pytest.raises(ValueError, match="was written into"):
+        bc.grad(loss)(np.ones(4))
+
+
+@pytest.mark.parametrize("within", [lambda f: f, lambda f: lambda x: np.sum(bc.grad(f)(x) ** 2)], ids=["first", "second"])
+def test_a_parameter_may_not_be_written_into_on_the_way(within):
+    x = np.ones(4)
+
+    def loss(p):
+        y = p * p
+        x[0] = 5  # the array behind p
+        return np.sum(y)
+
+    with pytest.raises(ValueError, match="written into after the function had used it"):
+        bc.grad(within(loss))(x)
+    np.testing.assert_array_equal(bc.grad(lambda p: np.sum(p * p))(x), 2 * x)
+
+
+def test_what_stop_gradient_gives_cannot_be_written_into():
+    """It is the array that the gradient needs, not a copy."""
+
+    def loss(x):
+        y = x * 2
+        constant = bc.stop_gradient(y)
+        constant -= constant.max()
+        return np.sum(y * y)
+
+    with pytest.raises(ValueError, match="read-only"):
+        bc.grad(loss)(np.ones(4))
+    x = np.ones(4)
+    assert bc.grad(lambda p: np.sum(p * (bc.stop_gradient(p) + 1)))(x).tolist() == [2.0] * 4 and x.flags.writeable
+
+
 def test_it_is_found_within_an_inner_gradient():
     with pytest.raises(ValueError, match="was written into after np.multiply"):
         bc.grad(lambda x: np.sum(bc.grad(_product)(x) * x))(np.ones((4, 4)))

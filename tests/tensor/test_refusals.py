@@ -12,6 +12,7 @@ import numpy as np
 import polars
 import pytest
 import torch
+from scipy.sparse import csr_array, csr_matrix
 
 from bertcraft.tensor import Tensor, grad, value_and_grad
 from bertcraft.tensor import functions as F
@@ -113,6 +114,12 @@ def _write_into_array(x):
         (r"a torch.Tensor object", lambda x: np.concatenate([x, torch.ones(2, 2)])),
         (r"a polars.series.series.Series object", lambda x: x[0] * polars.Series([1.0, 2.0])),
         (r"the format '.3f' is for one number, got a Tensor of shape \(2, 2\).*x.value", lambda x: f"{x:.3f}"),
+        (r"a scipy.sparse\S+csr_matrix object: convert it to a plain array with .toarray\(\)", lambda x: x * csr_matrix(X)),
+        (r"a scipy.sparse\S+csr_array object", lambda x: x @ csr_array(X)),
+        ("np.select has no derivative for Tensors inside a list.*np.where", lambda x: np.select([X > 0], [x])),
+        ("np.choose has no derivative for Tensors inside a list.*np.where", lambda x: np.choose([0, 1], [x[0], x[1]])),
+        (r"takes 2 positional arguments but 3 were given|unsupported operand", lambda x: pow(x, 2, 3)),
+        (r"np.sum on a Tensor takes .* but got 1 arguments by position, f=", lambda x: x.sum(f=np.mean)),
         ("0-d Tensor cannot be iterated", lambda x: list(x[0, 0])),
         ("unhashable", lambda x: {x}),
     ],

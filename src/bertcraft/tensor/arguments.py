@@ -98,6 +98,8 @@ def is_foreign(value) -> bool:
     got = f"{type(value).__module__}.{type(value).__qualname__}"
     if hasattr(value, "__array__"):
         raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it to a plain array with np.asarray")
+    if hasattr(value, "toarray"):  # scipy.sparse
+        raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it to a plain array with .toarray()")
     if isinstance(value, numbers.Number):
         raise TypeError(f"a Tensor cannot be combined with a {got} object: convert it with float()")
     return False

@@ -277,7 +277,7 @@ def cross_entropy(logits, labels):
     """Mean negative log-probability of the labels, in nats. logits (..., C), labels integers (...).
 
     Labels equal to IGNORED (-100) do not count; with no other label the loss is 0. Raises ValueError for other labels
-    outside 0 ... C - 1 (under JAX they are not checked) and for labels of another shape, TypeError for labels that are no integers.
+    outside 0 ... C - 1 (under JAX they are not checked) and for labels of another shape, TypeError for others than integers.
     """
     labels = np.array(labels) if type(labels) in (list, tuple) else labels
     check_labels(labels, logits.shape)
@@ -296,7 +296,8 @@ def check_labels(labels, shape: tuple[int, ...]) -> None:
         if labels.dtype.kind not in "iub":
             raise TypeError(f"labels are integers, got {labels.dtype}: convert them with .astype(int)")
         if labels.shape != (*rows,):
-            raise ValueError(f"got labels of shape {labels.shape} for logits of shape {tuple(shape)}, expected {(*rows,)}: one a row")
+            got = f"labels of shape {labels.shape} for logits of shape {tuple(shape)}"
+            raise ValueError(f"got {got}, expected {(*rows,)}: one a row")
         wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
         if wrong.size:
             raise ValueError(f"got the label {wrong[0]}, expected 0 to {classes - 1} or {IGNORED} (not predicted)")

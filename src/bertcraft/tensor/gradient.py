@@ -14,6 +14,7 @@ import numpy as np
 
 from bertcraft.tensor import tree
 from bertcraft.tensor.arguments import check_plain, is_float, is_jax, name_of
+from bertcraft.tensor.plain import plain_of
 from bertcraft.tensor.scattered import Scattered
 from bertcraft.tensor.tensor import DERIVATIVES, Node, Tensor, computation, identity, nested, on_jax, released
 
@@ -153,7 +154,7 @@ def _track(name: str, leaf, level: int) -> Tensor:
         got = f"{tensor.dtype} at {name}" if name else str(tensor.dtype)
         raise TypeError(f"gradients are taken with respect to floating-point arrays, got {got}")
     if tensor.node is None:
-        return Tensor(tensor.value, Node(None, computation(), {}, (), tensor.value))
+        return Tensor(tensor.value, Node(None, computation(), {}, (), tensor.value, plain_of((tensor.value,), (None,))))
     if level == 1:
         raise ValueError(
             "a parameter is a Tensor of another gradient computation, which has ended or runs on another "
@@ -177,8 +178,20 @@ def check_loss(loss: Any) -> None:
 
 
 def stop_gradient(values: Any) -> Any:
-    """The plain arrays of a tree of Tensors: constants for the derivative. JAX arrays stay wrapped."""
-    return tree.map(lambda x: (Tensor(x.value) if is_jax(x.value) else x.value) if type(x) is Tensor else x, values)
+    """The plain arrays of a tree of Tensors: constants for the derivative. JAX arrays stay wrapped.
+
+    They cannot be written into, as the gradient needs what they hold; copies can.
+    """
+    return tree.map(lambda x: _constant(x.value) if type(x) is Tensor else x, values)
+
+
+def _constant(value):
+    if is_jax(value):
+        return Tensor(value)
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 def wrap_jax(values: Any) -> Any:
@@ -199,8 +212,8 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
     Calls nest: the gradient of a gradient is exact. Under ``jax.jit`` the arguments and results are JAX arrays.
 
     The backward pass reads again what the function computed with. A plain array that it captures must keep its values until
-    then: a buffer that is filled anew in each turn of a loop gives a wrong gradient, without an error (``buffer.copy()``
-    gives the right one; :func:`bertcraft.check_grads` finds the mistake).
+    then: one that was written into, such as a buffer that is filled anew in each turn of a loop, or a parameter itself, raises
+    ValueError (of a large array some elements are looked at). ``buffer.copy()`` gives the right gradient.
 
     Raises TypeError when the function does not return a floating-point scalar or a parameter is not floating point.
     """
@@ -232,6 +245,9 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
                 seed = np.ones_like(loss.value) if not is_jax(loss.value) else Tensor(on_jax(np.ones_like)(loss.value))
                 node = loss.node
                 loss = Tensor(loss.value, node if record else None)
+                for leaf in leaves:
+                    if leaf.plain:
+                        leaf.plain.check("the function")
                 gradients = _backpropagate(node, seed, leaves, record)
             gradients = [_finish(g, leaf.value, record) for g, leaf in zip(gradients, leaves, strict=True)]
             if not record:

@@ -139,8 +139,8 @@ class Tensor:
     def __array_function__(self, function, types, args, kwargs):
         if function not in COMPOSED and Tensor not in map(type, (*args, *kwargs.values())):
             raise TypeError(
-                f"{name_of(function)} has no derivative for Tensors inside a list or tuple: "
-                "use np.concatenate or np.stack, or pass each Tensor as an argument of its own"
+                f"{name_of(function)} has no derivative for Tensors inside a list or tuple: write it with functions that have "
+                "one, such as np.concatenate, np.stack and np.where"
             )
         return apply(function, *args, **kwargs)
 
@@ -248,14 +248,20 @@ _METHODS = [
 
 
 def _attach_operators() -> None:
-    for name, function in (_OPERATORS | _COMPARISONS).items():
-        setattr(Tensor, f"__{name}__", lambda self, other, f=function: apply(f, self, other))
+    def attach(name: str, f: Callable) -> None:  # f in a scope of its own: as a default it would be an argument
+        setattr(Tensor, name, lambda self, *args, **kwargs: apply(f, self, *args, **kwargs))
+
+    def binary(name: str, f: Callable) -> None:
+        setattr(Tensor, f"__{name}__", lambda self, other: apply(f, self, other))
         if name in _OPERATORS or name in ("and", "or", "xor"):
-            setattr(Tensor, f"__r{name}__", lambda self, other, f=function: apply(f, other, self))
+            setattr(Tensor, f"__r{name}__", lambda self, other: apply(f, other, self))
+
+    for name, function in (_OPERATORS | _COMPARISONS).items():
+        binary(name, function)
     for name, function in {"neg": np.negative, "abs": np.absolute, "pos": np.positive, "invert": np.invert}.items():
-        setattr(Tensor, f"__{name}__", lambda self, f=function: apply(f, self))
+        attach(f"__{name}__", function)
     for name in _METHODS:
-        setattr(Tensor, name, lambda self, *args, f=getattr(np, name), **kwargs: apply(f, self, *args, **kwargs))
+        attach(name, getattr(np, name))
 
 
 _attach_operators()
@@ -340,7 +346,7 @@ def apply(function: Callable, *args, **kwargs) -> Any:
         return tree.map(lambda v: Tensor(v) if is_jax(v) else v, value) if foreign else value
     if value.dtype.kind != "f" and not is_float(value.dtype):
         raise TypeError(f"{name_of(function)} gave {value.dtype}, which has no derivative here: convert its operands to floats")
-    plain = None if function in UNREAD else plain_of(values, parents)
+    plain = None if function in UNREAD else plain_of(everything, parents)
     return Tensor(value, Node(function, args, kwargs, parents, value, plain))
 
 
