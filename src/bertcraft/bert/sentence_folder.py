@@ -61,7 +61,8 @@ def read(folder: Path, config: Config) -> Pipeline | None:
             tensors = _tensors(place, {"norm.weight": (width,), "norm.bias": (width,)})
             modules.append(LayerNorm(tensors["norm.weight"], tensors["norm.bias"]))
         elif name == "Normalize":
-            _keys(place, "module_input_name", "module_output_name")
+            if place != folder:  # one without a folder of its own has no settings
+                _keys(place, "module_input_name", "module_output_name")
             modules.append(Normalize())
     return Pipeline(pooling, tuple(modules), **_encoder_settings(encoder, config), **_settings(folder))
 
@@ -207,6 +208,11 @@ def _encoder_settings(folder: Path, config: Config) -> dict[str, Any]:
     side = tokenizer.get("truncation_side", "right")
     if side not in ("left", "right"):
         raise _wrong(file, "truncation_side", side, "'left' or 'right'")
+    if (padding := tokenizer.get("padding_side", "right")) != "right":
+        raise _wrong(
+            file, "padding_side", padding, "'right': with padding in front, sentence-transformers' vector of a text depends on "
+            f"which texts are encoded with it; {_OTHERWISE}"
+        )  # fmt: skip
     return {"max_length": int(min(longest, config.max_tokens)), "truncation_side": side, "lower_case": lower}
 
 
