@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bertcraft
-from bertcraft.tensor import stop_gradient
+from bertcraft.tensor import grad, stop_gradient
 from bertcraft.tensor.check import check_grads
 from bertcraft.tensor.tensor import DERIVATIVES, apply
 
@@ -25,6 +25,54 @@ def sine(monkeypatch):
 
 X, Y = np.array([[0.3, 1.2], [-0.7, 2.0]]), np.array([[1.5, -0.4], [0.9, 0.6]])
 right = lambda g, z, x, y: g * np.cos(x * y) * y  # noqa: E731
+
+
+def _in_place(g, z, x, y):
+    if type(g) is not np.ndarray:
+        return right(g, z, x, y)
+    g *= np.cos(x * y) * y
+    return g
+
+
+@pytest.mark.parametrize("within", [lambda x: x, lambda x: 2 * x, lambda x: x[:, 0]])
+def test_a_derivative_that_writes_into_its_gradient_is_found(sine, within):
+    """Right for itself; wrong where its g is also that of another argument, or of another node, as in a sum."""
+    found, expected = (grad(lambda x, f=sine(d): np.sum((f(x, Y) + x) * X))(X) for d in (_in_place, right))
+    assert not np.allclose(found, expected)
+    f = sine(_in_place)
+    with pytest.raises(AssertionError, match="writes into an array that it was given|is wrong"):
+        check_grads(lambda x, y: within(f(x, y)), X, Y)
+
+
+def test_points_are_not_written_into():
+    points = X.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        check_grads(lambda x: x.__setitem__(0, 1) if type(x) is np.ndarray else x, points)
+    check_grads(np.sin, points)
+    assert points.flags.writeable
+
+
+def test_a_function_that_draws_random_numbers_is_told_so():
+    """Its differences would look like a derivative of any size."""
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="another value when it was called again.*the same random numbers"):
+        check_grads(lambda x: x * rng.random(2), X)
+
+
+def test_a_derivative_that_cannot_be_seen_beside_large_values_does_not_pass(sine):
+    f = sine(lambda g, z, x, y: g * 0)
+    with pytest.raises(ValueError, match=r"a value of .e\+1\d has too few digits.*subtract a constant"):
+        check_grads(lambda x: 1e12 + f(x, Y), X)
+    with pytest.raises(AssertionError):
+        check_grads(lambda x: 1e3 + f(x, Y), X)
+    check_grads(lambda x: 1e7 * np.sin(x), X)  # large, and its derivative too
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_masked_arrays_and_matrices_are_refused():
+    for array in (np.ma.array(X, mask=X > 1), np.matrix(X)):
+        with pytest.raises(TypeError, match="gradients are of plain arrays"):
+            check_grads(np.sin, array)
 
 
 def test_a_right_derivative_passes_to_third_order(sine):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bertcraft.tensor.arguments import check_plain
 from bertcraft.tensor.gradient import grad, unwrap
 
 _STEP = 1e-4  # of a difference: the five-point formula errs by about step^4, less than rounding does
@@ -24,9 +25,12 @@ def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, s
     largest difference, relative to the larger of the two values (differences below about 1e-10 are rounding).
     seed: of the random directions.
 
+    The first call's value must come again: a function that draws random numbers draws the same ones each time.
+
     Raises AssertionError naming order, argument, numeric and analytic value when they differ, or naming the function
     whose derivative has the wrong shape; TypeError for arrays that are not float64 (float32 has too few digits for
-    differences: convert with ``.astype(np.float64)``); ValueError when arrays or results are not finite.
+    differences: convert with ``.astype(np.float64)``); ValueError when arrays or results are not finite, or when a derivative
+    is too small beside the values for differences to show it.
     """
     if not arrays or order < 1:
         raise ValueError(f"expected arrays and order >= 1, got {len(arrays)} arrays and order {order}")
@@ -36,6 +40,9 @@ def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, s
     if not (isinstance(value, float) or (hasattr(value, "dtype") and value.dtype.kind == "f")):
         got = f"an array of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(f"f must return one floating-point array, got {got}")
+    if not np.array_equal(value, unwrap(f(*points)), equal_nan=True):
+        raise ValueError("f gave another value when it was called again: let it draw the same random numbers each time")
+    _check_writes(f, points)
     weights = rng.standard_normal(np.shape(value))
 
     def projected(points):
@@ -47,8 +54,22 @@ def check_grads(f: Callable, *arrays, order: int = 2, tolerance: float = 1e-6, s
     _check(projected, (*points, weights), names, 1, order, tolerance, rng)
 
 
+def _check_writes(f: Callable, points: tuple) -> None:
+    """Raise AssertionError where a derivative writes into its g: the gradient of a sum is one number, seen at every place."""
+    try:
+        grad(lambda points: np.sum(f(*points)))(points)
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        raise AssertionError(
+            f"a derivative writes into an array that it was given, which others read too ({error}): compute a new one"
+        ) from error
+
+
 def _point(i: int, array) -> np.ndarray:
-    array = np.asarray(array)
+    check_plain(array)
+    array = np.asarray(array).view()
+    array.flags.writeable = False
     if array.dtype != np.float64:
         raise TypeError(f"argument {i} is {array.dtype}, expected float64: convert with .astype(np.float64)")
     if not np.isfinite(array).all():
@@ -71,7 +92,13 @@ def _check(scalar: Callable, points: tuple, names: list[str], order: int, last: 
                 f"order {order}, {name}: numeric {expected!r}, analytic {found!r}; "
                 "derivatives are checked where the function and they are finite"
             )
-        rounding = 100 * np.finfo(np.float64).eps * max(1.0, *map(abs, samples)) / _STEP
+        largest = max(map(abs, samples))
+        rounding = 100 * np.finfo(np.float64).eps * max(1.0, largest) / _STEP
+        if largest > 1e6 and rounding > 1e-3 * max(abs(expected), abs(found)):
+            raise ValueError(
+                f"order {order}, {name}: a value of {largest:.0e} has too few digits for differences to show a derivative of "
+                f"{max(abs(expected), abs(found)):.0e}: subtract a constant from f, or divide it"
+            )
         if abs(expected - found) > tolerance * max(abs(expected), abs(found)) + rounding:
             raise AssertionError(
                 f"the derivative of order {order} with respect to {name} is wrong: along a random "
