@@ -390,6 +390,39 @@ def test_columns_that_are_not_obvious_are_asked_for(write, header, text, label, 
         choose_columns(table, text, label)
 
 
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("a.csv", "text\na\n", "got the column 'text' alone; expected one of texts and one of labels, separated by commas"),
+        ("a.tsv", "text,label\na,b\n", "got the column 'text,label' alone; expected .* separated by tabs"),
+        ("a.csv", "good film,pos\nbad film,neg\n", r"are 'good film', 'pos' \(if these are no names, put a line of names"),
+        ("a.json", '{"data": [{"text": "a", "label": "b"}]}', "column 'data' alone.*is one object, expected a list of objects"),
+        ("a.json", '{"meta": 1, "rows": []}', "'meta', 'rows'; the file is one object, expected a list.*orient='records'"),
+        ("a.json", "{}", "got no columns"),
+    ],
+)
+def test_a_table_of_another_shape_is_told_what_it_lacks(write, name, content, told):
+    with pytest.raises(DataError, match=told):
+        choose_columns(read_table(write(content, name)), None, None)
+
+
+def test_a_line_that_tells_excel_the_separator(write):
+    path = write("sep=;\ntext;label\na;b\n")
+    assert read_table(path).columns == ["text", "label"] and rows(path, "label") == [("b",)]
+
+
+@pytest.mark.parametrize("above", ["# mine\n", "My films\n\n"])
+def test_a_title_above_the_names_is_said(write, above):
+    assert "the first line must hold the names of the columns: remove what stands above it" in refused(write(above + GOOD))
+
+
+def test_json_under_another_name_is_said(write):
+    for content in ('[{"text": "a", "label": "b"}]', '\ufeff{"text": "a"}\n', '[\n  {\n "text": "a"}]'):
+        assert "JSON: name it .json (a list of objects) or .jsonl" in refused(write(content))
+    assert "a list is a .json file" in refused(write('[{"text": "a", "label": "b"}]', "a.jsonl"))
+    assert "the name has no ending, expected one of .csv" in refused(write(GOOD, "reviews"))
+
+
 def test_text_and_label_in_one_column(write):
     with pytest.raises(DataError, match="both name 'text'"):
         choose_columns(read_table(write(GOOD)), "text", "text")
@@ -440,6 +473,23 @@ def test_one_class_no_class_and_a_column_of_numbers(write):
         labelled_rows(write, [("a", None)])
     with pytest.raises(DataError, match=r"has 50 values in 50 rows .* Is it the column of the labels\?"):
         labelled_rows(write, [(f"text {n}", n / 7) for n in range(50)])
+
+
+@pytest.mark.parametrize("text", [["a", "b"], {"body": "a"}])
+def test_texts_that_are_lists_or_objects_are_named_as_such(write, text):
+    """Today's message, that no value stands beside a text, would send people to their labels."""
+    with pytest.raises(DataError, match=r"'text' holds lists or objects in 12 rows \(the first: .*\); expected one text"):
+        labelled_rows(write, [(text, label) for label in "ab" * 6])
+    table = read_table(write('{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}', "pandas.json"))
+    with pytest.raises(DataError, match="'text' holds lists or objects.*expected a list of objects.*orient='records'"):
+        read_labelled(table, "text", "label")
+
+
+def test_what_is_missing_is_said(write):
+    with pytest.raises(DataError, match=r"no value beside a text \(left out: 12 rows without a text\)"):
+        labelled_rows(write, [(None, label) for label in "ab" * 6])
+    data = labelled_rows(write, pairs(a=6, b=6, NA=6, nan=6))
+    assert data.notes == ["classes that may stand for a missing label: 'NA', 'nan'; leave their rows out if they do"]
 
 
 LISTS = [["a"], ["a", "b"]], ["['a']", "['a', 'b']"], ['["a"]', "[]"]

@@ -24,7 +24,7 @@ def read(path: Path, kind: str, start: bytes) -> Table:
     """
     if kind == "JSON" and _Text(Lines(path, start, _PIECE)).sign() == "[":
         return _table(path, kind, lambda: Lines(path, start, _PIECE), _listed, "expected a list of JSON objects")
-    hint = "expected a JSON object on each line" + (", or a list of objects" if kind == "JSON" else "")
+    hint = "expected a JSON object on each line" + (", or a list of objects" if kind == "JSON" else "; a list is a .json file")
     return _table(path, kind, lambda: Lines(path, start), _by_line, hint)
 
 

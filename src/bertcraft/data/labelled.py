@@ -22,6 +22,7 @@ LABEL_NAMES = frozenset(
 MOST_ROWS = 50_000  # more than an encoder reads in the time that a comparison takes
 LONGEST_TEXT = 10_000  # characters: several times what an encoder can read
 _COMPOSED = re.compile(r"\[.*\]|\{.*:.*\}")
+_MISSING = {"na", "n/a", "nan", "none", "null", "nil", "missing"}  # as programs write it into CSV files
 FEWEST = 5  # different texts of a class: it must be in training, development and test data
 
 
@@ -64,13 +65,26 @@ def choose_columns(table: Table, text: str | None, label: str | None) -> tuple[s
         for option, other in (("--text", "--label"), ("--label", "--text")):
             if chosen[option] is None and chosen[other] is not None:
                 chosen[option] = _only(c for c in table.columns if c != chosen[other])
+    if len(table.columns) < 2:
+        parted = {"CSV": ", separated by commas, semicolons, tabs or bars", "TSV": ", separated by tabs"}.get(table.kind, "")
+        got = f"the column {table.columns[0]!r:.60} alone" if table.columns else "no columns"
+        raise DataError(f"{table.path}: got {got}; expected one of texts and one of labels{parted}{_hint(table)}")
     if unknown := [option for option, name in chosen.items() if name is None]:
         raise DataError(
             f"{table.path}: which column holds the {unknown[0][2:]}s? Name it with {unknown[0]}; "
-            f"the columns are {listed(table.columns)}"
+            f"the columns are {listed(table.columns)}{_hint(table)}"
         )
     notes = [f"{option} was not given: taken for the {option[2:]}s, {table.column(chosen[option])!r}" for option in missing]
     return chosen["--text"], chosen["--label"], notes
+
+
+def _hint(table: Table) -> str:
+    """What may be wrong with a table whose columns are not what was expected."""
+    if table.kind in ("CSV", "TSV"):
+        return " (if these are no names, put a line of names above all others)"
+    if table.kind == "JSON" and table.count == 1:
+        return "; the file is one object, expected a list of objects, one a row (of pandas: to_json(..., orient='records'))"
+    return ""
 
 
 def choose_text(table: Table, text: str | None) -> tuple[str, list[str]]:
@@ -80,7 +94,9 @@ def choose_text(table: Table, text: str | None) -> tuple[str, list[str]]:
     names = [c for c in table.columns if c.casefold() in TEXT_NAMES] if len(table.columns) > 1 else table.columns
     if (name := _only(names)) is None:
         columns = listed(table.columns)
-        raise DataError(f"{table.path}: which column holds the texts? Name it with --text; the columns are {columns}")
+        raise DataError(
+            f"{table.path}: which column holds the texts? Name it with --text; the columns are {columns}{_hint(table)}"
+        )
     return name, [f"--text was not given: taken for the texts, {name!r}"] if len(table.columns) > 1 else []
 
 
@@ -104,6 +120,7 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
         if isinstance(row, Malformed):
             unusable.add(row)
             counts["strange"] += row.column == label
+            counts["strange text"] += row.column == text
             continue
         own, name = row[0].strip(), " ".join(row[1].split())
         if not own or not name:
@@ -120,6 +137,9 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
             f"({first}); expected one label, a text or a number. A list is several labels a text (multi-label), which no "
             "comparison here can judge: give a column of one label each. Of an object give the part that names the class"
         )
+    if counts["strange text"] > len(texts):
+        rows = f"{counted(counts['strange text'], 'row')} (the first: {unusable.first.where})"
+        raise DataError(f"{table.path}: the column {text!r} holds lists or objects in {rows}; expected one text{_hint(table)}")
     notes = []
     if table.count > most:
         notes.append(f"{table.count:,} rows: {most:,} of them, taken at random, are used")
@@ -140,7 +160,7 @@ def _classes(table: Table, label: str, texts: list[str], names: list[str], notes
             different[name].add(mark)
     small = {name: len(group) for name, group in different.items() if len(group) < FEWEST}
     if len(different) < 2:
-        got = f"only the value {next(iter(different))!r}" if different else "no value beside a text"
+        got = f"only the value {next(iter(different))!r}" if different else f"no value beside a text ({'; '.join(notes)})"
         raise DataError(f"{where} has {got}; expected at least two classes")
     if len(different) - len(small) < 2:
         raise DataError(
@@ -161,6 +181,8 @@ def _classes(table: Table, label: str, texts: list[str], names: list[str], notes
     alike = Counter(map(_value, labels))
     if (mark := _joined(labels)) is not None:
         notes.append(f"labels look like several in one, separated by {mark!r}: each combination is taken for a class of its own")
+    if missing := [name for name in labels if name.casefold() in _MISSING]:
+        notes.append(f"classes that may stand for a missing label: {listed(missing, 6)}; leave their rows out if they do")
     if twins := [name for name in labels if alike[_value(name)] > 1]:
         notes.append(f"classes that differ only in how they are written are kept apart: {listed(twins, 6)}")
     number, place = {name: i for i, name in enumerate(labels)}, {}

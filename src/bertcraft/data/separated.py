@@ -54,7 +54,8 @@ def _scanned(path: Path, kind: str, start: bytes, options: dict, notes: list[str
         count += 1
         if isinstance(row := _fields(line, record, columns), Malformed):
             unusable.add(row)
-    unusable.check(path, count, "put texts that hold the separator between quotes")
+    above = "the first line must hold the names of the columns: remove what stands above it"
+    unusable.check(path, count, above if len(columns) == 1 else "put texts that hold the separator between quotes")
 
     def rows(names: list[str]) -> Iterator[Row]:
         at = [columns.index(name) for name in names]
@@ -84,7 +85,8 @@ def _records(lines: Lines, options: dict) -> Iterator[tuple[int, list[str]]]:
                 else 'a quote stands inside a text that is between quotes (write it twice: "")'
             )
             raise _Quote(lines, what) from None
-        yield line, record
+        if line > 1 or [field.lower() for field in record] != ["sep=", ""]:  # a line for Excel, which says the separator
+            yield line, record
 
 
 def _fields(line: int, record: list[str], columns: list[str]) -> list[str] | Malformed:

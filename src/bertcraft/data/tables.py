@@ -5,6 +5,7 @@ JSON are read by Python's own modules, which know the line they are at; Parquet 
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def read_table(path: str | Path) -> Table:
     ending = Path(path.stem if packed(path) else path.name).suffix
     kind = KINDS.get(ending.lower())
     if kind is None or (kind == "Parquet" and packed(path)):
+        got = f"the name ends in {''.join(path.suffixes[-2:])!r}" if path.suffixes else "the name has no ending"
         raise DataError(
-            f"{path}: the name ends in {''.join(path.suffixes[-2:]) or 'nothing known'!r}, expected one of {', '.join(KINDS)}; "
+            f"{path}: {got}, expected one of {', '.join(KINDS)}; "
             "all but Parquet may have .gz behind it"
         )
     with opened(path) as file:
@@ -57,6 +59,8 @@ def read_table(path: str | Path) -> Table:
     for mark, what in _FOREIGN.items():
         if start.startswith(mark):
             raise DataError(f"{path}: this is no {kind} file but {what}")
+    if kind in ("CSV", "TSV") and re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"', start):
+        raise DataError(f"{path}: this is no {kind} file but JSON: name it .json (a list of objects) or .jsonl (one a line)")
     table = separated.read(path, kind, start) if kind in ("CSV", "TSV") else json_table.read(path, kind, start)
     if table.count == 0:
         raise DataError(f"{path}: there is no row below the names of the columns {listed(table.columns)}")
