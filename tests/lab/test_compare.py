@@ -43,7 +43,7 @@ def run(data, names, **options):
 def test_names_are_chosen_with_full_first_and_once():
     assert arms.chosen(None) == [FULL, *arms.DEFAULT]
     assert arms.chosen(" LoRA, full,lora,bitfit,") == [FULL, "lora", "bitfit"]
-    assert arms.chosen("all") == list(TECHNIQUES)
+    assert arms.chosen("all") == arms.chosen("lora,ALL") == list(TECHNIQUES)
     with pytest.raises(
         InputError, match=r"got 'adapter', expected names among full, adapters, .* or all; did you mean adapters\?"
     ):

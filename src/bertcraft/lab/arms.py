@@ -68,8 +68,8 @@ def chosen(names: str | None) -> list[str]:
     Raises InputError for an unknown name: all names, and the nearest.
     """
     wanted = [name.strip().casefold() for name in names.split(",") if name.strip()] if names else list(DEFAULT)
-    if wanted == ["all"]:
-        wanted = list(TECHNIQUES)
+    if "all" in wanted:
+        wanted = [*TECHNIQUES, *(name for name in wanted if name != "all")]
     for name in wanted:
         if name not in TECHNIQUES:
             near = difflib.get_close_matches(name, TECHNIQUES, n=1)
