@@ -11,7 +11,7 @@ from bertcraft.lab.statistics import NOT_TESTABLE, UNFINISHED, Interval
 
 @dataclass(frozen=True)
 class Knob:
-    """A choice, by the two arms of its experiment's claim: what the treatment gains on the baseline, each at its best rate."""
+    """A choice, by two arms of its experiment: what the treatment gains on the baseline, each at its best rate."""
 
     slug: str
     title: str
@@ -23,7 +23,8 @@ class Knob:
 
 KNOBS = (
     Knob("advanced_scheduling", "09 the rate falls to zero", "linear", "constant", "loss", -1),
-    Knob("weight_decay", "14 decay beside Adam, not in it", "adamw", "l2", "loss", -1),
+    Knob("weight_decay", "14 matrices decay", "adamw", "none", "loss", -1),
+    Knob("weight_decay", "14 beside Adam, not in its gradient", "adamw", "l2", "loss", -1),
     Knob("layer_norm_variants", "15 norms before, not behind (texts read)", "pre", "post", "loss", -1),
     Knob("gradient_clipping", "20 gradients clipped at 1 (texts read)", "norm", "none", "loss", -1),
     Knob("layerwise_learning_rates", "08 rates that fall by layer", "decay_90", "one", "accuracy", 1),
@@ -45,8 +46,10 @@ def worth(runs_of: Callable[[str], Sequence[dict]] = measured.runs) -> list[Wort
     found = []
     for knob in KNOBS:
         comparison = Comparison(knob.title, knob.treatment, knob.baseline, knob.metric, better=knob.better)
-        experiment = replace(measured.experiment(knob.slug), comparisons=(comparison,), beside=())
-        outcome = verdicts.primary(experiment, runs_of(knob.slug))
+        experiment = measured.experiment(knob.slug)
+        experiment = replace(experiment, comparisons=(experiment.primary, comparison), beside=())
+        found_here = verdicts.outcomes(experiment, runs_of(knob.slug))
+        outcome = next((each for each in found_here if each.comparison is comparison), None)
         if outcome is None:
             found.append(Worth(knob, None, words.NOT_YET))
         elif outcome.verdict == NOT_TESTABLE:
@@ -60,7 +63,7 @@ def worth(runs_of: Callable[[str], Sequence[dict]] = measured.runs) -> list[Wort
 def draw(found: Sequence[Worth] | None = None) -> None:
     """A row a knob: its gain with the 95 % interval, nats on the left and points on the right; or why there is none."""
     found = worth() if found is None else found
-    with style.shown(columns=2, width=9.4, height=2.6) as panels:
+    with style.shown(columns=2, width=9.4, height=2.8) as panels:
         for ax, better in zip(panels, (-1, 1), strict=True):
             own = [each for each in found if each.knob.better == better]
             for row, each in enumerate(own):
