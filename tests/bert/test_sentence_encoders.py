@@ -14,6 +14,7 @@ import torch
 
 import bertcraft as bc
 from bertcraft.bert.sentence_modules import POOLINGS
+from bertcraft.bert.sentences import tokenize
 from bertcraft.errors import CheckpointError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -212,6 +213,11 @@ def change_module(folder: Path, number: int, **changes) -> None:
     (folder / "modules.json").write_text(json.dumps(content))
 
 
+def test_a_normalize_without_a_folder_of_its_own(folder):
+    change_module(folder, 3, path="")
+    assert_equal(folder)
+
+
 REFUSALS = [
     (lambda f: change_module(f, 2, type="sentence_transformers.models.LSTM"), "module 2 is 'sentence_transformers.models.LSTM'"),
     (lambda f: change_module(f, 0, type="custom_st.Transformer"), "module 0 is 'custom_st.Transformer'"),
@@ -248,6 +254,7 @@ REFUSALS = [
     (lambda f: change(f / "config_sentence_transformers.json", model_type="SparseEncoder"), "SparseEncoder"),
     (lambda f: change(f / "config_sentence_transformers.json", truncate_dim=0), "truncate_dim"),
     (lambda f: change(f / "tokenizer_config.json", truncation_side="both"), "truncation_side"),
+    (lambda f: change(f / "tokenizer_config.json", padding_side="left"), "padding_side: got 'left'.*depends on which"),
 ]
 
 
@@ -267,11 +274,38 @@ def test_what_cannot_be_computed_is_refused_by_its_name(folder, damage, told):
         ({"prompt": 3}, "prompt: got int"),
         ({"prompt_name": "nothing"}, "got 'nothing', expected one that the model's folder has: 'query', 'document'"),
         ({"max_length": 2}, "at least 3"),
+        ({"max_length": 4.5}, "max_length: got 4.5, no whole number"),
+        ({"max_length": "9"}, "max_length: got '9', no whole number, expected at least 3"),
+        ({"batch_size": "8"}, "batch_size: got '8', no whole number"),
+        ({"batch_size": True}, "batch_size: got True, no whole number"),
+        ({"batch_tokens": 0}, "batch_tokens: got 0, expected at least 1"),
     ],
 )
 def test_wrong_options_get_one_clear_message(folder, options, told):
     with pytest.raises(InputError, match=told):
         bc.load(folder).encode(["cat"], **options)
+
+
+@pytest.mark.parametrize("texts, told", [
+    (None, "got NoneType, expected a text or a list of texts"), (3, "got int, expected"), (b"cat", "got bytes, expected"),
+    ({"cat": 1}, "got dict"), ({"cat", "dog"}, "got set"), (np.array("cat"), "got ndarray"),
+    (["cat", None], "text number 2: got NoneType"), (["cat", "do\ud800g"], "text number 2 holds half a character"),
+], ids=str)  # fmt: skip
+def test_what_is_no_list_of_texts_gets_one_clear_message(folder, texts, told):
+    model = bc.load(folder)
+    for read in (model.encode, lambda texts: tokenize(model, texts)):
+        with pytest.raises(InputError, match=told):
+            read(texts)
+
+
+def test_texts_come_as_people_have_them(folder):
+    model, texts = bc.load(folder), ["cat", "the dog sat"]
+    expected = model.encode(texts)
+    arrays = np.array(texts), np.array(texts, object)
+    for given in (tuple(texts), iter(texts), (text for text in texts), {}.fromkeys(texts).keys(), *arrays):
+        np.testing.assert_array_equal(model.encode(given), expected)
+    np.testing.assert_array_equal(model.encode(np.str_("cat")), expected[0])
+    np.testing.assert_allclose(model.encode(texts, batch_size=np.int64(1), max_length=np.int32(9)), expected, atol=1e-5)
 
 
 def test_a_prompt_that_leaves_nothing_to_pool_is_refused(base, tmp_path):

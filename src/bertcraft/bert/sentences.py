@@ -4,6 +4,7 @@ Sentences of one pack are laid end to end. Everything but attention works on sin
 (a socket of the encoder) goes through the sentences of equal length together. No time is spent on padding.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from bertcraft.bert.model import Model
 
+_HALF = re.compile("[\ud800-\udfff]")
 CHUNK = 4096  # texts tokenized at a time: enough to be sorted well by length, few enough for the memory
 
 
@@ -100,8 +102,23 @@ def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None
     """
     if isinstance(texts, str):
         raise InputError("got one text, expected a list of texts: put it in brackets")
+    texts = _listed(texts)
     _check(texts)
     return _token_ids(model, _cutting(model, max_length), texts)
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """The texts in their order, which sets have not; the keys of a dict are hardly meant."""
+    if isinstance(texts, bytes | dict | set | frozenset) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
+        raise InputError(f"got {type(texts).__name__}, expected a text or a list of texts")
+    return list(texts)
+
+
+def _check_number(name: str, value: int | None, least: int, why: str = "") -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= least):
+        got = value if whole else f"{value!r:.40}, no whole number"
+        raise InputError(f"{name}: got {got}, expected at least {least}{why}")
 
 
 def _check(texts: Sequence[str], empty: bool = False) -> None:
@@ -110,6 +127,8 @@ def _check(texts: Sequence[str], empty: bool = False) -> None:
             raise InputError(f"text number {i + 1}: got {type(text).__name__}, expected a string")
         if not empty and not text.strip():
             raise InputError(f"text number {i + 1} is empty: leave it out")
+        if not text.isascii() and _HALF.search(text):
+            raise InputError(f"text number {i + 1} holds half a character (a surrogate): decode it with errors='replace'")
 
 
 def _copy(tokenizer: "Tokenizer") -> "Tokenizer":
@@ -126,8 +145,7 @@ def _copy(tokenizer: "Tokenizer") -> "Tokenizer":
 
 def _cutting(model: "Model", max_length: int | None, side: str = "right", lower_case: bool = False) -> "Tokenizer":
     """The model's tokenizer with the special tokens and the longest input; a copy: these settings are not the caller's."""
-    if max_length is not None and not 3 <= max_length:
-        raise InputError(f"max_length: got {max_length}, expected at least 3 (a token between two special tokens)")
+    _check_number("max_length", max_length, 3, " (a token between two special tokens)")
     room = model.config.max_tokens
     tokenizer = _copy(model.tokenizer)
     tokenizer.enable_truncation(min(room, max_length or room), direction=side)
@@ -184,9 +202,9 @@ def encode_sentences(
     normalize: bool | None, prompt: str | None, prompt_name: str | None, progress: bool | None,
 ) -> np.ndarray:  # fmt: skip
     """See :meth:`bertcraft.bert.model.Model.encode`."""
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size: got {batch_size}, expected at least 1")
-    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+        _check_number(name, value, 1)
+    texts = [sentences] if isinstance(sentences, str) else _listed(sentences)
     pipeline = model.pipeline or Pipeline()
     _check(texts, empty=model.pipeline is not None)
     tokenizer, before, skip = _reading(model, pipeline, max_length, prompt, prompt_name)
