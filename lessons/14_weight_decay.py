@@ -518,7 +518,13 @@ from bertcraft.course import display, measured
 display.show(measured.checks(lesson.slug))
 
 # %%
-lesson.results("loss", "accuracy", "training", "plateau", "size_matrices", "size_others", "right", "failed")
+pulled = ("l2", "adamw", "none", "dropout", "everything", "l2_between", "adamw_between", "untrained", "unigram")
+lesson.results("loss", "accuracy", "training", "size_matrices", "size_others", arms=pulled)
+
+# %%
+crossed = ("warm", "cold", "uncorrected", "uncorrected_cold", "uncorrected_half")
+few = ("few", "few_cold", "few_uncorrected", "few_uncorrected_cold", "probe", "tfidf", "majority")
+lesson.results("loss", "plateau", "right", "failed", arms=(*crossed, *few))
 
 # %%
 lesson.comparisons()
