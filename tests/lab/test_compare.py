@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import bertcraft
 from bertcraft.data import task, weights
 from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
-from bertcraft.lab import advice, arms, baselines, budget, compare, frozen
+from bertcraft.lab import advice, arms, baselines, budget, compare, frozen, optimisers
 from bertcraft.lab import finetune as tuning
-from bertcraft.lab.arms import FULL, TECHNIQUES
+from bertcraft.lab.arms import FULL, PLAIN, TECHNIQUES
 from bertcraft.lab.baselines import MAJORITY, PROBE, TFIDF
 from bertcraft.lab.budget import Clock, Cost, Plan
 from bertcraft.lab.compare import Outcome, Score
+from bertcraft.techniques import layerwise_learning_rates
 from bertcraft.tensor import tree
 
 
@@ -61,7 +63,8 @@ def test_arms_differ_from_plain_full_fine_tuning_in_one_thing():
             assert changed == {"steps", "batch_size"} and own.steps * own.batch_size == plain.steps * plain.batch_size
         else:
             assert changed == set(technique.changes)
-        assert (technique.method != FULL) + len(technique.changes) + (technique.accumulate > 1) == (name != FULL)
+        one = (technique.method != FULL) + len(technique.changes) + (technique.accumulate > 1) + (technique.rule is not None)
+        assert one == (name != FULL)
         assert len(technique.title) <= 19
 
 
@@ -71,6 +74,63 @@ def test_accumulation_reads_the_same_texts_in_the_same_order():
     small, large = TECHNIQUES[FULL].settings(8), TECHNIQUES["accumulation"].settings(8)
     order = [[batch_indices(100, s.batch_size, 5, step) for step in range(s.steps)] for s in (small, large)]
     assert np.array_equal(*map(np.concatenate, order))
+
+
+def trained_by(rule, data, steps=4):
+    """Full fine-tuning by a rule, from the probe: the start and the result, by name."""
+    model, settings = frozen.with_mean(bertcraft.load(weights("minilm"))), TECHNIQUES[FULL].settings(steps)
+    sample = arms.texts(data, np.arange(0, 90, 3))
+    how = {"classes": 3, "seed": 1, "head": tuning.probe(model, sample, settings, classes=3, seed=1)}
+    found = replace(TECHNIQUES[FULL], rule=rule).train(model, sample, settings, **how)
+    return dict(tree.items(found.frozen)), dict(tree.items(found.trained)), found
+
+
+def test_an_optimiser_of_its_own_changes_nothing_else(data):
+    _, plain, _ = trained_by(None, data)
+    _, alike, found = trained_by(optimisers.layerwise(1.0), data)
+    assert plain.keys() == alike.keys() and found.method == FULL and len(found.history["losses"]) == 4
+    for name in plain:
+        np.testing.assert_allclose(plain[name], alike[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_rates_fall_from_layer_to_layer(data):
+    start, plain, _ = trained_by(None, data, steps=2)
+    _, falling, found = trained_by(optimisers.layerwise(0.9), data, steps=2)
+    depth = layerwise_learning_rates.depths(found.frozen, found.config)
+    layers = found.config.num_hidden_layers
+    for name in ("attention.self.value.weight", "output.dense.weight"):
+        for layer in (0, layers - 2):
+            full = f"bert.encoder.layer.{layer}.{name}"
+            part = np.abs(falling[full] - start[full]).mean() / np.abs(plain[full] - start[full]).mean()
+            assert part == pytest.approx(0.9 ** (layers - depth[full]), rel=0.1), full
+
+
+def pulled(rule, steps=1):
+    """What a rule does to a matrix and a vector of ones that no gradient moves, over a rate of 1e-4, step by step."""
+    params = {"matrix": np.ones((2, 2)), "vector": np.ones(2)}
+    nothing, state, found = tree.map(np.zeros_like, params), rule.init(params), []
+    for _ in range(steps):
+        updates, state = rule.update(nothing, state, params)
+        found.append([-1e4 * float(np.mean(updates[name])) for name in params])
+    return np.array(found)
+
+
+def test_what_decays_and_how():
+    own = replace(PLAIN, steps=10, rate=1e-4, warmup=0.0, weight_decay=0.5)
+    assert pulled(optimisers.all_decay(own, {}, None)) == pytest.approx(np.array([[0.5, 0.5]]))
+    assert pulled(optimisers.scheduled("linear")(own, {}, None)) == pytest.approx(np.array([[0.5, 0.0]]))
+    for decay in (0.01, 1.0):  # Adam divides the pull by its own size: a whole step, however weak
+        inside = pulled(optimisers.l2(replace(own, weight_decay=decay), {}, None))
+        assert inside == pytest.approx(np.array([[1.0, 0.0]]), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 60])
+def test_a_flat_rate_falls_in_the_last_fifth_however_few_steps(steps):
+    own = replace(PLAIN, steps=steps, rate=1e-4, weight_decay=1.0)
+    rates = pulled(optimisers.scheduled("warmup_stable_decay")(own, {}, None), steps)[:, 0]
+    warmup, fall = round(0.1 * steps), steps // 5
+    assert rates[warmup : steps - fall] == pytest.approx(1.0)
+    assert np.all(np.diff(rates[steps - fall :]) < 0) and np.all(rates[:warmup] < 1)
 
 
 def test_smoothed_cross_entropy_equals_torch():

@@ -61,7 +61,8 @@ def compare(
     transformers.
 
     Techniques: adapters, adapters-8, lora, bitfit, ia3, prefix, clipping,
-    cosine, constant, adam, accumulation, label-smoothing.
+    adaptive, cosine, constant, stable, layerwise, adam, l2, all-decay,
+    accumulation, label-smoothing.
 
     [bold]Examples[/]
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from bertcraft.bert.model import Model
 from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
+from bertcraft.lab import optimisers
 from bertcraft.techniques import adapter_modules
 
 PLAIN = tuning.Settings(clip=math.inf)  # AdamW, a linear schedule with warm-up, no clipping
@@ -30,6 +32,7 @@ class Technique:
     method: str = "full"  # of bertcraft.techniques.adapter_modules
     changes: dict[str, Any] = field(default_factory=dict)  # of finetune.Settings
     accumulate: int = 1  # batches to an update
+    rule: optimisers.RuleOf | None = None  # an optimiser of its own
 
     @property
     def kept_by_transformers(self) -> bool:
@@ -40,6 +43,12 @@ class Technique:
         """Those of a run that reads ``steps`` batches, a multiple of ``accumulate``."""
         batch, rate = PLAIN.batch_size * self.accumulate, tuning.RATES[self.method] / GENTLER
         return replace(PLAIN, steps=max(1, steps // self.accumulate), batch_size=batch, rate=rate, **self.changes)
+
+    def train(self, model: Model, train: tuning.Texts, settings: tuning.Settings, **options) -> tuning.Finetuned:
+        """A classifier, trained. ``options``: those of :func:`bertcraft.lab.finetune.finetune`."""
+        if self.rule:
+            return optimisers.finetune(model, train, self.rule, settings, **options)
+        return tuning.finetune(model, train, None, self.method, settings, **options)
 
 
 FULL = "full"
@@ -52,9 +61,17 @@ TECHNIQUES = {
     "ia3": Technique("IA3", "keys, values and activations are rescaled (Liu et al. 2022)", "ia3"),
     "prefix": Technique("prefix (16)", "16 trained keys and values before the text (Li & Liang 2021)", "prefix"),
     "clipping": Technique("gradient clipping", "full, gradients clipped to norm 1", changes={"clip": 1.0}),
+    "adaptive": Technique("adaptive clipping", "full, clipped by the size of the weights (Brock et al. 2021)",
+                          rule=optimisers.adaptive),
     "cosine": Technique("cosine schedule", "full, the rate falls along a cosine", changes={"schedule": "cosine"}),
     "constant": Technique("constant rate", "full, the rate neither rises nor falls", changes={"schedule": "constant"}),
+    "stable": Technique("flat, then down", "full, the rate falls in the last fifth",
+                        rule=optimisers.scheduled("warmup_stable_decay")),
+    "layerwise": Technique("rates by layer", "full, each layer's rate is 0.9 of that above it (Howard & Ruder 2018)",
+                           rule=optimisers.layerwise(0.9)),
     "adam": Technique("no weight decay", "full, Adam instead of AdamW", changes={"weight_decay": 0.0}),
+    "l2": Technique("L2 in the gradient", "full, Adam with the decay in its gradient", rule=optimisers.l2),
+    "all-decay": Technique("everything decays", "full, norms and biases decay too", rule=optimisers.all_decay),
     "accumulation": Technique("accumulation (4)", "full, an update every 4 batches", accumulate=4),
     "label-smoothing": Technique("label smoothing", "full, a tenth of the target spread over all classes",
                                  changes={"label_smoothing": 0.1}),

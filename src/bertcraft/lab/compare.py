@@ -185,9 +185,9 @@ class _Work:
             if number and not self.clock.has(sum(outcome.mean(own, "seconds") for own in outcome.names[place:])):
                 return None
             began, technique = time.monotonic(), TECHNIQUES[name]
-            tuned = tuning.finetune(
-                self.model, train, None, technique.method, technique.settings(plan.steps), classes=len(data.labels), seed=seed,
-                threads=self.threads, head=light[PROBE].head, report=self._report(name, number),
+            tuned = technique.train(
+                self.model, train, technique.settings(plan.steps), classes=len(data.labels), seed=seed, threads=self.threads,
+                head=light[PROBE].head, report=self._report(name, number),
             )  # fmt: skip
             outcome.shares[name] = tuned.trained_share
 
