@@ -6,14 +6,13 @@ All else follows from the number of steps: whoever repeats it repeats the figure
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bertcraft.data.labelled import Split
 from bertcraft.errors import InputError
 from bertcraft.lab import finetune as tuning
 from bertcraft.lab.arms import PLAIN, TECHNIQUES
-from bertcraft.techniques import adapter_modules
 
 MOST_TEST, MOST_DEV = 1000, 500  # texts: beyond them evaluation would eat the time for training
 FEWEST_STEPS, MOST_EPOCHS = 10, 20
@@ -72,19 +71,26 @@ class Cost(NamedTuple):
 def timed(
     model, sample: tuning.Texts, names: Sequence[str], *, classes: int, threads: int, tell: Callable[..., None]
 ) -> dict[str, Cost]:
-    """The cost of every method among the arms, from TIMED steps that read the sample once."""
+    """The cost of the arms, by :func:`timed_as`, from TIMED steps that read the sample once."""
     costs = {}
-    for method in dict.fromkeys(TECHNIQUES[name].method for name in names):
-        tell(f"timing {adapter_modules.METHODS[method].title}")
+    for name in dict.fromkeys(map(timed_as, names)):
+        technique = TECHNIQUES[name]
+        tell(f"timing {technique.title}")
         marks = [time.monotonic()]
-        tuned = tuning.finetune(
-            model, sample, None, method, replace(PLAIN, steps=TIMED), classes=classes, seed=0, threads=threads,
+        tuned = technique.train(
+            model, sample, technique.settings(TIMED), classes=classes, seed=0, threads=threads,
             report=lambda progress, marks=marks: marks.append(time.monotonic()),
         )  # fmt: skip
         now, step = time.monotonic(), (marks[-1] - marks[WARMING]) / (TIMED - WARMING)
         tuning.predict(tuned, sample.texts, threads)
-        costs[method] = Cost(max(0.0, marks[1] - marks[0] - step), step, (time.monotonic() - now) / len(sample))
+        costs[name] = Cost(max(0.0, marks[1] - marks[0] - step), step, (time.monotonic() - now) / len(sample))
     return costs
+
+
+def timed_as(name: str) -> str:
+    """The arm whose cost is taken for that of ``name``: the first that does as much in a step."""
+    own = TECHNIQUES[name]
+    return next(other for other, each in TECHNIQUES.items() if (each.method, each.rule) == (own.method, own.rule))
 
 
 def fitting(costs: dict[str, Cost], names: Sequence[str], parts: Split, cut: float, seeds: int, clock: Clock) -> Plan:
@@ -92,13 +98,13 @@ def fitting(costs: dict[str, Cost], names: Sequence[str], parts: Split, cut: flo
 
     Raises InputError when fewer than FEWEST_STEPS fit: what budget would do.
     """
-    methods = [TECHNIQUES[name].method for name in names]
+    alike = [costs[timed_as(name)] for name in names]
     unit = math.lcm(*(TECHNIQUES[name].accumulate for name in names))
     most = max(100, round(MOST_EPOCHS * len(parts.train) / PLAIN.batch_size))
 
     def seconds(steps: int) -> float:
         plan = fixed(steps, parts, cut)
-        one = (costs[m].begin + steps * costs[m].step + (plan.test + plan.dev) * costs[m].text for m in methods)
+        one = (each.begin + steps * each.step + (plan.test + plan.dev) * each.text for each in alike)
         return seeds * sum(one)
 
     left = 0.97 * clock.budget - clock.elapsed

@@ -1,7 +1,8 @@
 """Full fine-tuning by an optimiser of an arm's own: other schedules, rates by layer, another decay, another clipping.
 
 :func:`bertcraft.lab.finetune.finetune` knows one rule, AdamW, of which some numbers can be set. Here the rule itself is what an
-arm changes (techniques 08, 09, 14 and 20); texts, batches, dropout and the start are those of that function.
+arm changes (techniques 08, 09, 14 and 20); texts, batches, dropout and the start are those of that function. (The loop of
+:mod:`bertcraft.lab.ruled` is a near relation; stored results rest on that one as it stands.)
 """
 
 import time
