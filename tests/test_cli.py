@@ -268,10 +268,11 @@ def test_bad_input_ends_in_one_message_and_status_2(model_folder, tmp_path):
         (("encode", tmp_path / "empty folder", texts, "-o", out), "config.json"),
         (("encode", texts, texts, "-o", out), "texts.txt"),
         (("encode", "prose", texts, "-o", out), "prose"),
-        (("encode", model_folder, tmp_path / "missing.txt", "-o", out), "missing.txt: No such file"),
-        (("encode", model_folder, tmp_path, "-o", out), "Is a directory"),
+        (("encode", model_folder, tmp_path / "missing.txt", "-o", out), "missing.txt: there is no such file; expected"),
+        (("encode", model_folder, tmp_path, "-o", out), "is a folder; expected a file with"),
         (("encode", model_folder, texts, "-o", tmp_path / "no" / "v.npy"), "no such folder"),
         (("encode", model_folder, texts, "-o", tmp_path), "is a folder"),
+        (("encode", model_folder, texts, "-o", texts), "would be written over"),
         (("encode", model_folder, texts, "-o", "/dev/null"), "device"),
         (("fill", model_folder, "no word is missing"), "[MASK]"),
         (("fill", tmp_path / "nowhere", "a [MASK]"), "nowhere"),
@@ -287,7 +288,7 @@ def test_bad_input_ends_in_one_message_and_status_2(model_folder, tmp_path):
     ]
     for arguments, told in cases:
         assert told in refused(*arguments), arguments
-    assert not out.exists()
+    assert not out.exists() and texts.read_text() == "the cat\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

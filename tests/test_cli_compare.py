@@ -171,9 +171,35 @@ def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
     assert "--budget: got 'soon', expected a time such as 90s, 10m or 1.5h" in refused("compare", questions, "--budget", "soon")
     assert "no such folder" in refused("compare", questions, "--html", tmp_path / "none" / "report.html")
     assert "did you mean lora?" in refused("compare", questions, "--techniques", "lorra")
+    for option, name in (("--html", "report.pdf"), ("--figure", "table.jpg")):
+        assert "expected a name that ends in ." in refused("compare", questions, option, tmp_path / name)
+    if Path("/proc/self").exists():  # a folder in which nobody can write
+        assert "nothing can be written there" in refused("compare", questions, "--html", "/proc/report.html")
+        assert "--save: /proc/none: cannot be made" in refused("compare", questions, "--save", "/proc/none")
+    for inside in ("", "sub"):
+        (tmp_path / "file").write_text("")
+        assert "a file stands there, expected a folder" in refused("compare", questions, "--save", tmp_path / "file" / inside)
     assert "is a folder" in refused("compare", folder)
     (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(9)))
     assert "has only the value 'same'; expected at least two classes" in refused("compare", tmp_path / "one.csv")
+
+
+def test_a_file_whose_name_is_no_utf8_can_be_named():
+    from bertcraft.cli.compare import printable
+
+    name = os.fsdecode(b"na\xffme.csv")
+    with pytest.raises(UnicodeEncodeError):
+        name.encode()
+    assert printable(name) == "na\ufffdme.csv" and printable("Zürich 東京.csv") == "Zürich 東京.csv"
+
+
+def test_the_data_are_not_written_over(questions, tmp_path):
+    before = questions.read_bytes()
+    assert "would be written over" in refused("predict", tmp_path, questions, "--text", "question", "-o", questions)
+    (tmp_path / "data.html").write_bytes(before)  # one file under two names
+    (tmp_path / "link.csv").symlink_to(tmp_path / "data.html")
+    assert "would be written over" in refused("compare", tmp_path / "link.csv", "--html", tmp_path / "data.html")
+    assert questions.read_bytes() == (tmp_path / "data.html").read_bytes() == before
 
 
 def test_predict_refuses_what_is_no_model_and_where_it_cannot_write(questions, folder, compared, tmp_path):

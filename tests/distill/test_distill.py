@@ -261,7 +261,7 @@ def test_bad_input_is_told_in_one_line(place, tmp_path):
     (used / "thesis.doc").write_text("x")
     to = ("--layers", 2, "--out", tmp_path / "new")
     for arguments, message in (
-        ((encoder, tmp_path / "none.txt", *to), "none.txt: No such file"),
+        ((encoder, tmp_path / "none.txt", *to), "none.txt: there is no such file"),
         ((encoder, tmp_path / "empty.txt", *to), "is empty: expected a text on each line"),
         ((encoder, tmp_path / "few.txt", *to), "got 2 different texts, expected at least 100"),
         ((encoder, texts, "--layers", 4, "--out", tmp_path / "new"), "got 4, but the teacher has 4: a student has fewer"),

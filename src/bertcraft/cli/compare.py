@@ -83,7 +83,7 @@ def compare(
 def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, seed, threads) -> None:
     from rich.console import Console
 
-    from bertcraft.cli.models import check_output
+    from bertcraft.cli.models import check_output, make_folder
     from bertcraft.data.labelled import choose_columns, read_labelled
     from bertcraft.data.tables import read_table
     from bertcraft.data.text import counted
@@ -93,17 +93,19 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
     from bertcraft.tensor.parallel import cpu_count
 
     console = Console(highlight=False)
-    for path in (html, figure):
-        if path is not None:
-            check_output(path)
+    if html is not None:
+        check_output(html, file, ending=(".html", ".htm"))
+    if figure is not None:
+        check_output(figure, file, ending=(".png",))
     with _telling() as tell:
-        tell(f"reading {file.name}")
+        name = printable(file.name)
+        tell(f"reading {name}")
         table = read_table(file)
         text, label, guesses = choose_columns(table, text, label)
         data = read_labelled(table, text, label)
         if save is not None:
-            save.mkdir(parents=True, exist_ok=True)  # before the work: it may not be possible
-        facts = [f"{file.name}: {counted(len(data), 'text')}, {_classes(data)}", *table.notes, *guesses, *data.notes]
+            make_folder(save, "--save")
+        facts = [f"{name}: {counted(len(data), 'text')}, {_classes(data)}", *table.notes, *guesses, *data.notes]
         for number, note in enumerate(facts):
             _say(console, f"- {note}" if number else note)
         outcome = run(
@@ -120,8 +122,13 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
         for line in advice.saved(outcome, save):
             _say(console, line)
     took = f"Took {clock.elapsed:.0f} s."
-    _write_report(html, figure, file.name, facts, advice.plan(outcome.plan, names, seeds), outcome, took)
+    _write_report(html, figure, name, facts, advice.plan(outcome.plan, names, seeds), outcome, took)
     _say(console, took)
+
+
+def printable(name: str) -> str:
+    """The name of a file whose bytes may be no UTF-8, in characters that can be printed and written."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _write_report(html, figure, name, facts, plan, outcome, took) -> None:
@@ -199,9 +206,9 @@ def predict(
 
     if output is not None:
         output = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
-        check_output(output)
+        check_output(output, file)
     with _telling(shown=output is not None) as tell:  # a bar would stand among the answers
-        tell(f"reading {file.name}")
+        tell(f"reading {printable(file.name)}")
         table = read_table(file)
         column, guesses = choose_text(table, text)
         tuned = classifier(model)
@@ -224,7 +231,7 @@ def predict(
     if counts["without"]:
         print(f"note: {counted(counts['without'], 'row')} without a text got no label", file=sys.stderr)
     if output is not None:
-        print(f"{output}: {counted(counts['rows'], 'row')}")
+        print(f"{printable(str(output))}: {counted(counts['rows'], 'row')}")
 
 
 def _write(target, tuned, table, column: str, threads: int, counts: dict, tell) -> None:

@@ -33,6 +33,9 @@ def folder_of(model: str) -> Path:
 
 def read_texts(name: str) -> list[str]:
     """The lines of a UTF-8 file, or of standard input for "-". Raises InputError unless each holds a text."""
+    if name != "-" and (Path(name).is_dir() or not Path(name).exists()):
+        what = "is a folder" if Path(name).is_dir() else "there is no such file"
+        raise InputError(f"{name}: {what}; expected a file with a text on each line, or - for standard input")
     content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     shown = "standard input" if name == "-" else name
     try:
@@ -82,7 +85,7 @@ def encode(
 
     lines = read_texts(texts)
     target = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
-    check_output(target)
+    check_output(target, *([] if texts == "-" else [Path(texts)]))
     from bertcraft import load
 
     opened = load(folder_of(model))
@@ -95,14 +98,34 @@ def encode(
     print(f"{output}: float32 ({rows}, {width}), encoded in {speed}")
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file that could not be written in the end, before the work is done."""
+def check_output(path: Path, *others: Path, ending: tuple[str, ...] = ()) -> None:
+    """Refuse a file that could not be written in the end, before the work is done, or is one of ``others``, which are read."""
+    import tempfile
+
+    if ending and path.suffix.lower() not in ending:
+        raise InputError(f"{path}: expected a name that ends in {ending[0]}")
+    for other in others:
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise InputError(f"{path}: would be written over {other}; choose another name")
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is a folder or a device: expected the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder, so {path.name} cannot be written there; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent}: no permission to write there; choose another folder")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        why = str(error.strerror).lower()
+        raise InputError(f"{path.parent}: nothing can be written there ({why}); choose another folder") from None
+
+
+def make_folder(path: Path, option: str) -> None:
+    """Make the folder that an option names, before the work is done. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{option}: {path}: a file stands there, expected a folder to write into") from None
+    except OSError as error:
+        raise InputError(f"{option}: {path}: cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _save(path: Path, vectors) -> None:
