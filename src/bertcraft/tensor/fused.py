@@ -326,7 +326,7 @@ def embedding(needs, weight, ids, padding_id=None):
 
 @kernel(F.take_positions)
 def take_positions(needs, x, at):
-    if not _integers(at) or x.ndim != 3 or not floats(x) or at.shape[:1] != x.shape[:1]:
+    if not _integers(at) or x.ndim != 3 or not floats(x):
         return NotImplemented
     batch, length, hidden = x.shape
     within = np.where(at < 0, at + length, at)
