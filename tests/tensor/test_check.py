@@ -34,14 +34,13 @@ def _in_place(g, z, x, y):
     return g
 
 
-@pytest.mark.parametrize("within", [lambda x: x, lambda x: 2 * x, lambda x: x[:, 0]])
-def test_a_derivative_that_writes_into_its_gradient_is_found(sine, within):
-    """Right for itself; wrong where its g is also that of another argument, or of another node, as in a sum."""
+def test_a_derivative_that_writes_into_its_gradient_is_found(sine):
+    """Right where it is alone with its g; wrong where another node has the same one, as in a sum."""
     found, expected = (grad(lambda x, f=sine(d): np.sum((f(x, Y) + x) * X))(X) for d in (_in_place, right))
     assert not np.allclose(found, expected)
     f = sine(_in_place)
-    with pytest.raises(AssertionError, match="writes into an array that it was given|is wrong"):
-        check_grads(lambda x, y: within(f(x, y)), X, Y)
+    with pytest.raises(AssertionError, match="writes into an array that it was given"):
+        check_grads(lambda x: f(x, Y), X)
 
 
 def test_points_are_not_written_into():
