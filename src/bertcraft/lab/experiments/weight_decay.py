@@ -256,6 +256,7 @@ WHOLE = Experiment(
     comparisons=COMPARISONS,
     checks=CHECKS,
     tuning=TUNING,
+    beside=("AdamW against no decay",),
     run=run,
     replay=replay,
     minutes=60,
