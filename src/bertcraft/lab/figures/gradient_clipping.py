@@ -76,7 +76,8 @@ def show_highest(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     rows = []
     for rule, (base, _, metric) in BASES.items():
         for arm in _trained(runs, experiment, rule):
-            if arm.name != base and (found := difference(experiment, runs, arm.name, base, metric, ratio=True)):
+            alike = arm.settings["warmup"] == experiment.arm(base).settings["warmup"]
+            if alike and arm.name != base and (found := difference(experiment, runs, arm.name, base, metric, ratio=True)):
                 rows.append((arm, found))
     with style.figure(path, width=6.4, height=1.0 + 0.36 * max(len(rows), 1)) as ax:
         for row, (_, found) in enumerate(rows):
