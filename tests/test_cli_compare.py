@@ -96,6 +96,17 @@ def test_what_was_left_out_guessed_and_planned_is_said(compared):
     )
 
 
+def test_classes_of_one_size_are_told_once():
+    from bertcraft.cli.compare import _classes
+    from bertcraft.data.labelled import Labelled
+
+    def told(numbers):
+        return _classes(Labelled(["?"] * len(numbers), ["a", "b"], np.array(numbers), np.arange(len(numbers)), []))
+
+    assert told([0, 1, 1, 0]) == "2 classes with 2 texts each."
+    assert told([0, 1, 1, 1]) == "2 classes: most texts in 'b' (3), fewest in 'a' (1)."
+
+
 def test_the_page_and_the_picture_are_written(compared, folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h1>Which technique is worth it for questions.<wbr>csv?</h1>" in page and "left out: 1 row without a text" in page

@@ -151,6 +151,8 @@ def _classes(data) -> str:
     from bertcraft.data.text import shortened
 
     sizes = np.bincount(data.numbers)
+    if sizes.max() == sizes.min():
+        return f"{len(sizes)} classes with {sizes[0]:,} texts each."
     most, fewest = (f"{shortened(data.labels[i], 30)!r} ({sizes[i]:,})" for i in (sizes.argmax(), sizes.argmin()))
     return f"{len(sizes)} classes: most texts in {most}, fewest in {fewest}."
 

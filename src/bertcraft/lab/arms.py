@@ -65,7 +65,7 @@ TECHNIQUES = {
                           rule=optimisers.adaptive),
     "cosine": Technique("cosine schedule", "full, the rate falls along a cosine", changes={"schedule": "cosine"}),
     "constant": Technique("constant rate", "full, the rate neither rises nor falls", changes={"schedule": "constant"}),
-    "stable": Technique("flat, then down", "full, the rate falls in the last fifth",
+    "stable": Technique("flat then down", "full, the rate falls in the last fifth",
                         rule=optimisers.scheduled("warmup_stable_decay")),
     "layerwise": Technique("rates by layer", "full, each layer's rate is 0.9 of that above it (Howard & Ruder 2018)",
                            rule=optimisers.layerwise(0.9)),
