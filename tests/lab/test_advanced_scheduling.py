@@ -52,8 +52,12 @@ def test_the_claim_is_that_a_fall_to_zero_is_better_at_each_ones_best_rate():
     assert (primary.form, primary.better) == (statistics.SUPERIOR, -1)
     seeds = {arm.name: EXPERIMENT.seeds_of(arm) for arm in EXPERIMENT.arms}
     assert {name for name, number in seeds.items() if number == 10} == {"linear", "constant", "unigram"}
-    assert list(EXPERIMENT.tuning.grids) == TRAINED and len({str(grid) for grid in EXPERIMENT.tuning.grids.values()}) == 1
-    assert all("rate" not in arm.settings for arm in EXPERIMENT.arms), "each has its own"
+    between = ["constant_between", "linear_between"]  # of rates that no grid holds
+    assert [*EXPERIMENT.tuning.grids, *between] == TRAINED
+    grids = {tuple(grid["rate"]) for grid in EXPERIMENT.tuning.grids.values()}
+    assert len(grids) == 1, "as many trials for each"
+    assert [arm.name for arm in EXPERIMENT.arms if "rate" in arm.settings] == between, "the others have their own best"
+    assert not {EXPERIMENT.arm(name).settings["rate"] for name in between} & {*grids.pop()}
     verdict = lambda **losses: verdicts.outcomes(EXPERIMENT, planted({"unigram": 7.0, **losses}))[0].verdict  # noqa: E731
     assert verdict(constant=5.2, linear=5.0) == statistics.REPRODUCED
     assert verdict(constant=5.0, linear=5.2) == statistics.CONTRADICTED

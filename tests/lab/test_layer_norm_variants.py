@@ -64,7 +64,10 @@ def test_arms_differ_in_one_thing():
     }.items():
         assert differing("post", name) == {keys}
     assert differing("pre", "pre_rms") == {"norms"}
-    assert EXPERIMENT.tuning is None and len({tuple(EXPERIMENT.arm(name).settings["rates"]) for name in TRAINED}) == 1
+    assert differing("post", "post_low") == {"rates"}
+    assert max(EXPERIMENT.arm("post_low").settings["rates"]) < min(EXPERIMENT.arm("post").settings["rates"])
+    same = {tuple(EXPERIMENT.arm(name).settings["rates"]) for name in TRAINED if name != "post_low"}
+    assert EXPERIMENT.tuning is None and len(same) == 1
     assert EXPERIMENT.arm("post").settings["checked_warmup"] == EXPERIMENT.arm("post_warm").settings["warmup"]
 
 
@@ -112,10 +115,15 @@ def test_gradients_at_the_start_are_told_by_layer_and_by_depth():
 
 
 def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
-    rates = EXPERIMENT.arm("pre").settings["rates"]
-    attempts = [{"rate": rate, "trained": True, "loss": 5.0} for rate in rates[:-1]]
-    attempts.append({"rate": rates[-1], "trained": False, "stopped": 3})
-    runs = [{"arm": name, "seed": seed, "figures": {"attempts": attempts, "plateau": 6.3}} for name in TRAINED for seed in (0, 1)]
+    def attempts_of(name):
+        *rates, last = EXPERIMENT.arm(name).settings["rates"]
+        ended = [{"rate": rate, "trained": True, "loss": 5.0} for rate in rates]
+        return [*ended, {"rate": last, "trained": False, "stopped": 3}]
+
+    runs = [
+        {"arm": name, "seed": seed, "figures": {"attempts": attempts_of(name), "plateau": 6.3}}
+        for name in TRAINED for seed in (0, 1)
+    ]  # fmt: skip
     layers, depths = EXPERIMENT.arm("start_pre").settings["layers"], EXPERIMENT.arm("start_pre").settings["depths"]
     start = {"by_layer": np.ones((layers, 2)).tolist(), "by_depth": [1.0] * len(depths), "slope": -0.5}
     runs += [{"arm": f"start_{name}", "seed": 0, "figures": start} for name in figures.WIRINGS]

@@ -116,7 +116,7 @@ def test_kernel_equals_its_definition(name, seed, dtype, leading, length, width,
         for (key, a), b in zip(tree.items(fast), tree.leaves(gradients), strict=True):
             scale = 1 + float(np.abs(b).max(initial=0))
             assert a.dtype == dtype
-            factor = 3000 if steep else 20 if name.endswith("norm") else 4
+            factor = 3000 if steep else 20 if name.endswith("norm") else 10 if name == "attention" else 4  # sums that cancel
             np.testing.assert_allclose(a, b, atol=factor * TOLERANCE[dtype] * scale, err_msg=f"{name}: {key}")
 
 
