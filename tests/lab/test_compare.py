@@ -198,6 +198,19 @@ def cost_of(name: str) -> Cost:
     return COSTS[budget.timed_as(name)]
 
 
+def test_rates_were_tried_for_each_optimiser():
+    from pathlib import Path
+
+    from bertcraft.lab import arm_rates
+
+    page = Path(__file__).parents[2].joinpath("docs", "compare.md").read_text("utf-8")
+    table = page.split("| highest rate |")[1].split("\n\n")[0]
+    rows = {row.split("|")[1].strip() for row in table.splitlines()[2:]}
+    assert rows == {TECHNIQUES[name].title for name in arm_rates.ARMS}
+    head = [float(rate) for rate in table.splitlines()[0].split("|") if rate.strip()]
+    assert head == list(arm_rates.RATES) and TECHNIQUES[FULL].settings(1).rate in head
+
+
 def test_an_arm_with_an_optimiser_of_its_own_is_timed_by_itself():
     names = ("full", "cosine", "accumulation", "adapters", "layerwise", "stable", "l2")
     assert [budget.timed_as(name) for name in names] == ["full", "full", "full", "adapters", "layerwise", "stable", "l2"]
