@@ -8,7 +8,9 @@ Shapes: ``...`` stands for any leading axes, ``B`` batch, ``L`` length, ``H`` hi
 Float arrays keep their dtype: float32 in, float32 out.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,6 +18,19 @@ from bertcraft.tensor.derivatives import elementwise
 from bertcraft.tensor.gradient import narrow, stop_gradient, wide
 from bertcraft.tensor.kernels import fusable
 from bertcraft.tensor.tensor import apply
+
+
+def _in_float32(definition: Callable) -> Callable:
+    """Let a function of a float16 array compute with float32: squares and sums of float16 end at 65504, and lose small terms."""
+
+    @functools.wraps(definition)
+    def function(x, *args, **kwargs):
+        if getattr(x, "dtype", None) != np.float16:
+            return definition(x, *args, **kwargs)
+        return narrow(definition(wide(x), *args, **kwargs), np.float16)
+
+    return function
+
 
 # ---------------------------------------------------------------------------------------------------- activations
 
@@ -39,13 +54,13 @@ def _polynomial(coefficients, x):
     return total
 
 
+@_in_float32
 def _erf(x):
     size = np.minimum(np.absolute(x), 6)
-    dtype, size = size.dtype, wide(size)
     square = size * size
     near = size * _polynomial(_NEAR[0], square) / _polynomial(_NEAR[1], square)
     far = 1 - np.exp(-square) * _polynomial(_FAR[0], size) / _polynomial(_FAR[1], size)
-    return narrow(np.copysign(np.where(size <= 0.46875, near, far), x), dtype)
+    return np.copysign(np.where(size <= 0.46875, near, far), x)
 
 
 def erf(x):
@@ -63,11 +78,10 @@ def gelu(x):
 
 
 @fusable
+@_in_float32
 def gelu_tanh(x):
     """The tanh approximation of GELU (Hendrycks & Gimpel 2016, section 2), "gelu_new" in transformers."""
-    wider = wide(x)
-    result = 0.5 * wider * (1 + np.tanh(math.sqrt(2 / math.pi) * (wider + 0.044715 * (wider * wider * wider))))
-    return narrow(result, getattr(x, "dtype", None))
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
 
 
 def relu(x):
@@ -106,17 +120,17 @@ ACTIVATIONS = {
 # ------------------------------------------------------------------------------------------------------- normalisers
 
 
+@_in_float32
 def logsumexp(x, axis=-1, keepdims=False):
     """log of the sum of exponentials along an axis, shifted by the maximum so that nothing overflows.
 
     -inf where all terms are -inf, inf where one is inf; there the gradient is nan, as in PyTorch and JAX.
     """
-    dtype, x = x.dtype, wide(x)
     top = _stopped_max(x, axis)
     top = np.where(np.isfinite(top), top, 0)
     with np.errstate(divide="ignore"):
         total = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
-    return narrow(total if keepdims else np.squeeze(total, axis=axis), dtype)
+    return total if keepdims else np.squeeze(total, axis=axis)
 
 
 def _stopped_max(x, axis):
@@ -124,25 +138,27 @@ def _stopped_max(x, axis):
     return np.max(stop_gradient(x), axis=axis, keepdims=True)
 
 
+@_in_float32
 def softmax(x, axis=-1):
     """exp(x) / sum of exp(x) along an axis."""
-    e = np.exp(wide(x) - _stopped_max(x, axis))
-    return narrow(e / np.sum(e, axis=axis, keepdims=True), x.dtype)
+    e = np.exp(x - _stopped_max(x, axis))
+    return e / np.sum(e, axis=axis, keepdims=True)
 
 
+@_in_float32
 def log_softmax(x, axis=-1):
     """log of the softmax, exact also where the softmax underflows or x is large."""
-    shifted = wide(x) - _stopped_max(x, axis)
-    return narrow(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)), x.dtype)
+    shifted = x - _stopped_max(x, axis)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
 
 
 @fusable
+@_in_float32
 def layer_norm(x, weight, bias, eps=1e-12):
     """Layer normalisation over the last axis (Ba, Kiros & Hinton 2016, eq. 4). x (..., H), weight and bias (H,)."""
-    dtype, x = x.dtype, wide(x)
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return narrow(centred / np.sqrt(variance + eps) * weight + bias, dtype)
+    return centred / np.sqrt(variance + eps) * weight + bias
 
 
 @fusable
@@ -156,11 +172,11 @@ def rms_norm(x, weight, eps=None):
     return narrow(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight, dtype)
 
 
+@_in_float32
 def normalize(x, axis=-1, eps=1e-12):
     """Divide by the Euclidean length along an axis (lengths below eps count as eps)."""
-    dtype, x = x.dtype, wide(x)
     square = np.sum(x * x, axis=axis, keepdims=True)
-    return narrow(x / np.sqrt(np.maximum(square, eps * eps)), dtype)
+    return x / np.sqrt(np.maximum(square, eps * eps))
 
 
 # --------------------------------------------------------------------------------------------------------- dropout
