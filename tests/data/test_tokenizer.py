@@ -146,6 +146,27 @@ def test_the_settings_of_a_bert_tokenizer_count_against_its_file(tmp_path, token
     assert [e.ids for e in load_tokenizer(tmp_path).encode_batch(texts)] == theirs
 
 
+@pytest.mark.parametrize("kind", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("said", [None, False, True])
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_space_before_a_robertas_first_word_is_that_of_its_settings(tmp_path, sentences, stored, said, kind):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import AutoTokenizer
+
+    roberta = Tokenizer(models.BPE())
+    roberta.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=stored)
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False)
+    roberta.train_from_iterator(sentences, trainer)
+    roberta.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    save_tokenizer(roberta, tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) | {"tokenizer_class": kind} | ({} if said is None else {"add_prefix_space": said})
+    config.write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(sentences)["input_ids"]
+    assert [e.ids for e in load_tokenizer(tmp_path).encode_batch(sentences)] == theirs
+
+
 def test_minilm_does_not_pad_or_cut_and_agrees_with_transformers(sentences):
     from transformers import AutoTokenizer
 

@@ -271,6 +271,17 @@ def test_logaddexp_of_infinities_is_as_in_torch():
     against_torch(np.logaddexp2, torch.logaddexp2, x, y)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("code", [
+    lambda x: np.arctan2(x, np.float32(1e10)), lambda x: np.arctan2(np.float32(1e10), x), np.arcsinh, np.arccosh,
+    lambda x: np.hypot(x, np.float32(1)),
+], ids=range(5))  # fmt: skip
+def test_derivatives_at_numbers_whose_squares_overflow(code):
+    x = np.array([1e20, 3e22, 1e19], np.float32)
+    found, right = (grad(lambda x: np.sum(code(x) * 1e12))(each) for each in (x, x.astype(np.float64)))
+    np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------------- float16
 
 _MANY = (np.arange(70_000) % 7).astype(np.float16)  # more than the largest float16, 65504

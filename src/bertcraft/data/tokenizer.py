@@ -116,7 +116,8 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
     """The tokenizer of a model folder: its tokenizer.json, else built from vocab.txt (BERT and its like).
 
     Truncation and padding that the file asks for are switched off: texts come back whole. What tokenizer_config.json says of
-    case, accents and Chinese characters counts for a BERT's tokenizer, also against tokenizer.json, as in transformers.
+    case, accents and Chinese characters counts for a BERT's tokenizer, and what it says of a space before the first word (none,
+    unless it says so) for a RoBERTa's, also against tokenizer.json, as in transformers.
     Raises DataError when the folder has neither file, or a file that is not what its name says.
     """
     from tokenizers import Tokenizer
@@ -208,10 +209,12 @@ def _vocabulary(file: Path) -> dict[str, int]:
 
 
 def _as_configured(tokenizer: "Tokenizer", file: Path) -> "Tokenizer":
-    """A tokenizer with BERT's normalizer: what tokenizer_config.json says of it, where it says so."""
-    from tokenizers import normalizers
+    """A tokenizer of a BERT or a RoBERTa: what tokenizer_config.json says of it, where it says so."""
+    from tokenizers import normalizers, pre_tokenizers
 
-    if not isinstance(tokenizer.normalizer, normalizers.BertNormalizer) or not file.exists():
+    is_bert = isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
+    is_roberta = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    if not (is_bert or is_roberta) or not file.exists():
         return tokenizer
     try:
         settings = json.loads(_text(file))
@@ -220,14 +223,21 @@ def _as_configured(tokenizer: "Tokenizer", file: Path) -> "Tokenizer":
         raise DataError(f"{file} is not the JSON object it should be") from None
     if as_stored:
         return tokenizer
-    normalizer = tokenizer.normalizer
-    known = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-    for name, attribute in known.items():
-        value = settings.get(name, getattr(normalizer, attribute))
+
+    def said(name: str, otherwise):
+        value = settings.get(name, otherwise)
         if not isinstance(value, bool) and not (value is None and name == "strip_accents"):
             raise DataError(f"{file}: {name} is {value!r}, expected true or false")
-        setattr(normalizer, attribute, value)
-    tokenizer.normalizer = normalizer
+        return value
+
+    if is_bert:
+        normalizer = tokenizer.normalizer
+        known = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+        for name, attribute in known.items():
+            setattr(normalizer, attribute, said(name, getattr(normalizer, attribute)))
+        tokenizer.normalizer = normalizer
+    if is_roberta:  # whether the first word is cut as one that follows a space
+        tokenizer.pre_tokenizer.add_prefix_space = said("add_prefix_space", False)
     return tokenizer
 
 

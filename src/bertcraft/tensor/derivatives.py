@@ -119,7 +119,11 @@ elementwise(np.tan, lambda g, z, x: g * (1 + z * z))
 elementwise(np.arcsin, lambda g, z, x: g / np.sqrt(1 - x * x))
 elementwise(np.arccos, lambda g, z, x: -g / np.sqrt(1 - x * x))
 elementwise(np.arctan, lambda g, z, x: g / (1 + x * x))
-elementwise(np.arctan2, lambda g, z, y, x: g * x / (x * x + y * y), lambda g, z, y, x: -g * y / (x * x + y * y))
+elementwise(  # through hypot, since squares overflow at the root of the largest number
+    np.arctan2,
+    lambda g, z, y, x: g * (x / np.hypot(x, y)) / np.hypot(x, y),
+    lambda g, z, y, x: -g * (y / np.hypot(x, y)) / np.hypot(x, y),
+)
 elementwise(np.hypot, lambda g, z, x, y: g * x / z, lambda g, z, x, y: g * y / z)
 for _name in ("deg2rad", "radians"):
     elementwise(getattr(np, _name), lambda g, z, x: g * (math.pi / 180))
@@ -128,8 +132,8 @@ for _name in ("rad2deg", "degrees"):
 elementwise(np.sinh, lambda g, z, x: g * np.cosh(x))
 elementwise(np.cosh, lambda g, z, x: g * np.sinh(x))
 elementwise(np.tanh, lambda g, z, x: g * (1 - z * z))
-elementwise(np.arcsinh, lambda g, z, x: g / np.sqrt(x * x + 1))
-elementwise(np.arccosh, lambda g, z, x: g / np.sqrt(x * x - 1))
+elementwise(np.arcsinh, lambda g, z, x: g / np.hypot(x, 1))
+elementwise(np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)))
 elementwise(np.arctanh, lambda g, z, x: g / (1 - x * x))
 elementwise(np.absolute, lambda g, z, x: g * np.sign(x))
 elementwise(np.fabs, lambda g, z, x: g * np.sign(x))
