@@ -132,6 +132,8 @@ index.impact()
 # *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
 # about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
 # [The rankings page](00_technique_rankings.md) has when to use each and when not.
+#
+# **Predict first**: of 25 well-known claims, how many are what their papers say?
 
 # %%
 index.claims()
@@ -200,7 +202,7 @@ plots.timeline()
 # %% [markdown]
 # ### Claims held against their papers
 #
-# **Predict first**: of 25 well-known claims, how many are what their papers say?
+# The column *so the claim is* of the table above, counted:
 
 # %% alt="Five rows of numbered tiles: accurate 02, 10, 11, 20; no figure claimed, paper cited rightly 14, 16, 17, 19, 22, 23; no figure, no founding paper 06, 09, 24; imprecise 01, 03, 04, 07, 08, 13, 15, 18, 21, 25; wrong 05, 12."
 plots.truth()

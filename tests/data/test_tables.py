@@ -492,7 +492,7 @@ def test_what_is_missing_is_said(write):
     assert data.notes == ["classes that may stand for a missing label: 'NA', 'nan'; leave their rows out if they do"]
 
 
-LISTS = [["a"], ["a", "b"]], ["['a']", "['a', 'b']"], ['["a"]', "[]"]
+LISTS = [["a"], ["a", "b"]], ["['a']", "['a', 'b']"], ['["a"]', "[]"], ["[1 0 1]", "[0 1 1]"], ["[a, b]", "[b, c]"]
 
 
 @pytest.mark.parametrize("one, two", [*LISTS, [{"name": "a"}, {"name": "b"}], ["{'name': 'a'}", "{'name': 'b'}"]])
@@ -502,6 +502,10 @@ def test_labels_that_are_lists_or_objects_are_named_as_such(write, one, two):
         DataError, match=r"'label' holds lists or objects in 12 rows \(the first: .*several labels a text \(multi-label\)"
     ):
         labelled_rows(write, rows)
+
+
+def test_names_in_brackets_are_names(write):
+    assert sorted(set(labelled_rows(write, pairs(**{"[spam]": 6, "[not spam]": 6})).labels)) == ["[not spam]", "[spam]"]
 
 
 def test_a_few_labels_that_are_lists_are_left_out(write):

@@ -21,7 +21,7 @@ LABEL_NAMES = frozenset(
 )
 MOST_ROWS = 50_000  # more than an encoder reads in the time that a comparison takes
 LONGEST_TEXT = 10_000  # characters: several times what an encoder can read
-_COMPOSED = re.compile(r"\[.*\]|\{.*:.*\}")
+_COMPOSED = re.compile(r"\[.*[,'\"\[].*\]|\[[\d\s.+-]*\]|\{.*:.*\}")  # [1 0 1] too, as NumPy writes it; [spam] is a name
 _MISSING = {"na", "n/a", "nan", "none", "null", "nil", "missing"}  # as programs write it into CSV files
 FEWEST = 5  # different texts of a class: it must be in training, development and test data
 
