@@ -30,8 +30,8 @@ index.start()
 
 # %% [markdown]
 # If you are new to transformers, read both parts of the foundations first; they take about six hours. If you are not, read
-# section 3 of the [second part](00_foundations_2.ipynb), which takes half an hour: every lesson begins with a table of intervals
-# and verdicts, and that section says what they mean.
+# section 3 of the [second part](00_foundations_2.ipynb), which takes half an hour: every lesson tells what was measured by
+# intervals and verdicts, and that section says what they mean.
 #
 # ## The lessons
 #
@@ -125,11 +125,12 @@ index.impact()
 # %% [markdown]
 # ## What is claimed, what is true, what we measured
 #
-# Ranks, impact levels, adoption and claimed gains are **the judgement of the list**. Nobody measured them, and we repeat them
-# because you will meet them elsewhere. What can be checked stands beside them. The last column is the primary comparison of our
-# experiment, paired over seeds. (For a loss, in nats, less is better: a difference below 0 is a gain.) The verdict follows
-# a rule and not our hopes: *reproduced* when the interval lies where the claim says, *contradicted* when it lies outside,
-# *cannot tell* when it holds both, *not testable here* when the models had not learnt what the question is about. All of it is
+# Ranks, impact levels and adoption are **the judgement of the list**: nobody measured them. The claimed gains are quoted as the
+# list has them, because you will meet them elsewhere. What can be checked stands beside them. The last column is the primary
+# comparison of our experiment and what it must not be read without, paired over seeds. (For a loss, in nats, less is better: a
+# difference below 0 is a gain.) The verdict follows a rule and not our hopes: *reproduced* when the interval lies where the claim
+# says, *contradicted* when it lies outside, *cannot tell* when it holds both (comparisons beside the claim are corrected for
+# their number first), *not testable here* when the models had not learnt what the question is about. All of it is
 # about small models on two cores: a technique that shows nothing here may do so at a thousand times the size.
 # [The rankings page](00_technique_rankings.md) has when to use each and when not.
 #
@@ -144,7 +145,7 @@ index.claims()
 # - **Papers**: each technique's page of evidence, linked from the rankings, names its paper, the table its figures stand in and
 #   the later work that corrects it.
 # - **Production code** that the lessons are proven against: transformers, sentence-transformers, peft and accelerate of Hugging
-#   Face, PyTorch, torchao, ONNX Runtime.
+#   Face, and PyTorch.
 # - **Benchmarks**: [GLUE](https://gluebenchmark.com) and [SuperGLUE](https://super.gluebenchmark.com) for understanding,
 #   [MTEB](https://arxiv.org/abs/2210.07316) for sentence vectors, [BEIR](https://arxiv.org/abs/2104.08663) for search,
 #   [BANKING77](https://arxiv.org/abs/2003.04807) and [CLINC150](https://arxiv.org/abs/1909.02027) for intents.
@@ -209,4 +210,4 @@ plots.truth()
 
 # %% [markdown]
 # Four are, one of them under a condition (02) and one for its year only (11). For nine there is no figure to check: six cite
-# their paper rightly, three have no founding paper. Ten are imprecise, and two are wrong (05 and 12).
+# their paper rightly, for three there is no one founding paper. Ten are imprecise, and two are wrong (05 and 12).

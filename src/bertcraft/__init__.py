@@ -1,4 +1,4 @@
-"""bertcraft: twenty-five techniques that made BERT better, in plain NumPy.
+"""bertcraft: techniques that made BERT better, in plain NumPy.
 
 Importing it imports NumPy and nothing else; everything below is loaded when it is first used.
 """

@@ -52,6 +52,6 @@ def built_folder(name: str) -> Path:
     if built.ready(name):
         return built.built(name)
     shown = Shown(built.RECIPES[name].steps, quiet=False)
-    shown.say(f"{name} is built once, in about 20 minutes on two cores, and then kept. Ctrl-C loses nothing.")
+    shown.say(f"{name} is built once, in about 20 minutes, and then kept. Ctrl-C loses nothing.")
     with shown.bar:
         return built.built(name, told=shown.say, report=shown.step)

@@ -94,13 +94,12 @@ def _value(value):
     return MappingProxyType({key: _value(text) for key, text in value.items()}) if isinstance(value, dict) else value
 
 
+_BOTH = "lesson 00, both parts"
 PATHS = (
-    LearningPath("Efficiency & Deployment", (1, 2, 5, 7, 23), "you pay for training or serving", "lesson 00, both parts"),
-    LearningPath("Architecture & Innovation", (3, 4, 10, 21, 22), "you design models or read papers that do", "lesson 00"),
-    LearningPath("Training & Optimization", (6, 8, 9, 14, 20), "your training is slow, unstable or too large", "lesson 00"),
-    LearningPath(
-        "Applications & Specialization", (11, 12, 13, 17, 19), "you have a task and few labels", "lesson 00, both parts"
-    ),
+    LearningPath("Efficiency & Deployment", (1, 2, 5, 7, 23), "you pay for training or serving", f"{_BOTH}, and 06 before 07"),
+    LearningPath("Architecture & Innovation", (3, 4, 10, 21, 22), "you design models or read papers that do", f"{_BOTH}, and 05 before 22"),
+    LearningPath("Training & Optimization", (6, 8, 9, 14, 20), "your training is slow, unstable or too large", _BOTH),
+    LearningPath("Applications & Specialization", (11, 12, 13, 17, 19), "you have a task and few labels", _BOTH),
 )
 TECHNIQUES = _records()  # by rank
 

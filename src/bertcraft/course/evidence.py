@@ -5,6 +5,7 @@ from pathlib import Path
 from bertcraft.course import measured, shelf
 from bertcraft.course.catalogue import Technique
 from bertcraft.course.rankings import table
+from bertcraft.lab import report
 
 
 def path(each: Technique) -> Path:
@@ -33,7 +34,8 @@ def text(each: Technique) -> str:
     ]
     if rows := measured.compared(each.slug):
         lines.append(table(measured.COMPARED, rows))
-        lines += [f"- {note}" for note in measured.experiment(each.slug).notes]
+        notes = measured.experiment(each.slug).notes
+        lines += [f"- {note}" for note in ((report.CORRECTED, *notes) if len(rows) > 1 else notes)]
     lines.append(f"**Reference**: {each.reference}")
     if origins := _origins(each):
         lines.append(f"**Where the figures stand**: {origins}.")

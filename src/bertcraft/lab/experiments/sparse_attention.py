@@ -277,7 +277,7 @@ TUNING = Tuning(
 CLAIM = Claim(
     collection="O(n) attention",
     paper='Longformer "scales linearly with sequence length"; WikiHop dev, base model: 75.0 at 4,096 tokens, where RoBERTa '
-    "in pieces of 512 has 72.4. BigBird: texts 8 times as long on the same hardware",
+    "in pieces of 512 has a reported 72.4. BigBird: texts 8 times as long on the same hardware",
     source="Beltagy et al. 2020, arXiv:2004.05150; Zaheer et al. 2020, arXiv:2007.14062",
 )
 
