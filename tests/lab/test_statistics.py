@@ -187,10 +187,16 @@ def test_one_seed_has_no_interval_and_no_verdict(form):
     assert (found.interval, found.p, found.says) == (Interval(1.0, None, None, 1), None, ONE_SEED)
 
 
-def test_seeds_that_all_agree_leave_no_doubt():
-    assert decided(judge([2.0] * 3, [1.0] * 3, form=SUPERIOR)) == REPRODUCED
-    assert decided(judge([1.0] * 3, [1.0] * 3, form=SUPERIOR)) == CANNOT_TELL
-    assert decided(judge([1.0] * 3, [1.0] * 3, form=EQUAL, margin=0.1)) == REPRODUCED
+@pytest.mark.parametrize("seeds, verdict", [(2, CANNOT_TELL), (5, CANNOT_TELL), (6, REPRODUCED)])
+def test_seeds_that_all_agree_are_as_many_signs(seeds, verdict):
+    """Without a spread there is only the sign test: five equal pairs are five throws of a coin that fall alike."""
+    for value in (1.3, 0.1):  # the mean of some equal numbers is another by rounding
+        found = judge([value] * seeds, [0.0] * seeds, form=SUPERIOR)
+        assert decided(found) == verdict and found.p == 2.0 ** (1 - seeds)
+        assert decided(judge([value] * seeds, [value] * seeds, form=SUPERIOR)) == CANNOT_TELL
+        assert decided(judge([value] * seeds, [value] * seeds, form=EQUAL, margin=0.1)) == verdict
+    at_the_margin = judge([90.2] * seeds, [90.6] * seeds, form=NOT_WORSE, margin=0.4)
+    assert decided(at_the_margin) == CANNOT_TELL and at_the_margin.p == 1.0
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, 1.0], [np.inf], [[1.0, 2.0]]])

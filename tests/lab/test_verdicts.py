@@ -7,7 +7,7 @@ import pytest
 from bertcraft.errors import InputError
 from bertcraft.lab import statistics, verdicts, words
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Experiment, Metric
-from bertcraft.lab.statistics import CANNOT_TELL, CONTRADICTED, EQUAL, EXACT, HOLDS, NOT_TESTABLE, NOT_WORSE, REPRODUCED
+from bertcraft.lab.statistics import CANNOT_TELL, CONTRADICTED, EQUAL, EXACT, HOLDS, NOT_TESTABLE, NOT_WORSE, REPRODUCED, UNFINISHED
 
 NOISE = [0.02, -0.01, 0.01, -0.02, 0.0]
 PLATEAU = 0.5  # nats below word frequencies at [MASK], that a model which has left the plateau is
@@ -42,7 +42,7 @@ def runs(**means) -> list[dict]:
         for seed in range(5):
             figures = {"loss": loss + NOISE[(seed + place) % 5]}
             if arm in times:
-                figures["ms"] = times[arm] * (1 + seed)
+                figures["ms"] = times[arm] * (1 + seed) * (1 + 1e-6 * seed * (arm == "b"))
             found.append({"arm": arm, "seed": seed, "figures": figures, "seconds": 60.0})
     return found
 
@@ -63,6 +63,33 @@ def test_each_claim_is_judged_in_its_form():
     assert verdict_of("a is faster", stored) == REPRODUCED
     assert verdict_of("d costs twice a", stored) == HOLDS
     assert verdict_of("a against b", runs(**LEARNT | {"a": 5.0})) == CONTRADICTED
+
+
+@pytest.mark.parametrize("stored", [
+    runs(a=4.0, b=4.5), [run for run in runs(**LEARNT) if run["arm"] != "unigram" or run["seed"] == 0]
+], ids=["none", "one seed"])  # fmt: skip
+def test_no_verdict_before_its_checks_can_be_held(stored):
+    """Without the rows that a check is held against, nobody knows whether the model had learnt."""
+    assert verdict_of("a against b", stored) == UNFINISHED
+    assert verdict_of("a is faster", stored) == REPRODUCED
+
+
+@pytest.mark.parametrize("left", [0, 4])
+def test_a_figure_that_is_missing_where_a_check_failed_is_not_testable(left):
+    """The highest rate that trains is no number where none does: the check on that is what there is to tell."""
+    able = Check("a rate trains", ("a", "b"), "able", least=1.0, metrics=("loss",))
+    stored = runs(a=4.0, b=4.5)
+    for run in stored:
+        run["figures"]["able"] = float(run["arm"] == "a" or run["seed"] < left)
+        if not run["figures"]["able"]:
+            del run["figures"]["loss"]
+    experiment = replace(EXPERIMENT, checks=(able,))
+    outcome = verdicts.primary(experiment, stored)
+    assert outcome.verdict == NOT_TESTABLE and outcome.interval.n == left
+    effect = words.effect(experiment, outcome)
+    assert effect.endswith("nats") if left else effect == "no figure"
+    unfinished = verdicts.primary(experiment, [run for run in stored if run["seed"] < 4])
+    assert unfinished.verdict == UNFINISHED if left else unfinished is None
 
 
 @pytest.mark.parametrize("arm", ["a", "b"])

@@ -97,7 +97,9 @@ def _value(value):
 _BOTH = "lesson 00, both parts"
 PATHS = (
     LearningPath("Efficiency & Deployment", (1, 2, 5, 7, 23), "you pay for training or serving", f"{_BOTH}, and 06 before 07"),
-    LearningPath("Architecture & Innovation", (3, 4, 10, 21, 22), "you design models or read papers that do", f"{_BOTH}, and 05 before 22"),
+    LearningPath(
+        "Architecture & Innovation", (3, 4, 10, 21, 22), "you design models or read papers that do", f"{_BOTH}, and 05 before 22"
+    ),
     LearningPath("Training & Optimization", (6, 8, 9, 14, 20), "your training is slow, unstable or too large", _BOTH),
     LearningPath("Applications & Specialization", (11, 12, 13, 17, 19), "you have a task and few labels", _BOTH),
 )

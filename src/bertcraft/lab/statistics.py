@@ -142,12 +142,15 @@ def _standard_error(values: np.ndarray, overlap: float) -> float:
 
 
 def _p(values: np.ndarray, null: float, overlap: float) -> float:
-    """The two-sided p-value of Student's t test that the mean is ``null``."""
+    """The two-sided p-value of Student's t test that the mean is ``null``; where all values are equal, that of the sign test.
+
+    Equal values, of counts or of a ladder of rates, show no spread to judge by, but only that all signs agree.
+    """
     from scipy.stats import t
 
     distance, error = abs(float(values.mean()) - null), _standard_error(values, overlap)
-    if error == 0:  # every seed gave the same
-        return 0.0 if distance else 1.0
+    if np.ptp(values) <= 1e-12 * abs(values).max():  # but for rounding
+        return 2.0 ** (1 - len(values)) if distance > 1e-12 * max(abs(values).max(), abs(null)) else 1.0
     return 2 * float(t.sf(distance / error, len(values) - 1))
 
 

@@ -1,5 +1,6 @@
 """What stored runs say of an experiment's claims: whether they can be tested, then the verdicts, corrected for their number."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ class Checked(NamedTuple):
 class Outcome(NamedTuple):
     """A comparison, its interval, the p-value (for all but the primary Holm's) and the verdict.
 
-    Where the verdict is "not testable here", ``failed`` holds the checks that did.
+    Where the verdict is "not testable here", ``failed`` holds the checks that did; the interval is of no seed (``n`` 0) where no
+    pair has the figure.
     """
 
     comparison: Comparison
@@ -65,47 +67,54 @@ def checked(experiment: Experiment, runs: Sequence[dict]) -> list[Checked]:
     found = []
     for check in experiment.checks:
         for arm in check.arms:
-            if check.against is None:
-                held = [check.of(run["figures"]) for run in runs if run["arm"] == arm]
-                values = [value for value in held if value is not None]
-            else:
-                one, other = pairs(arm, check.against, check.figure, runs)
-                values = [a - b for a, b in zip(one, other, strict=True)]
-            if values:
+            if values := _held(check, arm, runs):
                 value = statistics.mean(values).mean
                 found.append(Checked(check, arm, value, check.holds(value)))
     return found
+
+
+def _held(check: Check, arm: str, runs: Sequence[dict]) -> list[float]:
+    """What a check looks at, seed by seed."""
+    if check.against is None:
+        held = [check.of(run["figures"]) for run in runs if run["arm"] == arm]
+        return [value for value in held if value is not None]
+    one, other = pairs(arm, check.against, check.figure, runs)
+    return [a - b for a, b in zip(one, other, strict=True)]
 
 
 def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
     """The outcome of every comparison that has runs, in their order.
 
     The primary comparison stands by itself. The p-values of the others that have one are corrected together (Holm), those that
-    are not testable left out. A comparison is not testable where a check of one of its arms failed. None has a verdict before all
-    its declared seeds are there: who looks after each and stops when it suits finds what is not there.
+    are not testable left out. A comparison is not testable where a check of one of its arms failed, even where no seed has its
+    figure. None has a verdict before all its declared seeds are there, and those of its checks: who looks after each and stops
+    when it suits finds what is not there.
     """
     held = checked(experiment, runs)
     found, family = [], []
     for comparison in experiment.comparisons:
-        metric = comparison.metric
-        one, other = pairs(comparison.treatment, comparison.baseline, metric, runs)
-        if not one:
+        metric, arms = comparison.metric, (comparison.treatment, comparison.baseline)
+        one, other = pairs(*arms, metric, runs)
+        guards = [check for check in experiment.checks if not check.metrics or metric in check.metrics]
+        failed = tuple(each for each in held if not each.passed and each.arm in arms and each.check in guards)
+        declared = _seeds(experiment, *arms)
+        is_run = min(sum(run["arm"] == name for run in runs) for name in arms) >= declared
+        if not one and not (failed and is_run):
             continue
         finding = statistics.judge(
             one, other, form=comparison.form, better=comparison.better, margin=comparison.margin, ratio=comparison.ratio,
             expected=comparison.expected, overlap=experiment.metrics[metric].overlap,
+        ) if one else statistics.Finding(Interval(math.nan, None, None, 0), None, statistics.NOT_TESTABLE)  # fmt: skip
+        unchecked = any(
+            len(_held(check, arm, runs)) < _seeds(experiment, arm, check.against or arm)
+            for check in guards for arm in check.arms if arm in arms
         )  # fmt: skip
-        failed = tuple(
-            each for each in held
-            if not each.passed and each.arm in (comparison.treatment, comparison.baseline)
-            and (not each.check.metrics or metric in each.check.metrics)
-        )  # fmt: skip
-        declared = min(experiment.seeds_of(experiment.arm(name)) for name in (comparison.treatment, comparison.baseline))
-        unfinished = comparison.form != statistics.EXACT and len(one) < declared  # a count needs no seeds
-        verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
-        if unfinished:
-            verdict = statistics.UNFINISHED
-        if finding.p is not None and not failed and not unfinished and comparison is not experiment.primary:
+        if comparison.form != statistics.EXACT and (unchecked or (len(one) < declared and not (failed and is_run))):
+            verdict = statistics.UNFINISHED  # a count needs no seeds
+        else:
+            verdict = statistics.NOT_TESTABLE if failed else _verdict(finding.p, finding.says)
+        is_open = verdict not in (statistics.UNFINISHED, statistics.NOT_TESTABLE)
+        if finding.p is not None and is_open and comparison is not experiment.primary:
             family.append(len(found))
         found.append((Outcome(comparison, finding.interval, finding.p, verdict, failed), finding.says))
     for place, p in zip(family, statistics.holm([found[i][0].p for i in family]), strict=True):
@@ -117,6 +126,11 @@ def outcomes(experiment: Experiment, runs: Sequence[dict]) -> list[Outcome]:
 def primary(experiment: Experiment, runs: Sequence[dict]) -> Outcome | None:
     """The outcome of the claim itself; None where it has not been measured."""
     return next((each for each in outcomes(experiment, runs) if each.comparison is experiment.primary), None)
+
+
+def _seeds(experiment: Experiment, *arms: str) -> int:
+    """How many declared seeds these arms have in common."""
+    return min(experiment.seeds_of(experiment.arm(name)) for name in arms)
 
 
 def _verdict(p: float | None, says: str) -> str:

@@ -28,6 +28,8 @@ def effect(experiment: Experiment, outcome: Outcome) -> str:
     """
     comparison, metric = outcome.comparison, experiment.metrics[outcome.comparison.metric]
     found, unit = outcome.interval, "points" if metric.unit == "%" else metric.unit
+    if not found.n:
+        return "no figure"
     unit = "times" if comparison.ratio else unit
     if comparison.form == statistics.EXACT:
         return f"{found.mean:.4g} {unit}".strip()
