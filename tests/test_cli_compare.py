@@ -187,6 +187,7 @@ def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
     if Path("/proc/self").exists():  # a folder in which nobody can write
         assert "nothing can be written there" in refused("compare", questions, "--html", "/proc/report.html")
         assert "--save: /proc/none: cannot be made" in refused("compare", questions, "--save", "/proc/none")
+        assert "--save: /proc: nothing can be written there" in refused("compare", questions, "--save", "/proc")
     for inside in ("", "sub"):
         (tmp_path / "file").write_text("")
         assert "a file stands there, expected a folder" in refused("compare", questions, "--save", tmp_path / "file" / inside)

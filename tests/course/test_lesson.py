@@ -108,7 +108,7 @@ def test_what_is_measured_is_shown_with_its_intervals(capsys):
     lesson.claim()
     told = capsys.readouterr().out
     assert "[95 % interval]" in told and "not measured yet" not in told
-    assert any(verdict in told for verdict in ("reproduced", "not separated", "opposite"))
+    assert any(verdict in told for verdict in ("reproduced", "contradicted", "cannot tell"))
     with pytest.raises(InputError, match="has no metric 'nothing'"):
         lesson.results("nothing")
     with pytest.raises(InputError, match="plots 1 to"):

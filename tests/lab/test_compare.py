@@ -10,6 +10,9 @@ import torch
 from scipy.stats import t
 
 import bertcraft
+from bertcraft.bert import Config
+from bertcraft.bert.initialise import initial_params
+from bertcraft.bert.model import Model
 from bertcraft.data import task, weights
 from bertcraft.data.labelled import Labelled
 from bertcraft.errors import InputError
@@ -359,6 +362,11 @@ def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_h
 def test_only_classifiers_predict(tmp_path):
     with pytest.raises(InputError, match="expected a classifier of texts, got a model whose head is 'base'"):
         compare.classifier(weights("minilm"))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = Config(family="bert", head="sequence_classification", num_labels=1, vocab_size=20, **sizes)  # a usual reranker
+    Model(config, initial_params(config, 0)).save(tmp_path)
+    with pytest.raises(InputError, match="got a model with one output, which gives each text a number"):
+        compare.classifier(tmp_path)
 
 
 # ---- intervals and advice
@@ -449,6 +457,21 @@ def said(**accuracies) -> str:
 def test_advice_follows_from_the_figures(accuracies, expected, absent):
     text = said(**accuracies, majority=0.305)
     assert expected in text and absent not in text, text
+
+
+def test_what_is_no_better_than_the_majority_is_not_recommended():
+    """TF-IDF varies so much here that even a probe of 72 % is not shown to be better."""
+    half = [0.5] * 5
+    found = outcome(full=half, probe=[0.72, 0.71, 0.73, 0.72, 0.72], tfidf=[0.5, 0.78, 0.6, 0.75, 0.45], majority=half)
+    lines = advice.advice(found)
+    assert lines[0] == "Recommendation: use the linear probe." and "TF-IDF" in lines[1]
+
+
+def test_what_the_baselines_read_is_said():
+    found = outcome(full=[0.6] * 5, probe=[0.7] * 5, tfidf=[0.6] * 5, majority=[0.1] * 5, epochs=0.2)
+    assert "20% of the training texts, the baselines all of them: with" in advice.advice(found)[-1]
+    found.plan = replace(found.plan, probed=0.1)
+    assert "20% of the training texts, the linear probe 10% and TF-IDF all of them: with" in advice.advice(found)[-1]
 
 
 def test_the_plan_says_how_much_is_read():

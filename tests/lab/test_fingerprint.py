@@ -1,5 +1,6 @@
 """What makes a result stale, and what does not."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,19 @@ def test_what_is_computed_counts(tmp_path, old, new):
     assert of(tmp_path, SOURCE.replace(old, new)) != of(tmp_path, SOURCE)
 
 
-def test_a_run_says_which_kernels_made_it_and_drawing_is_none_of_them():
+@pytest.mark.parametrize("name, counts", [
+    ("tensor/fused.py", True), ("bert/encoder.py", True), ("train/rules.py", True), ("lab/figures/__init__.py", False),
+    ("data/words.py", False),
+])  # fmt: skip
+def test_a_run_says_which_kernels_made_it_and_drawing_is_none_of_them(tmp_path, name, counts):
     """Kernels are the packages below every experiment; a change of any of their modules is seen."""
     root = Path(fingerprint.__file__).parents[1]
-    paths = {path.name: path for package in fingerprint._KERNELS for path in (root / package).rglob("*.py")}
-    assert {"fused.py", "encoder.py"} <= set(paths) and not any("figures" in str(path) for path in paths.values())
-    assert fingerprint.kernels() == fingerprint.kernels() and len(fingerprint.kernels()) == 16
+    for package in ("tensor", "bert", "train", "lab", "data"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert fingerprint._below(tmp_path) == fingerprint.kernels()
+    changed = tmp_path / name
+    source = changed.read_text() if changed.exists() else ""
+    changed.write_text(source + "\n# only said\n")
+    assert fingerprint._below(tmp_path) == fingerprint.kernels()
+    changed.write_text(source + "\nONE = 1\n")
+    assert (fingerprint._below(tmp_path) != fingerprint.kernels()) == counts

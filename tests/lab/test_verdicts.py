@@ -7,7 +7,17 @@ import pytest
 from bertcraft.errors import InputError
 from bertcraft.lab import statistics, verdicts, words
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Experiment, Metric
-from bertcraft.lab.statistics import CANNOT_TELL, CONTRADICTED, EQUAL, EXACT, HOLDS, NOT_TESTABLE, NOT_WORSE, REPRODUCED, UNFINISHED
+from bertcraft.lab.statistics import (
+    CANNOT_TELL,
+    CONTRADICTED,
+    EQUAL,
+    EXACT,
+    HOLDS,
+    NOT_TESTABLE,
+    NOT_WORSE,
+    REPRODUCED,
+    UNFINISHED,
+)
 
 NOISE = [0.02, -0.01, 0.01, -0.02, 0.0]
 PLATEAU = 0.5  # nats below word frequencies at [MASK], that a model which has left the plateau is

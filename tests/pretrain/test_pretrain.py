@@ -179,6 +179,15 @@ def test_a_runs_rates_are_the_techniques_at_every_step_the_last_included():
             np.testing.assert_allclose(-updates["w"] / 0.5, expected(step), rtol=1e-12, atol=1e-18)
 
 
+def test_a_dropout_that_is_asked_for_counts_against_that_of_a_config(tmp_path):
+    from bertcraft.cli.pretrain import _size
+
+    (tmp_path / "config.json").write_text('{"hidden_size": 32, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}')
+    given = str(tmp_path / "config.json")
+    assert _size(given, None) == {"hidden_size": 32, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}
+    assert _size(given, 0.0) == {"hidden_size": 32} and _size("tiny", 0.0) == "tiny"
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_together_do_what_one_does(place, tmp_path, ranks):
     assert finish(start(place, tmp_path / "one", "masked_lm", 12, "--backend", "jax", "--dropout", 0))[0] == 0
@@ -310,13 +319,17 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
         (["--processes", 2], "several processes train together with --backend jax only"),
         (["--backend", "jax", "--processes", 2], "give --coordinator HOST:PORT and --processes together"),
         (["--backend", "jax", "--processes", 2, "--coordinator", "here"], "expected HOST:PORT of rank 0"),
+        (["--rank", 1], "--rank: got 1 of 1 processes, expected 0 to 0"),
         (["--backend", "torch"], "expected one of numpy, jax"),
+        (["--size", "sizes.json"], "length: got rows of 16 tokens, the model's sizes have 12 positions"),
         (["--size", "huge"], "size: got 'huge', expected one of tiny"),
         (["--architecture", "mpnet"], "architecture: got 'mpnet', expected bert or deberta or albert or roberta_pre"),
         (["--clip", "inf"], "clip: got inf, expected the longest gradient, or 0 for any"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_a_line(place, tmp_path, more, said):
+    (place / "sizes.json").write_text('{"hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 12}')
+    more = [place / each if str(each).endswith(".json") else each for each in more]
     status, output, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, *more))
     assert (status, output) == (2, "")
     assert said in errors and errors.splitlines()[-1].startswith("error: ")

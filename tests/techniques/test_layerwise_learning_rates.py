@@ -231,7 +231,7 @@ def test_layers_join_from_the_top_as_in_torch_states_and_steps_included(problem)
 
 def test_an_adam_that_counted_while_it_slept_takes_a_first_step_three_times_too_long():
     params = {"w": np.ones(5)}
-    g, nothing = {"w": np.array([1.0, -2, 3, -4, 5])}, {"w": np.zeros(5)}
+    g = {"w": np.array([1.0, -2, 3, -4, 5])}
     plain, slept = adamw(RATE, weight_decay=0.0, eps=0.0), 5000
     state = plain.init(params) | {"step": np.array(slept)}
     counted, _ = plain.update(g, state, params)
@@ -244,7 +244,7 @@ def test_an_adam_that_counted_while_it_slept_takes_a_first_step_three_times_too_
     np.testing.assert_allclose(updates["w"], -RATE * np.sign(g["w"]), rtol=1e-12)
     expected = (1 - BETAS[0]) / math.sqrt(1 - BETAS[1])
     np.testing.assert_allclose(counted["w"] / updates["w"], expected, rtol=1e-2)
-    assert round(expected, 1) == 3.2 and not nothing["w"].any()
+    assert round(expected, 1) == 3.2
 
 
 def test_frozen_is_not_a_rate_or_a_gradient_of_zero(problem):

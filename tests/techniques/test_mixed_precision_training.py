@@ -2,6 +2,7 @@
 against the same precision emulated in torch; what it costs."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -235,6 +236,8 @@ def test_stand_ins_end_with_the_block_and_on_its_thread():
     x = np.float32([[1 / 3]])
     with replaced({F.linear: lambda x, w: "instead"}):
         assert F.linear(x, x) == "instead"
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(F.linear, x, x).result()[0, 0] == np.float32(x * x)[0, 0], "another thread computes as ever"
     assert F.linear(x, x)[0, 0] == np.float32(x * x)[0, 0]
     with pytest.raises(ZeroDivisionError):
         technique.mixed_precision(lambda: 1 / 0, "float16")()
@@ -528,8 +531,14 @@ def test_a_run_that_no_scale_can_save_ends_with_an_error(small):
     params, batches, _ = overflowing(small, ())
     broken = lambda params, batch, step, scale: (np.nan, tree.map(lambda p: np.full_like(p, np.nan), params))  # noqa: E731
     rule = technique.loss_scaling(adamw(1e-2))
-    with pytest.raises(TrainingError, match="stopped in step 17"):  # 2^16 has been halved until it is below 1
+    with pytest.raises(TrainingError, match="stopped in step 17.*no finite loss before it"):  # 2^16 has been halved to below 1
         fit(broken, params, rule, batches, 40, seed=0)
+    with pytest.raises(TrainingError, match="stopped in step 101"):  # a scale that stays
+        fit(broken, params, technique.static_loss_scaling(adamw(1e-2), 1024.0), batches, 300, seed=0)
+    late = lambda params, batch, step, scale: (broken if step else sound)(params, batch, step, scale)  # noqa: E731
+    sound = lambda params, batch, step, scale: (1.5, tree.map(np.zeros_like, params))  # noqa: E731
+    with pytest.raises(TrainingError, match="the last finite loss was 1.5"):
+        fit(late, params, rule, batches, 40, seed=0)
     assert numpy_engine(broken, adamw(1e-2)).loss_scale is None
 
 

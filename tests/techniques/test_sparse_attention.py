@@ -250,8 +250,6 @@ def test_padding_changes_nothing_in_an_encoder(socket):
     sockets = encoder.Sockets(attention=SOCKETS[socket])
     ids = np.random.default_rng(0).integers(3, config.vocab_size, (2, 9))
     alone = encoder.encode(params, config, ids, sockets=sockets)
-    if socket == "bigbird":  # its last block moves with the length: the same one, half of it padding
-        ids, alone = ids[:, :9], alone[:, :9]
     longer = np.concatenate([ids, np.zeros((2, 1), int)], axis=1)
     mask = np.broadcast_to(np.arange(10) < 9, (2, 10)).astype(int)
     np.testing.assert_allclose(encoder.encode(params, config, longer, mask, sockets=sockets)[:, :9], alone, atol=1e-12)

@@ -133,6 +133,19 @@ def test_sgd_equals_torch(problem, momentum, nesterov):
     assert_close(ours, theirs, dtype)
 
 
+@pytest.mark.parametrize("rule", [
+    adamw(0.1, *np.float64([0.9, 0.999, 1e-8]), weight_decay=np.float64(0.1)), sgd(np.float64(0.1), np.float64(0.9), True),
+    chain(clip_by_global_norm(np.float64(0.5)), adamw(np.float64(0.1))),
+], ids=["adamw", "sgd", "clip"])  # fmt: skip
+def test_numbers_of_numpy_leave_a_float32_model_as_it_is(rule):
+    """As those of np.logspace are."""
+    params = draw(np.random.default_rng(0), np.float32)
+    updates, state = rule.update(params, rule.init(params), params)
+    updates, state = rule.update(params, state, params)
+    dtypes = {leaf.dtype for leaf in tree.leaves((updates, state)) if leaf.dtype != np.int64}
+    assert dtypes == {np.dtype(np.float32)}
+
+
 def test_decay_can_be_chosen_by_name():
     params = {"a": np.ones((2, 2)), "b": np.ones((2, 2))}
     rule = adamw(0.1, weight_decay=0.5, decay=lambda name, leaf: name == "b")

@@ -117,12 +117,12 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
     console.print()
     for line in (*advice.remarks(outcome), *advice.advice(outcome), advice.more_labels(outcome)):
         _say(console, line)
+    took = f"Took {clock.elapsed:.0f} s."
+    _write_report(html, figure, name, facts, advice.plan(outcome.plan, names, seeds), outcome, took)
     if outcome.best is not None:
         export(outcome.best[2], save, data.labels)
         for line in advice.saved(outcome, save):
             _say(console, line)
-    took = f"Took {clock.elapsed:.0f} s."
-    _write_report(html, figure, name, facts, advice.plan(outcome.plan, names, seeds), outcome, took)
     _say(console, took)
 
 

@@ -16,14 +16,17 @@ def run(
     technique: Annotated[str, TECHNIQUE],
     quick: Annotated[bool, typer.Option("--quick", help="A still shorter run, of some 20 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The whole experiment: every arm, every seed, stored.")] = False,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Of all random numbers: the same seed gives the same bits.", show_default="0"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for all that is written (default: runs/..., with --full results/)."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU); changes no result."),
+        typer.Option(min=1, metavar="N", help="How many at once (default: one a CPU; with --full one); changes no result."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --full: how many seeds (default: the experiment's).")
@@ -56,10 +59,13 @@ def run(
         for option, value in (("--seeds", seeds), ("--scheduler", scheduler), ("--jobs", None if jobs == 1 else jobs)):
             if value is not None:
                 raise InputError(f"{option} belongs to the whole experiment: add --full")
-        show.run_one(chosen, quick=quick, seed=seed, out=out, threads=threads)
+        show.run_one(chosen, quick=quick, seed=seed or 0, out=out, threads=threads)
         return
     if quick:
         raise InputError("--full is the whole experiment and --quick a short one: choose one of them")
+    for option, value, instead in (("--seed", seed, "--seeds how many"), ("--threads", threads, "--jobs how many at a time")):
+        if value is not None:
+            raise InputError(f"{option} belongs to a short run: with --full say by {instead}")
     command = shlex.join(["bertcraft", *sys.argv[1:]])
     show.run_full(chosen, command=command, seeds=seeds, jobs=jobs, scheduler=scheduler, folder=out)
 

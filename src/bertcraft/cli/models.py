@@ -119,13 +119,20 @@ def check_output(path: Path, *others: Path, ending: tuple[str, ...] = ()) -> Non
 
 
 def make_folder(path: Path, option: str) -> None:
-    """Make the folder that an option names, before the work is done. Raises InputError."""
+    """Make the folder that an option names, before the work is done. Raises InputError, also where it cannot be written into."""
+    import tempfile
+
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{option}: {path}: a file stands there, expected a folder to write into") from None
     except OSError as error:
         raise InputError(f"{option}: {path}: cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        why = str(error.strerror).lower()
+        raise InputError(f"{option}: {path}: nothing can be written there ({why}); choose another folder") from None
 
 
 def _save(path: Path, vectors) -> None:

@@ -41,7 +41,10 @@ def pretrain(
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a step, of all processes together.")] = 128,
     length: Annotated[int, typer.Option(min=8, metavar="N", help="Tokens of a row.")] = 128,
     rate: Annotated[float, typer.Option(metavar="X", help="Highest learning rate.")] = 5e-4,
-    warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Steps until it is reached.")] = 1000,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Steps until it is reached.", show_default="a tenth, at most 1000"),
+    ] = None,
     schedule: Annotated[str, typer.Option(metavar="NAME", help="How it falls then: linear, cosine ... (above).")] = "linear",
     clip: Annotated[float, typer.Option(min=0, metavar="X", help="Longest gradient of all parameters together; 0: any.")] = 1.0,
     vocabulary: Annotated[
@@ -110,6 +113,8 @@ def pretrain(
         raise InputError("several processes train together with --backend jax only")
     if (processes > 1) != (coordinator is not None):
         raise InputError("give --coordinator HOST:PORT and --processes together, or neither")
+    if rank >= processes:
+        raise InputError(f"--rank: got {rank} of {processes} processes, expected 0 to {processes - 1}")
     options = {"--size": size, "--architecture": architecture, "--vocabulary": vocabulary}
     if start is not None and (given := [name for name, value in options.items() if value]):
         raise InputError(
@@ -119,8 +124,10 @@ def pretrain(
     own = {} if start is None else {"start": start, "train": train or "all"}
     if start is None and train is not None:
         raise InputError("--train says what of a checkpoint is trained: give --from MODEL as well")
+    warmup = min(1000, max(1, steps // 10)) if warmup is None else warmup
+    size = None if start else _size(size or "small", dropout)
     plan = Plan(
-        objective, None if start else _size(size or "small"), corpus, steps, batch, length, rate, warmup, schedule=schedule,
+        objective, size, corpus, steps, batch, length, rate, warmup, schedule=schedule,
         dropout=dropout if start or dropout is not None else 0.1, vocab_size=vocabulary or 8192, seed=seed, backend=backend,
         precision=precision, clip=clip, accumulate=accumulate, sharded=sharded, architecture=architecture, **own,
     )  # fmt: skip
@@ -143,11 +150,11 @@ def pretrain(
         print(out / "model")
 
 
-def _size(given: str) -> str | dict:
-    """A name, or the fields of a config.json that say how large a model is."""
+def _size(given: str, dropout: float | None) -> str | dict:
+    """A name, or the fields of a config.json that say how large a model is, and its dropout where none is asked for."""
     if not given.endswith(".json"):
         return given
     from bertcraft.bert.checkpoint_files import read_object
 
     found = read_object(Path(given))
-    return {name: found[name] for name in SIZE_FIELDS if name in found}
+    return {name: found[name] for name in SIZE_FIELDS if name in found and (dropout is None or "dropout" not in name)}

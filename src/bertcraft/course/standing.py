@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bertcraft.course import checks, progress, shelf
-from bertcraft.course.catalogue import PATHS, TECHNIQUES, LearningPath, technique
+from bertcraft.course.catalogue import PATHS, LearningPath, technique
 
 FOUNDATIONS = {"foundations": "Foundations, part 1", "foundations_2": "Foundations, part 2"}
 
@@ -44,12 +44,6 @@ def lessons() -> list[Standing]:
 def of_path(path: LearningPath, every: list[Standing]) -> list[Standing]:
     """Those of a path, in its order."""
     return [each for technique in path.techniques for each in every if each.slug == technique.slug]
-
-
-def on_no_path(every: list[Standing]) -> list[Standing]:
-    """Those of techniques that are on no path."""
-    lonely = {each.slug for each in TECHNIQUES if not each.paths}
-    return [each for each in every if each.slug in lonely]
 
 
 def next_of(every: list[Standing]) -> Standing | None:

@@ -128,7 +128,7 @@ def remarks(outcome: Outcome) -> list[str]:
         f"frozen encoder's vectors{probed}, TF-IDF that on words and pairs of words."
     )
     if outcome.seeds >= FEWEST_SPLITS:
-        said.append("The intervals of the recommendation are wider: they hold for all comparisons together (Bonferroni).")
+        said.append("The intervals of the recommendation are wider: it is one of several candidates (Bonferroni).")
     return said
 
 
@@ -173,7 +173,8 @@ def saved(outcome: Outcome, folder: Path) -> list[str]:
 def advice(outcome: Outcome) -> list[str]:
     """What to do, in sentences, the recommendation first.
 
-    Claims are made at a level that holds for all comparisons together (Bonferroni). What leads is chosen on development texts.
+    Intervals are those of a level for as many comparisons as there are candidates (Bonferroni): what leads, chosen on development
+    texts, is compared with each simpler one.
     """
     if outcome.seeds < FEWEST_SPLITS:
         return [
@@ -185,15 +186,15 @@ def advice(outcome: Outcome) -> list[str]:
     if max(difference(outcome, name, MAJORITY, level).low for name in candidates) <= 0:
         return ["Recommendation: none. Nothing is shown to do better than naming the most frequent class for every text."]
     idle = [name for name in candidates if difference(outcome, name, MAJORITY).low <= 0]
-    said = [recommendation(outcome, candidates, level)]
+    said = [recommendation(outcome, [name for name in candidates if name not in idle], level)]
     if idle:
         said.append(f"Not shown to do better than naming the most frequent class for every text: {_titles(idle)}.")
     said += _compared(outcome, [name for name in outcome.names if name not in idle], PROBE, level)
     said += _compared(outcome, [name for name in outcome.names if name not in [*idle, FULL]], FULL, level)
     if outcome.plan.epochs < 1:
         said.append(
-            f"In this budget fine-tuning read {outcome.plan.epochs:.0%} of the training texts, the baselines all of them: with a "
-            "larger one the order may change."
+            f"In this budget fine-tuning read {outcome.plan.epochs:.0%} of the training texts, "
+            f"{_read_by_baselines(outcome.plan)}: with a larger one the order may change."
         )
     return said
 
@@ -209,9 +210,10 @@ def recommendation(outcome: Outcome, candidates: list[str], level: float) -> str
             f"Recommendation: use {_named(chosen)}. The best on development texts, {_named(leader)}, is not shown to be better "
             f"({_interval(against[chosen])} points): too little was measured to tell."
         )
-    other = PROBE if PROBE in simpler else TFIDF
-    gain = f" ({_interval(against[other])} points on {_named(other)})" if simpler else ""
-    return f"Recommendation: use {_named(leader)}{gain}."
+    if not simpler:
+        return f"Recommendation: use {_named(leader)}."
+    other = PROBE if PROBE in simpler else simpler[0]
+    return f"Recommendation: use {_named(leader)} ({_interval(against[other])} points on {_named(other)})."
 
 
 def _compared(outcome: Outcome, names: list[str], other: str, level: float) -> list[str]:
@@ -230,6 +232,12 @@ def _compared(outcome: Outcome, names: list[str], other: str, level: float) -> l
         shares = ", ".join(f"{title(name)} {100 * outcome.shares[name]:.2g}%" for name in small)
         said.append(f"At most {MARGIN:.0f} point worse, with a small part of the weights trained: {shares}.")
     return said
+
+
+def _read_by_baselines(plan: Plan) -> str:
+    if plan.probed == 1:
+        return "the baselines all of them"
+    return f"the linear probe {plan.probed:.0%} and TF-IDF all of them"
 
 
 def _named(name: str) -> str:

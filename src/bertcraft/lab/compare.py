@@ -237,6 +237,8 @@ def classifier(folder: str | Path) -> tuning.Finetuned:
     config = model.config
     if config.head != "sequence_classification" or config.problem_type not in (None, "single_label_classification"):
         raise InputError(f"{folder}: expected a classifier of texts, got a model whose head is {config.head!r}")
+    if config.num_labels < 2:
+        raise InputError(f"{folder}: expected a classifier of texts, got a model with one output, which gives each text a number")
     length = read_object(path).get("model_max_length") if path.exists() else None
     most = config.max_position_embeddings
     settings = replace(PLAIN, max_length=min(int(length), most) if isinstance(length, int | float) else most)

@@ -116,14 +116,15 @@ class Schematic:
         else:
             self._label(label, x, y, look, ha="center", va="center", backgroundcolor="white")
 
-    def note(self, text: str, at: tuple[float, float], kind: str = "step", align: str = "center") -> None:
-        """A text without a box; ``align``: "left", "center" or "right" of the place."""
-        self._label(text, *self._place(at), self._look(kind), ha=align, va="center")
+    def note(self, text: str, at: tuple[float, float]) -> None:
+        """A text without a box."""
+        self._label(text, *self._place(at), self._look("step"), ha="center", va="center")
 
-    def frame(self, title: str, *boxes: Box, margin: float = 0.16) -> Box:
+    def frame(self, title: str, *boxes: Box) -> Box:
         """A dashed frame around some boxes (or frames), with its title on top; it can be the end of an arrow as a box can."""
         from matplotlib.patches import Rectangle
 
+        margin = 0.16
         left, right = min(b.x - b.half_width for b in boxes) - margin, max(b.x + b.half_width for b in boxes) + margin
         low, high = min(b.y - b.half_height for b in boxes) - margin, max(b.y + b.half_height for b in boxes) + margin
         look = {"fill": False, "edgecolor": "0.5", "linestyle": (0, (4, 2)), "linewidth": 0.9}

@@ -29,7 +29,10 @@ def kernels() -> str:
 
     A change of it need not change what a run means, but the order of a sum decides last digits, and these grow in training.
     """
-    root = Path(__file__).parents[1]
+    return _below(Path(__file__).parents[1])
+
+
+def _below(root: Path) -> str:
     return _hash({str(path.relative_to(root)): path for package in _KERNELS for path in (root / package).rglob("*.py")})
 
 

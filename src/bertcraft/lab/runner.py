@@ -101,8 +101,8 @@ def _run_each(
             parallel = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", **options)
             folders = [_run_folder(folder, arm, seed, values) for arm, seed, values in work]
             calls = (
-                delayed(_in_worker)(module, place, arm.name, arm.settings, seed, str(folders[place]))
-                for place, (arm, seed, _) in enumerate(work)
+                delayed(_in_worker)(module, place, arm.name, arm.settings, seed, str(folders[place]), _label(arm.name, values))
+                for place, (arm, seed, values) in enumerate(work)
             )
             for place, measured in parallel(calls):
                 arm, seed, values = work[place]
@@ -149,8 +149,8 @@ def _run_folder(folder: Path, arm: Arm, seed: int, values: dict | None) -> Path:
     return folder / f"{_label(arm.name, values).replace(' ', '_')}_seed{seed}"
 
 
-def _in_worker(module: str, place: int, arm_name: str, settings: dict, seed: int, folder: str) -> tuple[int, dict]:
-    """One run in a process of its own; gives back its place among the work."""
+def _in_worker(module: str, place: int, arm_name: str, settings: dict, seed: int, folder: str, label: str) -> tuple[int, dict]:
+    """One run in a process of its own, told of as ``label``; gives back its place among the work."""
     experiment: Experiment = importlib.import_module(module).EXPERIMENT
     arm = replace(experiment.arm(arm_name), settings=settings)
     own = Path(folder)
@@ -164,7 +164,7 @@ def _in_worker(module: str, place: int, arm_name: str, settings: dict, seed: int
         nonlocal last
         if time.monotonic() - last > 1:
             last = time.monotonic()
-            line = {"arm": own.name.rpartition("_seed")[0], "seed": seed, "share": done / max(total, 1e-9), "text": text}
+            line = {"arm": label, "seed": seed, "share": done / max(total, 1e-9), "text": text}
             temporary = own / f"{_PROGRESS}-new"
             temporary.write_text(json.dumps(line), encoding="utf-8")
             os.replace(temporary, own / _PROGRESS)

@@ -63,7 +63,9 @@ def run_one(
 def run_full(
     experiment: Experiment, *, command: str, seeds: int | None, jobs: int, scheduler: str | None, folder: Path | None
 ) -> None:
-    """Run what the whole experiment still lacks, then print it."""
+    """Run what the whole experiment still lacks, then print it. Raises InputError for more seeds than it declares."""
+    if seeds is not None and seeds > experiment.primary_seeds:  # more would read, and be judged by, texts of the first ones
+        raise InputError(f"--seeds: {experiment.slug} has texts for {experiment.primary_seeds} seeds, got {seeds}")
     console = Console()
     results = Results(experiment, folder or default_folder())
     trials = len(results.missing_trials())

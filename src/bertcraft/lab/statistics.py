@@ -63,14 +63,14 @@ def mean(values: Sequence[float], level: float = LEVEL, overlap: float = 0.0) ->
     return Interval(centre, centre - half, centre + half, n)
 
 
-def paired(treatment: Sequence[float], baseline: Sequence[float], level: float = LEVEL, overlap: float = 0.0) -> Interval:
+def paired(treatment: Sequence[float], baseline: Sequence[float], overlap: float = 0.0) -> Interval:
     """The mean of treatment - baseline over pairs (one a seed): what both share, data order and start, cancels."""
-    return mean(_differences(treatment, baseline, ratio=False), level, overlap)
+    return mean(_differences(treatment, baseline, ratio=False), LEVEL, overlap)
 
 
-def paired_ratio(treatment: Sequence[float], baseline: Sequence[float], level: float = LEVEL, overlap: float = 0.0) -> Interval:
+def paired_ratio(treatment: Sequence[float], baseline: Sequence[float], overlap: float = 0.0) -> Interval:
     """The geometric mean of treatment / baseline over pairs, with the t interval of the logarithms taken back."""
-    return _from_logarithms(mean(_differences(treatment, baseline, ratio=True), level, overlap))
+    return _from_logarithms(mean(_differences(treatment, baseline, ratio=True), LEVEL, overlap))
 
 
 def judge(

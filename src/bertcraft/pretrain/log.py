@@ -6,6 +6,7 @@ import math
 import time
 from pathlib import Path
 
+from bertcraft.bert.checkpoint_files import replace_files
 from bertcraft.train.loop import Progress
 
 
@@ -22,7 +23,8 @@ class Log:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):  # the last line of a process that was killed
                     continue
-        self._path.write_text("".join(kept), encoding="utf-8")
+        content = "".join(kept).encode()
+        replace_files(folder, {self._path.name: lambda path: path.write_bytes(content)})  # the lines of days are not risked
         self._file = open(self._path, "a", encoding="utf-8")
         self._board = _board(folder, step)
 

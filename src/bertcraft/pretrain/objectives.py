@@ -53,7 +53,7 @@ def objective(
 
     ``architecture``: the family of the model, of those that the objective trains; None for the first of them. ``size`` is a
     name of :data:`~bertcraft.pretrain.sizes.SIZES` or the fields of a ``Config``; ``vocabulary`` the keyword arguments mask_id
-    and vocab_size. Raises InputError for names that are not known.
+    and vocab_size. Raises InputError for names that are not known, and for rows longer than a model of these fields reads.
     """
     family, head, make = family_of(name, architecture), *OBJECTIVES[name][1:]
     if isinstance(size, str):
@@ -62,6 +62,8 @@ def objective(
     else:
         own = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, **OWN.get(family, {})}
         config = Config(**{**own, **size, "family": family, "head": head, "vocab_size": vocabulary["vocab_size"]})
+        if length > config.max_tokens:
+            raise InputError(f"length: got rows of {length} tokens, the model's sizes have {config.max_tokens} positions")
         width = 0.25
     return make(name, config, width, {**vocabulary, "first_word_id": FIRST_WORD}, mask_rate)
 

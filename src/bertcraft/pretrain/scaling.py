@@ -76,12 +76,12 @@ class Step:
         return self.compute + self.communication
 
 
-def work(objective: str, size: str, length: int = 128, vocab_size: int = 30522, mask_rate: float = 0.15) -> Work:
+def work(objective: str, size: str, length: int = 128, vocab_size: int = 30522) -> Work:
     """What a row of ``length`` tokens takes under an objective ("masked_lm" or "electra") and a named size.
 
     Raises InputError for other names.
     """
-    read = max(1, round(mask_rate * (length - 2)))  # positions that are predicted, as mask_tokens chooses them
+    read = max(1, round(0.15 * (length - 2)))  # positions that are predicted, as mask_tokens chooses them
     if objective == "masked_lm":
         models = [(config_of("bert", "masked_lm", size, vocab_size, length), read)]
     elif objective == "electra":

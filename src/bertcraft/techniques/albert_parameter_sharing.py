@@ -102,8 +102,11 @@ def _with_groups(params: dict, groups: dict) -> dict:
 def parameter_counts(config: Config, sharing: str = "all") -> dict[str, int]:
     """The numbers of an ALBERT without head, by part: embeddings, projection, attention, feed_forward, pooler.
 
-    Norms and biases are counted in. For "all", attention and feed-forward count once whatever the number of layers.
+    Norms and biases are counted in. For "all", attention and feed-forward count once whatever the number of layers. Raises
+    InputError for a sharing that is not known.
     """
+    if sharing not in SHARING:
+        raise InputError(f"sharing: got {sharing!r}, expected one of {', '.join(SHARING)}")
     e, h, inner = config.embedding_size, config.hidden_size, config.intermediate_size
     groups = config.num_hidden_groups * config.inner_group_num
     once = {part: config.inner_group_num if set(names) <= set(SHARING[sharing]) else groups

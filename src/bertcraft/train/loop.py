@@ -25,6 +25,7 @@ from bertcraft.train.rules import Rule
 from bertcraft.train.state import check_signature, check_structure, load_state, save_state
 
 _GO, _SAVE, _STOP = 0, 1, 2
+_SKIPPED = 100  # steps in a row that a scaled loss may skip: halved as often, no scale of float16 is left
 _SMOOTHING = 0.1  # weight of the newest step in the moving averages of time and tokens
 
 
@@ -236,14 +237,15 @@ def fit_on(
 
     saved = last = time.monotonic()
     seconds_a_step = tokens_a_step = None
-    wish = _GO
+    wish, skipped = _GO, 0
     with _deferred_interrupt() as interrupted:
         while run.step < steps and wish != _STOP:
             batch = make_batch(run.step)
             run.params, run.rule_state, loss, norm = engine.advance(run.params, run.rule_state, batch, run.step)
             scale = float(engine.loss_scale(run.rule_state)) if engine.loss_scale else None
             sound = math.isfinite(loss) and math.isfinite(norm)
-            if not sound and not (scale and scale >= 1):
+            skipped = 0 if sound else skipped + 1
+            if not sound and not (scale and scale >= 1 and skipped <= _SKIPPED):
                 raise TrainingError(_not_finite(run, loss, norm, folder, signature, engine))
             run.step += 1
             run.losses.append(loss)
@@ -276,7 +278,8 @@ def fit_on(
 
 def _not_finite(run: _Run, loss: float, norm: float, folder: Path | None, signature: dict, engine: Engine) -> str:
     """Save the state before a step that went wrong and say what happened."""
-    before = f"the last finite loss was {run.losses[-1]:.6g}" if run.losses else "no step before it"
+    last = next((each for each in reversed(run.losses) if math.isfinite(each)), None)
+    before = "no finite loss before it" if last is None else f"the last finite loss was {last:.6g}"
     kept = "no folder was given, so nothing was saved"
     if folder:
         run.save(folder, signature, engine)

@@ -44,7 +44,10 @@ class Rule(NamedTuple):
 
 
 def chain(*rules: Rule) -> Rule:
-    """Apply rules in order, each to the updates of the one before. The state is a tuple, one entry a rule."""
+    """Apply rules in order, each to the updates of the one before. The state is a tuple, one entry a rule.
+
+    Raises InputError without a rule, and for one that scales the loss.
+    """
     if not rules:
         raise InputError("chain needs at least one rule")
     if any(rule.loss_scale for rule in rules):
@@ -80,7 +83,7 @@ def clip_by_global_norm(max_norm: float, eps: float = 1e-6) -> Rule:
     """Scale all gradients by ``min(1, max_norm / (norm + eps))``, with the norm of all of them together.
 
     Pascanu et al. 2013, algorithm 1, has no eps; 1e-6 is that of torch's ``clip_grad_norm_``. State: ``norm``, the
-    last norm before clipping.
+    last norm before clipping. Raises InputError for a max_norm of 0 or less, or an eps below 0.
     """
     check(max_norm > 0, f"max_norm must be more than 0, got {max_norm}")
     check(eps >= 0, f"eps must be 0 or more, got {eps}")
@@ -108,10 +111,11 @@ def sgd(rate: float | Callable, momentum: float = 0.0, nesterov: bool = False) -
     """Stochastic gradient descent with momentum (Sutskever et al. 2013), as torch.optim.SGD has it.
 
     ``rate`` is a number or a schedule. State: ``step``, and with momentum ``velocity``, a tree like the
-    parameters.
+    parameters. Raises InputError for a momentum outside [0, 1), and for Nesterov's without one.
     """
     check(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
     check(momentum > 0 or not nesterov, "nesterov needs a momentum above 0")
+    momentum = float(momentum)  # NumPy's own float64 would promote a float32 model
 
     def init(params):
         return {"step": _first_step()} | ({"velocity": tree.map(np.zeros_like, params)} if momentum else {})
@@ -141,7 +145,9 @@ def adamw(
     weight_decay: float = 0.01,
     decay: Decay = default_decay,
 ) -> Rule:
-    """Adam with decoupled weight decay: Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW.
+    """Adam with decoupled weight decay, as torch.optim.AdamW has it: the decay is multiplied by the whole rate.
+
+    Algorithm 2 of Loshchilov & Hutter 2019 multiplies it by the schedule's factor alone (technique 14).
 
     With t the number of the update, from 1::
 
@@ -152,9 +158,10 @@ def adamw(
     elements.
 
     ``rate`` is a number or a schedule; ``decay(name, leaf)`` says which parameters decay. State: ``step``,
-    ``m``, ``v``.
+    ``m``, ``v``. Raises InputError for numbers that Adam cannot have.
     """
     check_adam(b1, b2, eps, weight_decay)
+    b1, b2, eps = float(b1), float(b2), float(eps)  # NumPy's own float64 would promote a float32 model
 
     def numbers(step):
         """Rate, corrected rate and corrected eps of the update that follows ``step`` updates."""
