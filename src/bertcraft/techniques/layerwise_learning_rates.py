@@ -30,7 +30,7 @@ from bertcraft.tensor import tree
 from bertcraft.train.rules import Rule, adamw, named
 from bertcraft.train.schedules import Schedule
 
-ULMFIT, SUN = 1 / 2.6, 0.95  # xi: of a three-layer LSTM (ULMFiT, section 3.2), of BERT-base (Sun et al., section 5.3.3)
+ULMFIT, SUN = 1 / 2.6, 0.95  # xi: of a three-layer LSTM (ULMFiT, section 3.2), of BERT-base (Sun et al., section 5.3.4)
 
 # ---------------------------------------------------------------------------------------------------------- rates by depth
 
