@@ -44,7 +44,9 @@ def test_the_claim_is_that_rates_that_fall_are_better_on_three_tasks_in_turn():
     assert [module.task_of(seed) for seed in (*range(4), *EXPERIMENT.tuning.seeds)] == [
         "trec", "hwu64", "banking77", "trec", "trec", "hwu64", "banking77"
     ]  # fmt: skip
-    assert list(EXPERIMENT.tuning.grids) == TRAINED and len({str(grid) for grid in EXPERIMENT.tuning.grids.values()}) == 1
+    rates = {name: grid["rate"] for name, grid in EXPERIMENT.tuning.grids.items()}
+    assert list(rates) == TRAINED and {len(each) for each in rates.values()} == {5}
+    assert {name for name, each in rates.items() if each != rates["one"]} == {"decay_ulmfit"}
     verdict = lambda **scores: verdicts.outcomes(EXPERIMENT, planted({"tfidf": 60, **scores}))[0].verdict  # noqa: E731
     assert verdict(one=70, decay_90=72) == statistics.REPRODUCED
     assert verdict(one=72, decay_90=70) == statistics.CONTRADICTED
