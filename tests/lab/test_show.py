@@ -46,7 +46,7 @@ def test_a_full_run_tells_what_it_does_and_ends_with_the_comparison(tmp_path, pr
     assert "6 trials, then 6 runs, 0 of them stored" in text
     assert "better 0.001 seed 1000:" in text
     assert "0 runs left" in text
-    # exp(x / 10) - 0.25 against exp(x / 10): the paired difference has no spread, and so no interval
+    # exp(x / 10) - 0.25 against exp(x / 10): the paired difference has next to no spread, and so no interval
     assert "better against plain -0.250 nats < 0 2 being measured" in text
     assert "check better: has learnt: -1.25 nats (at most -0.50): passed" in text
     full(tmp_path)

@@ -74,11 +74,19 @@ def results(
     technique: Annotated[str | None, TECHNIQUE] = None,
     check: Annotated[bool, typer.Option("--check", help="Say which results are stale; exit status 1 if any is.")] = False,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the technique's plots into this folder.")] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(metavar="COMMIT", help="Replay every arm by that commit's code and by today's; note if they agree."),
+    ] = None,
 ) -> None:
     """Print what has been measured: claim, paper, effect, verdict.
 
     Without a technique: the ledger of all. With one: every arm, comparison,
     control and limit of its experiment.
+
+    Results are stale when code below them has changed. Where the change was
+    meant to leave all figures as they are, --confirm holds it to that: a run of
+    every arm, by the commit before it and by today's code, to the last bit.
 
     [bold]Examples[/]
 
@@ -91,8 +99,12 @@ def results(
 
     if plots and not technique:
         raise InputError("--plots draws the plots of one technique: name it")
+    if confirm and not technique:
+        raise InputError("--confirm replays the runs of one technique: name it")
     chosen = [_experiment(technique)] if technique else everything()
-    if check:
+    if confirm:
+        show.confirmed(chosen[0], confirm)
+    elif check:
         if show.check(chosen):
             raise typer.Exit(1)
     elif technique:

@@ -31,6 +31,7 @@ class Results:
 
     A run is a dict: "arm", "seed", "settings" (the arm's, tuned), "code" and "kernels" (fingerprints), "figures", "seconds",
     "peak_mb" and "environment", the place of its environment in the file's list. A trial also has "values": the settings tried.
+    "confirmed" lists which code was found to compute the same as an older one (:mod:`bertcraft.lab.confirm`).
     """
 
     def __init__(self, experiment: Experiment, folder: Path):
@@ -57,8 +58,8 @@ class Results:
     def trials(self) -> list[dict]:
         """The trials that the experiment has today and that are not stale."""
         today = [_key(trial.arm, trial.seed) for trial in tuning.trials(self.experiment)]
-        code = fingerprint.of(self.experiment)
-        return [each for each in self.read()["trials"] if each["code"] == code and _stored_key(each) in today]
+        codes = self._codes()
+        return [each for each in self.read()["trials"] if each["code"] in codes and _stored_key(each) in today]
 
     def settled(self, name: str) -> Arm | None:
         """An arm with the settings that its trials choose; None where trials are missing.
@@ -70,12 +71,33 @@ class Results:
 
     def stale(self) -> list[dict]:
         """The stored runs in whose place today's code or settings would compute something else."""
-        code = fingerprint.of(self.experiment)
+        codes = self._codes()
         settled = {arm.name: self.settled(arm.name) for arm in self.experiment.arms}
         return [
             run for run in self.runs()
-            if run["code"] != code or settled[run["arm"]] is None or run["settings"] != _plain(settled[run["arm"]].settings)
+            if run["code"] not in codes or settled[run["arm"]] is None or run["settings"] != _plain(settled[run["arm"]].settings)
         ]  # fmt: skip
+
+    def of_other_code(self) -> list[dict]:
+        """The stored runs of code that is neither today's nor confirmed to compute the same."""
+        codes = self._codes()
+        return [run for run in self.runs() if run["code"] not in codes]
+
+    def confirmed(self, was: str, code: str, arms: list[str]) -> None:
+        """Note that replays of these arms by the code ``was`` and by ``code`` (fingerprints) gave the same figures."""
+        with self._locked():
+            content = self.read()
+            noted = {"was": was, "code": code, "replayed": arms, "commit": _commit()}
+            content["confirmed"] = [*content.get("confirmed", []), noted]
+            _write(self.path, content)
+
+    def _codes(self) -> set[str]:
+        """Today's code, and what was confirmed to compute the same as it, or as code that was."""
+        codes = {fingerprint.of(self.experiment)}
+        for noted in reversed(self.read().get("confirmed", [])):
+            if noted["code"] in codes:
+                codes.add(noted["was"])
+        return codes
 
     def missing_trials(self) -> list[Trial]:
         """The trials that a full experiment still has to run."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bertcraft.errors import InputError
 from bertcraft.lab import fingerprint, report, verdicts, words
+from bertcraft.lab.confirm import confirm
 from bertcraft.lab.experiment import Context, Experiment
 from bertcraft.lab.figures import draw
 from bertcraft.lab.results import Results, default_folder
@@ -147,6 +148,13 @@ def check(experiments: list[Experiment], folder: Path | None = None) -> bool:
     return found
 
 
+def confirmed(experiment: Experiment, commit: str, folder: Path | None = None) -> None:
+    """Hold today's code to a commit's by replays of every arm, note that they agree, and say so. Raises InputError if not."""
+    count = confirm(experiment, Results(experiment, folder or default_folder()), commit)
+    told = f"{experiment.name}: {words.counted(count, 'arm')} replayed by the code of {commit} and by today's, the same figures"
+    Console().print(told, highlight=False, markup=False)
+
+
 AGREES = 2e-3  # relative, of the figures that a replay gives: losses of first steps, mostly
 
 
@@ -170,7 +178,11 @@ def _states(experiment: Experiment, results: Results) -> list[tuple[str, bool]]:
         of_them = f"{len(old)} of {words.counted(len(runs), 'run')}"
         told = f"kernels changed since {of_them}, a replay of {run['arm']} seed {run['seed']} {agrees}"
         states.append((told, furthest > AGREES))
-    return states or [("up to date", False)]
+    if not states:
+        other = sum(run["code"] != fingerprint.of(experiment) for run in runs)
+        same = f": the code of {words.counted(other, 'run')} has changed since, and was confirmed to compute the same"
+        states.append((f"up to date{same if other else ''}", False))
+    return states
 
 
 def to_replay(runs: list[dict]) -> dict:
