@@ -214,7 +214,7 @@ def test_houlsby_equals_a_torch_reference_forward_and_every_gradient(seed):
 
 
 @pytest.mark.parametrize("which", ["full", "head", "bitfit"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "albert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "albert", "mpnet", "deberta"])
 def test_methods_that_add_nothing_train_transformers_own_parameters(family, which):
     theirs, config, params, batch = classifier(5, family)
     trained = start(METHODS[which], params, config)
@@ -226,6 +226,17 @@ def test_methods_that_add_nothing_train_transformers_own_parameters(family, whic
     assert_same_step(METHODS[which], trained, params, config, batch, theirs, lambda name: name)
     merged = technique.merge(METHODS[which], technique.overlay(params, trained), config)
     assert dict(tree.items(merged)).keys() == dict(tree.items(params)).keys()
+
+
+def test_layers_are_those_of_their_numbers_in_whatever_order_a_tree_has_them():
+    """JAX gives trees back with sorted keys: 0, 1, 10, 2."""
+    _, config, params, _ = classifier(0, num_hidden_layers=11)
+    layers = params["bert"]["encoder"]["layer"]
+    other = technique._replaced(params, ("bert", "encoder"), {"layer": {key: layers[key] for key in sorted(layers)}})
+    one, two = (technique.start(METHODS["prefix"], each, config, np.random.default_rng(0)) for each in (params, other))
+    assert dict(tree.items(one)).keys() == dict(tree.items(two)).keys()
+    for name, leaf in tree.items(one):
+        np.testing.assert_array_equal(leaf, dict(tree.items(two))[name], err_msg=name)
 
 
 @pytest.mark.parametrize("which", ["houlsby", "lora", "ia3", "prefix", "gated"])

@@ -175,6 +175,15 @@ def test_fifty_steps_of_clipped_adamw_equal_torch(way):
 # ----------------------------------------------------------------------------------------------------- as rules
 
 
+@pytest.mark.parametrize("make", [technique.by_value, technique.by_block, technique.adaptive])
+def test_a_threshold_of_numpy_leaves_a_float32_gradient_as_it_is(make):
+    """As those of ``thresholds`` are."""
+    params = {"w": np.ones((2, 3), np.float32)}
+    for limit in technique.thresholds(np.array([0.5, 1.5])):
+        rule = make(limit)
+        assert rule.update(params, rule.init(params), params)[0]["w"].dtype == np.float32
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_the_same_rule_under_jit_and_in_place(name):
     rng = np.random.default_rng(8)

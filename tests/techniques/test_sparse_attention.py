@@ -201,21 +201,34 @@ def test_windows_equal_naive_attention(length, window, dilations, data):
     for row in at:
         chosen = data.draw(st.lists(place, max_size=3, unique=True))
         row[: len(chosen)] = chosen
+    given = np.where((at < 0) & data.draw(st.booleans()), length + 1, at)  # none is also a place behind the end, or on padding
     at = np.where(np.take_along_axis(mask, np.maximum(at, 0), axis=1), at, -1)
     is_global = np.zeros((2, length + 1), bool)
     is_global[[[0], [1]], at] = True
+    given_mask = mask.astype(data.draw(st.sampled_from([bool, np.int32, np.int64, np.uint8])))
     x = draw(2, length, 4 * heads, seed=window)[0]
     rng = np.random.default_rng(length)
     size = 4 * heads
     names = ("query", "key", "value")
     p = {name: {"weight": rng.standard_normal((size, size)), "bias": rng.standard_normal(size)} for name in names}
-    got = technique.longformer_attention(p, x, mask, window, global_at=at, dilations=dilations, heads=heads)
+    got = technique.longformer_attention(p, x, given_mask, window, global_at=given, dilations=dilations, heads=heads)
     parts = [encoder.dense(p[name], x) for name in names]
     for row in range(2):
         whole = is_global[row, :length]
         visible = np.stack([within(length, window, d) for d in dilations]) | whole | whole[:, None]
         expected = naive(*(part[row : row + 1] for part in parts), visible, mask[row : row + 1], heads)
         np.testing.assert_allclose(got[row : row + 1], expected, atol=1e-10)
+
+
+def test_a_mask_of_integers_is_one_of_booleans():
+    query, key, value = draw(2, 11, 4)
+    mask, random = np.arange(11) < [[9], [5]], technique.random_blocks(6, 1, 2, 0)
+    for number in (np.int32, np.int64, np.uint8):
+        for attention in (
+            lambda mask: technique.bigbird_attention(query, key, value, mask, 2, random, heads=2),
+            lambda mask: technique.window_attention(query, key, value, mask, 1, heads=2),
+        ):
+            np.testing.assert_array_equal(attention(mask.astype(number)), attention(mask))
 
 
 @pytest.mark.parametrize("which", ["window", "dilated", "global", "bigbird"])

@@ -248,7 +248,7 @@ def head_only() -> Method:
 
 def bitfit() -> Method:
     """Every bias of the encoder, those of its layer norms included (Zaken et al. 2022, section 3)."""
-    return Method("BitFit", own=lambda name: name.endswith(".bias"))
+    return Method("BitFit", own=lambda name: name.endswith("bias"))  # DeBERTa has a q_bias
 
 
 def houlsby(size: int) -> Method:
@@ -359,5 +359,5 @@ def _layers(params: dict, config: Config) -> list[tuple[str, dict]]:
             f"got a model of the family {config.family}; this method knows the layers of bert, roberta and electra: use one of "
             "them, or full, head or bitfit"
         )
-    layers = params[config.family]["encoder"]["layer"]
-    return [(f"{config.family}.encoder.layer.{number}", layer) for number, layer in layers.items()]
+    layers = params[config.family]["encoder"]["layer"]  # JAX sorts the keys of a tree: 0, 1, 10, 11, 2
+    return [(f"{config.family}.encoder.layer.{i}", layers[str(i)]) for i in range(config.num_hidden_layers)]

@@ -58,6 +58,7 @@ def none() -> Rule:
 def by_value(limit: float) -> Rule:
     """Each number of a gradient into [-limit, limit]: torch's ``clip_grad_value_``. Raises InputError for a limit not above 0."""
     _positive(limit=limit)
+    limit = float(limit)  # NumPy's own float64 would promote a float32 gradient
     return _rule(lambda gradients, params: tree.map(lambda g: np.clip(g, -limit, limit), gradients))
 
 
@@ -101,6 +102,7 @@ def adaptive(ratio: float = 0.01, eps: float = 1e-3, skipped: Callable[[str], bo
     InputError for a ratio or eps not above 0.
     """
     _positive(ratio=ratio, eps=eps)
+    ratio, eps = float(ratio), float(eps)
 
     def clip(gradients, params):
         def one(skip, g, p):

@@ -40,7 +40,7 @@ def attend_blocks(query, key, value, mask, near, *, band=None, everywhere=None, 
     blocks = key.shape[1] // block
     at = np.maximum(near, 0) + blocks * np.arange(rows)[:, None, None]  # (N, number, m)
     there = np.broadcast_to(near >= 0, at.shape)[..., None]
-    allowed = np.reshape(np.take(np.reshape(mask, (rows * blocks, block)), at, axis=0) & there, (pieces, 1, -1))
+    allowed = np.reshape(np.take(np.reshape(mask != 0, (rows * blocks, block)), at, axis=0) & there, (pieces, 1, -1))
     if band is not None:
         allowed = allowed & band
 
@@ -117,9 +117,9 @@ def longformer_attention(p: dict, x, mask, window, *, global_at=None, dilations=
     """A window for every token; global tokens see all and are seen by all (Longformer, sections 3.1 and 3.2).
 
     p holds the maps "query", "key" and "value", and for the global tokens' own view "query_global", "key_global" and
-    "value_global" (without these they use the former). x (B, L, H); mask (B, L), true for real tokens, or None.
-    window: places to either side, half of what transformers calls ``attention_window``. global_at: integers (B, G) or (G,), the
-    places of global tokens, -1 where a text has fewer. dilations: one number, or one for each head.
+    "value_global" (without these they use the former). x (B, L, H); mask (B, L), booleans or integers, true for real tokens, or
+    None. window: places to either side, half of what transformers calls ``attention_window``. global_at: integers (B, G) or (G,),
+    the places of global tokens; -1, a place behind the end and one on padding are none. dilations: one number, or one a head.
 
     Returns (B, L, H), zero at padding: what ``LongformerSelfAttention`` of transformers returns.
     """
@@ -127,15 +127,17 @@ def longformer_attention(p: dict, x, mask, window, *, global_at=None, dilations=
     dilations = (dilations,) * heads if isinstance(dilations, int) else tuple(dilations)
     if window < 1 or min(dilations) < 1 or len(dilations) != heads:
         raise InputError(f"expected a window of 1 or more and {heads} dilations of 1 or more, got {window} and {dilations}")
-    mask = np.ones((batch, length), bool) if mask is None else mask
+    mask = np.ones((batch, length), bool) if mask is None else mask != 0
     query, key, value = dense(p["query"], x), dense(p["key"], x), dense(p["value"], x)
     local, everywhere = mask, None
     if global_at is not None:
         global_at = np.broadcast_to(global_at, (batch, np.shape(global_at)[-1]))
+        global_at = np.where(global_at < length, global_at, -1)
         slot = _slots(global_at, length)
         local = mask & (slot < 0)  # a window leaves global tokens out: each key counts once
         at = np.maximum(global_at, 0)
-        everywhere = take_positions(key, at), take_positions(value, at), global_at >= 0
+        is_real = np.take_along_axis(mask, at, axis=1)
+        everywhere = take_positions(key, at), take_positions(value, at), (global_at >= 0) & is_real
 
     parts, size = [], hidden // heads
     for dilation, group in itertools.groupby(range(heads), dilations.__getitem__):
@@ -156,7 +158,7 @@ def longformer_attention(p: dict, x, mask, window, *, global_at=None, dilations=
     key = dense(p["key_global"], x) if "key_global" in p else key
     value = dense(p["value_global"], x) if "value_global" in p else value
     view = F.attention(query, key, value, _bias(mask, x.dtype)[:, None, None], heads=heads, rate=rate, rng=rng)
-    return np.where((slot >= 0)[..., None], take_positions(view, np.maximum(slot, 0)), context)
+    return np.where(((slot >= 0) & mask)[..., None], take_positions(view, np.maximum(slot, 0)), context)
 
 
 def _slots(global_at, length: int):
@@ -194,15 +196,16 @@ def random_blocks(blocks: int, number: int, heads: int, seed: int) -> np.ndarray
 def bigbird_attention(query, key, value, mask, block: int, random, *, heads=1, rate=0.0, rng=None):
     """Blocks see their neighbours, the first and the last block and random ones; those two see all (BigBird, section 2).
 
-    query, key and value (B, L, H); mask (B, L), true for real tokens, or None; random (heads, blocks - 2, r) as from
-    :func:`random_blocks`, for the inner blocks of the text once it is padded to a multiple of ``block``.
+    query, key and value (B, L, H); mask (B, L), booleans or integers, true for real tokens, or None; random
+    (heads, blocks - 2, r) as from :func:`random_blocks`, for the inner blocks of the text once it is padded to a multiple of
+    ``block``.
 
     Returns (B, L, H), zero at padding: what ``BigBirdBlockSparseAttention`` of transformers returns.
     """
     batch, length, hidden = query.shape
     blocks = -(-length // block)
     whole = blocks * block
-    mask = np.ones((batch, length), bool) if mask is None else mask
+    mask = np.ones((batch, length), bool) if mask is None else mask != 0
     real, mask = mask, _pad(mask, whole)
     query, key, value = (_pad(x, whole) for x in (query, key, value))
     edges = np.concatenate([query[:, :block], query[:, max(whole - block, block) :]], axis=1)
