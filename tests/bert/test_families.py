@@ -149,6 +149,21 @@ def test_other_classification_losses_equal_transformers(problem):
     assert float(heads.loss(params, config, {**arrays, "labels": labels})) == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("family, labels, count", [
+    ("bert", [[0.5], [1.0], [-2.0]], 1), ("roberta", [0.5, 1.0, -2.0], 1),
+    ("deberta", [[2], [0], [1]], 3), ("deberta", [2, 0, 1], 3),
+])  # fmt: skip
+def test_a_column_of_labels_is_read_as_transformers_reads_it(family, labels, count):
+    """(B, 1) less (B,) would be (B, B); and float64 labels leave a float32 model as it is."""
+    model = make(family, "sequence_classification", 3, num_labels=count)
+    arrays, labels = inputs(model, 3), np.array(labels)
+    expected = model(**{k: torch.tensor(v) for k, v in arrays.items()}, labels=torch.tensor(labels)).loss.item()
+    config, params = ours(model, family, "sequence_classification")
+    assert float(heads.loss(params, config, {**arrays, "labels": labels})) == pytest.approx(expected, abs=1e-10)
+    single = tree.map(lambda leaf: leaf.astype(np.float32), params)
+    assert heads.loss(single, config, {**arrays, "labels": labels}).dtype == np.float32
+
+
 def test_albert_groups_are_those_of_transformers():
     for groups in range(1, 16):
         for count in range(groups, 40):

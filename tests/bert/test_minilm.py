@@ -1,11 +1,14 @@
 """The real MiniLM on real sentences: equal to transformers, and sentence vectors that mean something."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import bertcraft as bc
 from bertcraft import data
+from bertcraft.bert.model import Model
 from bertcraft.errors import CheckpointError, InputError
 
 
@@ -127,6 +130,15 @@ def test_wrong_texts_get_one_clear_message(model, texts, message):
 def test_filling_masks_needs_a_head(model):
     with pytest.raises(InputError, match="no masked-LM head"):
         model.fill("Paris is the [MASK] of France.")
+
+
+def test_filling_is_asked_for_one_text_and_some_words(model):
+    config = replace(model.config, head="masked_lm")
+    asked = Model(config, model.params, model.folder)
+    with pytest.raises(InputError, match="expected one text with a mask, got list"):
+        asked.fill(["Paris is the [MASK] of France."])
+    with pytest.raises(InputError, match="top: got -1, expected at least 1"):
+        asked.fill("Paris is the [MASK] of France.", top=-1)
 
 
 def test_a_model_without_a_tokenizer_says_so(model):

@@ -299,8 +299,10 @@ _MANY = (np.arange(70_000) % 7).astype(np.float16)  # more than the largest floa
         (np.max, torch.amax),
         (lambda x: np.min(x), lambda x: x.amin()),
         (lambda x: np.mean(x[:3].sum() + 0 * x), lambda x: x[:3].sum()),
+        (lambda x: np.mean(np.cumsum(x[:4096])), lambda x: x[:4096].cumsum(0).mean()),
+        (lambda x: np.mean(np.cumsum(np.reshape(x[:4096], (2, -1)), axis=1)), lambda x: x[:4096].reshape(2, -1).cumsum(1).mean()),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_reductions_of_more_elements_than_float16_counts(code, reference):
     tensor = torch.from_numpy(_MANY.astype(np.float64)).requires_grad_()

@@ -293,6 +293,23 @@ def test_cross_entropy_is_the_mean_over_counted_positions(kernels):
     close(F.cross_entropy(z, LABELS), np.mean(each), 1e-14)
 
 
+def test_losses_refuse_what_would_be_spread():
+    z = numbers([(2, 3)])[0]
+    for mask in (np.ones((2, 1)), np.ones(3)):  # counted once, their losses often
+        with pytest.raises(ValueError, match="got a mask of shape .* for logits of shape .2, 3., expected one shape"):
+            F.binary_cross_entropy(z, z > 0, mask)
+    with pytest.raises(ValueError, match="got a target of shape .2, 1. for a prediction of shape .2,., expected one shape"):
+        F.mean_squared_error(z[:, 0], z[:, :1])
+    assert F.mean_squared_error(z.astype(np.float32), z).dtype == np.float32
+
+
+@pytest.mark.parametrize("label", [-1, np.int64(3), 3])
+def test_a_single_label_outside_the_classes_is_refused(label):
+    with pytest.raises(ValueError, match=f"got the label {label}, expected 0 to 2"):
+        F.cross_entropy(np.array([0.0, 1.0, 5.0]), label)
+    assert F.cross_entropy(np.array([0.0, 1.0, 5.0]), 2) == pytest.approx(-F.log_softmax(np.array([0.0, 1.0, 5.0]))[2])
+
+
 # ---------------------------------------------------------------------------------------- masks, padding, dropout
 
 

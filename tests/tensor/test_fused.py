@@ -145,7 +145,7 @@ def test_kernel_is_really_used(name, monkeypatch):
 @pytest.mark.parametrize("padding_id", [None, 2])
 def test_a_table_read_in_several_ways_gets_all_its_gradients(width, padding_id):
     """Rows read by number are added to what a product with the whole table gave, and to each other."""
-    ids, others = np.array([[3, 0, 3, 2], [2, 2, 1, 4]]), np.array([4, 4, 1])
+    ids, others = np.array([[3, 0, 3, 2], [2, 2, 1, 4]]), np.array([4, 4, 1, -1, -4, -4])  # -1 is 4, -4 is 1
     weights = numbers(1, 2, 4, 5, dtype=np.float64)
 
     def loss(w):
@@ -156,6 +156,14 @@ def test_a_table_read_in_several_ways_gets_all_its_gradients(width, padding_id):
     fast = value_and_grad(loss)(table)[1]
     with kernels_disabled():
         np.testing.assert_allclose(fast, value_and_grad(loss)(table)[1], rtol=1e-11, atol=1e-11)
+
+
+def test_positions_are_taken_by_numbers_of_any_size():
+    x = numbers(0, 2, 300, 4, dtype=np.float32)
+    for at in (np.array([[5], [100]], np.int8), np.array([[250], [0]], np.uint8)):
+        fast = F.take_positions(x, at)
+        with kernels_disabled():
+            np.testing.assert_array_equal(fast, F.take_positions(x, at))
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1e-30, 5.0, 40.0, 1e4, 1e10])

@@ -459,3 +459,14 @@ def test_numpy_works_on_tensors_or_raises_type_error(function):
                 lost = f"attempt {number} lost its history"
                 np.testing.assert_array_equal(right, other, err_msg=lost)  # it depends on x
     assert tried or function.__name__ in _NO_FLOATS
+
+
+@pytest.mark.parametrize("code", [
+    lambda x: np.tensordot(x, X, axes=1), lambda x: np.inner(x, np.ones((2, 4))), lambda x: np.vecdot(x, np.ones((3, 4))),
+], ids=["tensordot", "inner", "vecdot"])  # fmt: skip
+def test_an_axis_that_is_summed_over_is_not_broadcast(code):
+    x = np.ones((3, 1))
+    with pytest.raises(ValueError):
+        code(x)
+    with pytest.raises(ValueError, match="axes that are summed over differ in size"):
+        grad(lambda x: np.sum(code(x)))(x)

@@ -106,10 +106,13 @@ def classification_logits(params: dict, config: Config, hidden, rng=None):
 def classification_loss(logits, labels, config: Config):
     """The loss of config.problem_type: cross-entropy, squared error ("regression") or per-class binary cross-entropy.
 
-    With rows of shares as labels and no problem_type, DeBERTa's is cross-entropy with the shares.
+    labels (B,) or (B, num_labels); a column (B, 1) of single numbers is taken as (B,). With rows of shares as labels and no
+    problem_type, DeBERTa's is cross-entropy with the shares.
     """
+    if config.problem_type != "multi_label_classification" and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if config.family == "deberta" and config.problem_type is None and config.num_labels > 1 and labels.ndim == 2:
-        return -np.mean(np.sum(F.log_softmax(logits) * labels, axis=-1))
+        return -np.mean(np.sum(F.log_softmax(logits) * labels.astype(logits.dtype), axis=-1))
     problem = config.problem_type or (
         "regression" if config.num_labels == 1
         else "multi_label_classification" if np.issubdtype(labels.dtype, np.floating)

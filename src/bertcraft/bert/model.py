@@ -186,7 +186,8 @@ def check_inputs(config: Config, input_ids, attention_mask=None, token_type_ids=
         if types == 0:
             segments = None
         elif segments.min() < 0 or segments.max() >= types:
-            raise InputError(f"token_type_ids: got the id {segments.max()}, this model has ids 0 to {types - 1}")
+            wrong = segments.min() if segments.min() < 0 else segments.max()
+            raise InputError(f"token_type_ids: got the id {wrong}, this model has ids 0 to {types - 1}")
     return ids, mask, segments
 
 

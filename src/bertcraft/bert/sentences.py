@@ -252,6 +252,9 @@ def fill_masks(model: "Model", text: str, top: int) -> list[list[tuple[str, floa
     """See :meth:`bertcraft.bert.model.Model.fill`."""
     if model.config.head not in ("masked_lm", "pretraining"):
         raise InputError(f"this model has no masked-LM head (its head is {model.config.head!r}): it cannot fill masks")
+    if not isinstance(text, str):
+        raise InputError(f"expected one text with a mask, got {type(text).__name__}: call fill for each text")
+    _check_number("top", top, 1)
     token = mask_token(model)
     text = text.replace("[MASK]", token).replace("<mask>", token)
     if token not in text:

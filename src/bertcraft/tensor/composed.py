@@ -110,7 +110,19 @@ def _diff(x, n=1, axis=-1):
 composed(np.linalg.matmul)(lambda x, y: np.matmul(x, y))
 composed(np.linalg.outer)(lambda x, y: np.outer(x, y))
 composed(np.vdot)(lambda x, y: np.dot(np.ravel(x), np.ravel(y)))
-composed(np.vecdot)(lambda x, y, *, axis=-1: np.sum(x * y, axis=axis))
+
+
+@composed(np.vecdot)
+def _vecdot(x, y, *, axis=-1):
+    _same_sizes(x, y, [(axis, axis)])
+    return np.sum(x * y, axis=axis)
+
+
+def _same_sizes(x, y, axes) -> None:
+    """NumPy broadcasts no axis that is summed over."""
+    for i, j in axes:
+        if np.shape(x)[i] != np.shape(y)[j]:
+            raise ValueError(f"axes that are summed over differ in size: shapes {np.shape(x)} and {np.shape(y)}")
 
 
 @composed(np.inner)
@@ -124,6 +136,7 @@ def _tensordot(x, y, axes=2):
     if isinstance(axes, (int, np.integer)):
         axes = range(nx - axes, nx), range(axes)
     x_axes, y_axes = ([a] if isinstance(a, (int, np.integer)) else a for a in axes)
+    _same_sizes(x, y, zip(x_axes, y_axes, strict=True))
     letters = [chr(ord("a") + i) for i in range(nx + ny)]
     x_term, y_term = letters[:nx], letters[nx:]
     for i, j in zip(x_axes, y_axes, strict=True):

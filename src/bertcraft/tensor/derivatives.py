@@ -247,8 +247,12 @@ def _running_products_back(g, x):
 
 def _cumsum_back(g, z, x, axis=None):
     if axis is None or x.ndim == 0:
-        return np.reshape(np.flip(np.cumsum(np.flip(g, 0), axis=0), 0), x.shape)
-    return np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis)
+        return np.reshape(_sums_from_the_end(g, 0), x.shape)
+    return _sums_from_the_end(g, axis)
+
+
+def _sums_from_the_end(g, axis: int):
+    return narrow(np.flip(np.cumsum(np.flip(wide(g), axis), axis=axis), axis), g.dtype)
 
 
 general(np.sum, lambda g, z, x, axis=None, *, keepdims=False: spread(g, x, axis, keepdims))

@@ -113,8 +113,8 @@ def softplus(x):
 
 
 ACTIVATIONS = {
-    "gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_fast": gelu_tanh,
-    "relu": relu, "silu": silu, "swish": silu, "tanh": np.tanh, "sigmoid": sigmoid, "linear": lambda x: x,
+    "gelu": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_fast": gelu_tanh, "relu": relu, "silu": silu,
+    "swish": silu, "tanh": np.tanh,
 }  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------- normalisers
@@ -295,7 +295,7 @@ def cross_entropy(logits, labels):
     Labels equal to IGNORED (-100) do not count; with no other label the loss is 0. Raises ValueError for other labels
     outside 0 ... C - 1 (under JAX they are not checked) and for labels of another shape, TypeError for others than integers.
     """
-    labels = np.array(labels) if type(labels) in (list, tuple) else labels
+    labels = np.array(labels) if isinstance(labels, (list, tuple, int, np.integer)) else labels
     check_labels(labels, logits.shape)
     counted = labels != IGNORED
     chosen = np.take_along_axis(log_softmax(logits), np.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
@@ -337,10 +337,12 @@ def linear_cross_entropy(x, weight, bias, labels):
 def binary_cross_entropy(logits, targets, mask=None):
     """Mean binary cross-entropy of logits and 0/1 targets of one shape, over the elements where ``mask`` is true.
 
-    Raises ValueError for targets of another shape: (B, 1) and (B,) would be broadcast to (B, B).
+    Raises ValueError for targets or a mask of another shape: (B, 1) and (B,) would be broadcast to (B, B), and a mask would
+    count an element once and its losses often.
     """
-    if targets.shape != logits.shape:
-        raise ValueError(f"got targets of shape {targets.shape} for logits of shape {logits.shape}, expected one shape")
+    for what, given in (("targets", targets), ("a mask", mask)):
+        if given is not None and given.shape != logits.shape:
+            raise ValueError(f"got {what} of shape {given.shape} for logits of shape {logits.shape}, expected one shape")
     targets = targets.astype(logits.dtype)
     losses = softplus(logits) - logits * targets
     if mask is None:
@@ -349,5 +351,7 @@ def binary_cross_entropy(logits, targets, mask=None):
 
 
 def mean_squared_error(prediction, target):
-    """Mean of the squared differences."""
-    return np.mean(np.square(prediction - target))
+    """Mean of the squared differences. Raises ValueError for a target of another shape: (B, 1) and (B,) would be (B, B)."""
+    if target.shape != prediction.shape:
+        raise ValueError(f"got a target of shape {target.shape} for a prediction of shape {prediction.shape}, expected one shape")
+    return np.mean(np.square(prediction - target.astype(prediction.dtype)))

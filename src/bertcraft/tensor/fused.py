@@ -319,6 +319,8 @@ def embedding(needs, weight, ids, padding_id=None):
             real = flat != padding_id
             if not real.all():
                 flat, rows = flat[real], rows[real]
+        if flat.size and flat.min() < 0:  # one row has one number there: its gradients are summed by it
+            flat = np.where(flat < 0, flat + shape[0], flat)
         return Scattered(shape, flat, rows), None
 
     return out, backward
@@ -329,6 +331,7 @@ def take_positions(needs, x, at):
     if not _integers(at) or x.ndim != 3 or not floats(x):
         return NotImplemented
     batch, length, hidden = x.shape
+    at = at.astype(np.intp)  # int8 has no 200
     within = np.where(at < 0, at + length, at)
     if within.size and (within.min() < 0 or within.max() >= length):
         return NotImplemented  # the definition says what is wrong

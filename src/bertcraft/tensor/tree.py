@@ -11,7 +11,8 @@ from typing import Any
 def map(function: Callable, tree: Any, *rest: Any) -> Any:
     """Apply ``function`` leaf by leaf to trees of one structure and return a tree of the results.
 
-    Raises ValueError when the trees differ in structure, naming the keys.
+    Raises ValueError where another tree lacks a branch of the first, naming the keys. (The first may be the shallower one:
+    ``function`` is then given branches of the others.)
     """
     if isinstance(tree, dict):
         for other in rest:
