@@ -23,7 +23,7 @@ from bertcraft.bench import contest, tables, train, train_rivals
 from bertcraft.bench.step import Sizes, product_flops
 from bertcraft.bert import Config, Model, initial_params
 from bertcraft.data.tokenizer import load_tokenizer
-from bertcraft.errors import InputError
+from bertcraft.errors import BertcraftError, InputError
 
 TINY = Sizes(layers=2, hidden=32, heads=4, vocabulary=100, batch=9, length=16)
 SIZES = st.builds(
@@ -306,7 +306,7 @@ def test_contenders_run_in_turn_and_a_failure_stops_only_its_own():
 def test_a_process_without_a_result_says_why(code, told):
     with pytest.raises(contest.MeasurementFailed) as failure:
         contest.measure(("-c", code), timeout=1)
-    assert str(failure.value) == told
+    assert str(failure.value) == told and isinstance(failure.value, BertcraftError)  # one message, no traceback
 
 
 def test_a_process_that_takes_too_long_is_killed_with_its_children(tmp_path):

@@ -155,7 +155,10 @@ def test_predict_keeps_the_rows_of_the_file_and_counts_those_without_a_text(comp
     rows = list(csv.reader(output.splitlines(keepends=True)))
     assert status == 0 and [row[0] for row in rows] == ["text", "a refund", "", "", 'my card, "it" is\nlost']
     assert rows[0] == ["text", "label", "probability"] and rows[2] == rows[3] == ["", "", ""] and 1 / 3 < float(rows[1][2]) <= 1
-    assert errors == ("note: --text was not given: taken for the texts, 'text'\nnote: 2 rows without a text got no label\n")
+    notes = errors.splitlines()
+    assert notes[0] == "note: --text was not given: taken for the texts, 'text'" and len(notes) == 3
+    assert notes[1].startswith("note: 1 row cannot be used (the first: line 3, ")
+    assert notes[2] == "note: 1 row without a text got no label"
 
 
 def test_a_measured_budget_is_kept(questions):

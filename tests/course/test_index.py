@@ -124,9 +124,10 @@ def test_progress_by_path(reader):
     progress.record("gradient_accumulation", "second", False)
     progress.record("gradient_accumulation", "renamed_since", True)
     rows = index.your_progress().markdown.splitlines()
-    assert rows[4] == "| Training & Optimization | 1 of 2 | 06: 1 of 2 | 08, 09, 14, 20 |"
-    assert rows[2] == "| Efficiency & Deployment | 0 of 0 |  | 01, 02, 05, 07, 23 |"
-    assert rows[6] == "| on no path | 0 of 2 | 25: 0 of 2 | 15, 16, 18, 24 |"
+    assert rows[2] == "| lesson 00 | 0 of 0 | part 1: 0 of 0, part 2: 0 of 0 |  |"
+    assert rows[5] == "| Training & Optimization | 1 of 2 | 06: 1 of 2 | 08, 09, 14, 20 |"
+    assert rows[3] == "| Efficiency & Deployment | 0 of 0 |  | 01, 02, 05, 07, 23 |"
+    assert rows[7] == "| on no path | 0 of 2 | 25: 0 of 2 | 15, 16, 18, 24 |"
 
 
 def test_the_list_of_lessons_says_what_is_written_and_how_long_it_takes(reader):

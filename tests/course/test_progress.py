@@ -1,5 +1,6 @@
 """A learner's progress: counted by two notebooks at once, whole at any moment, never taken for what it is not."""
 
+import errno
 import json
 import os
 import subprocess
@@ -67,6 +68,16 @@ def test_where_it_cannot_be_written_is_told_in_terms_of_progress(tmp_path, monke
     monkeypatch.setenv("BERTCRAFT_PROGRESS", str(tmp_path / "file" / "progress.json"))
     with pytest.raises(DataError, match="cannot keep your progress in .*; set BERTCRAFT_PROGRESS"):
         progress.record("a", "one", True)
+
+
+def test_a_full_disk_is_told_in_terms_of_progress_too(file, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="cannot keep your progress in .*; set BERTCRAFT_PROGRESS") as failure:
+        progress.record("a", "one", True)
+    assert "BERTCRAFT_CACHE" not in str(failure.value)
 
 
 def test_the_file_is_in_the_user_s_own_folder_unless_she_chooses(monkeypatch):

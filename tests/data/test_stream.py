@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,18 @@ def test_counts_of_another_corpus_or_seed_are_not_believed(found, tokenizer, tmp
     with Stream(found, tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as second, \
         Stream(found, tokenizer, LENGTH, seed=1) as expected:  # fmt: skip
         assert (second.batch(3, 32) == expected.batch(3, 32)).all()
+
+
+def test_texts_that_changed_since_are_told(corpus, tokenizer, tmp_path):
+    """The size of a file is the same: only its rows tell."""
+    folder = shutil.copytree(corpus, tmp_path / "texts")
+    with Stream(blocks(folder, 600), tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as first:
+        first.batch(3, 32)
+    for path in folder.glob("*.txt"):
+        path.write_text("z" * (path.stat().st_size - 1) + "\n")
+    with Stream(blocks(folder, 600), tokenizer, LENGTH, seed=1, counts=tmp_path / "counts.json") as second:
+        with pytest.raises(DataError, match="the texts have changed since the run began"):
+            second.batch(0, 32)
 
 
 def test_texts_too_few_for_a_row_are_told(tmp_path, tokenizer):

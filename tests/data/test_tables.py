@@ -214,6 +214,33 @@ def test_quotes_of_a_tsv_without_quoting_are_ordinary_characters(write):
     assert "quotes are taken as ordinary characters" in table.notes[0] and "line 2" in table.notes[0]
 
 
+def test_two_texts_of_direct_speech_in_a_tsv_do_not_swallow_what_stands_between(write):
+    """The first begins with a quote, the other ends with one: one field of several lines, in the usual reading."""
+    table = read_table(write('text\tlabel\nfine\tpos\n"I went home.\t1\nAnother\tpos\nIt was late."\t0\nlast\tneg\n', "t.tsv"))
+    assert table.count == 5 and list(table.rows("text"))[1:4] == [('"I went home.',), ("Another",), ('It was late."',)]
+    assert "quotes are taken as ordinary characters" in table.notes[0] and "line 3 has several lines" in table.notes[0]
+    quoted = read_table(write('text\tlabel\n"two\nlines"\tpos\nb\tneg\n', "u.tsv"))  # this one means it
+    assert list(quoted.rows("text")) == [("two\nlines",), ("b",)] and not quoted.notes
+
+
+def test_other_backslashes_stay_where_those_before_quotes_go(write):
+    table = read_table(write('text,label\n"He said \\"hi\\"\\nto C:\\temp\\\\new",pos\nb,neg\n'))
+    assert next(iter(table.rows("text"))) == ('He said "hi"\\nto C:\\temp\\new',)
+
+
+def test_a_blank_line_above_the_names_hides_no_separator(write):
+    table = read_table(write("\ntext;label\ngood film;pos\n"))
+    assert table.columns == ["text", "label"] and "semicolons" in table.notes[0]
+
+
+def test_texts_of_other_scripts_are_told_apart_and_their_forms_are_one(write):
+    words = ["दिन", "दान", "दीन", "दून", "देन", "मन", "मान", "मीन", "मौन", "मुनि"]
+    data = labelled_rows(write, [(word, "ab"[i % 2]) for i, word in enumerate(words)])
+    assert len(set(data.groups)) == len(words) and not data.notes
+    cafe = labelled_rows(write, pairs(a=6, b=6) + [("caf\u00e9 d", "a"), ("CAFE\u0301 d!", "a")])
+    assert len(set(cafe.groups)) == 13
+
+
 def test_a_quote_left_open_in_a_tsv_with_quoting(write):
     assert "line 3: a quote" in refused(write('"text"\t"label"\n"a\tb"\t"pos"\n"c\t"neg"\n', "t.tsv"))
     assert "line 4: a quote" in refused(write('text\tlabel\n"two\nlines"\tpos\n"c\tneg\nd\tpos\ne\tneg\n', "t.tsv"))

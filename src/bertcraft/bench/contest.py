@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bertcraft.errors import BertcraftError
 from bertcraft.machine import child_environment
 
 TIMEOUT = 900.0  # seconds for one measurement, compilation included
@@ -48,7 +49,7 @@ class Outcome:
     rounds: list[dict] = field(default_factory=list)
 
 
-class MeasurementFailed(Exception):
+class MeasurementFailed(BertcraftError):
     """A measuring process ended without a result; the message is its last error line."""
 
 

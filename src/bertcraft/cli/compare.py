@@ -201,6 +201,7 @@ def predict(
     from bertcraft.bert.checkpoint_files import replace_files
     from bertcraft.cli.models import check_output
     from bertcraft.data.labelled import choose_text
+    from bertcraft.data.table import Unusable
     from bertcraft.data.tables import read_table
     from bertcraft.data.text import counted
     from bertcraft.lab.compare import classifier
@@ -214,10 +215,10 @@ def predict(
         table = read_table(file)
         column, guesses = choose_text(table, text)
         tuned = classifier(model)
-        counts = {"rows": 0, "without": 0}
+        counts, unusable = {"rows": 0, "without": 0}, Unusable()
 
         def write(target) -> None:
-            _write(target, tuned, table, column, threads or cpu_count(), counts, tell)
+            _write(target, tuned, table, column, threads or cpu_count(), counts, unusable, tell)
 
         if output is None:
             write(sys.stdout)
@@ -228,16 +229,16 @@ def predict(
                     write(target)
 
             replace_files(output.parent, {output.name: write_file})
-    for note in (*table.notes, *guesses):
+    for note in (*table.notes, *guesses, *unusable.notes()):
         print(f"note: {note}", file=sys.stderr)
-    if counts["without"]:
-        print(f"note: {counted(counts['without'], 'row')} without a text got no label", file=sys.stderr)
+    if without := counts["without"] - unusable.number:
+        print(f"note: {counted(without, 'row')} without a text got no label", file=sys.stderr)
     if output is not None:
         print(f"{printable(str(output))}: {counted(counts['rows'], 'row')}")
 
 
-def _write(target, tuned, table, column: str, threads: int, counts: dict, tell) -> None:
-    """The CSV, a chunk at a time."""
+def _write(target, tuned, table, column: str, threads: int, counts: dict, unusable, tell) -> None:
+    """The CSV, a chunk at a time; malformed rows of the table are added to ``unusable``."""
     import csv
     from itertools import islice
 
@@ -247,7 +248,11 @@ def _write(target, tuned, table, column: str, threads: int, counts: dict, tell) 
     writer, names = csv.writer(target, lineterminator="\n"), tuned.config.labels
     writer.writerow(["text", "label", "probability"])
     rows = table.rows(column)
-    while chunk := [("" if isinstance(row, Malformed) else row[0]) for row in islice(rows, CHUNK)]:
+    while some := list(islice(rows, CHUNK)):
+        for row in some:
+            if isinstance(row, Malformed):
+                unusable.add(row)
+        chunk = ["" if isinstance(row, Malformed) else row[0] for row in some]
         places = [place for place, own in enumerate(chunk) if own.strip()]
         found = probabilities(tuned, [chunk[place] for place in places], threads) if places else []
         answers = {place: (names[p.argmax()], f"{p.max():.4f}") for place, p in zip(places, found, strict=True)}

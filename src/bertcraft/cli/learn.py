@@ -60,6 +60,9 @@ def _open(folder: Path, notebook: str, options: list[str]) -> None:
     import subprocess
     import sys
 
+    for name in ("BERTCRAFT_PROGRESS", "BERTCRAFT_CACHE"):  # meant from the folder that we leave
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     os.chdir(folder)
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{notebook}", *options]
     if os.name == "nt":

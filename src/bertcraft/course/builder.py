@@ -129,7 +129,6 @@ def write(name: str, solved: bool, content: bytes) -> Path:
     path = shelf.notebook(name, solved)
     path.parent.mkdir(parents=True, exist_ok=True)
     cache.write(path, content)
-    path.chmod(0o644)  # not the cache's, for the user alone
     return path
 
 

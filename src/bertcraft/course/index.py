@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bertcraft.course import checks, display, glossary, measured, progress, rankings, shelf
 from bertcraft.course.catalogue import PATHS, TECHNIQUES, Technique
 from bertcraft.course.display import Page
+from bertcraft.course.standing import FOUNDATIONS
 
 NOT_WRITTEN = "not written yet"
 PAGES = {  # that are no technique's: what it builds on, and what its reader can do afterwards
@@ -93,7 +94,11 @@ def minutes(name: str) -> str:
 def your_progress() -> Page:
     """The exercises that the reader has solved, by path and lesson. Raises DataError where her file cannot be read."""
     done = progress.read()
-    rows = []
+    first = [_solved(slug, done) for slug in FOUNDATIONS]
+    rows = [(
+        "lesson 00", f"{sum(solved for solved, _ in first)} of {sum(every for _, every in first)}",
+        ", ".join(f"part {i}: {solved} of {every}" for i, (solved, every) in enumerate(first, 1)), "",
+    )]  # fmt: skip
     for name, own in (*((path.name, path.techniques) for path in PATHS), ("on no path", [t for t in TECHNIQUES if not t.paths])):
         there = [t for t in own if shelf.notebook(t.name).exists()]
         counts = [_solved(t.slug, done) for t in there]

@@ -68,6 +68,6 @@ def _explained(file: Path):
     try:
         yield
     except (OSError, DataError) as error:
-        if str(file) in str(error) and "progress" in str(error):
+        if "your progress" in str(error) or FORMAT in str(error):  # what :func:`read` says
             raise
         raise DataError(f"cannot keep your progress in {file}; set BERTCRAFT_PROGRESS to a file that can be written") from None

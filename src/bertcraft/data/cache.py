@@ -64,6 +64,7 @@ def write(path: Path, content: bytes) -> None:
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.chmod(temporary, 0o644)  # not for the user alone, as temporary files are: others read models and pages
         with open(handle, "wb") as file:
             file.write(content)
             file.flush()

@@ -61,7 +61,7 @@ def blocks(folder: str | Path, size: int = BLOCK) -> list[Block]:
 def texts(block: Block) -> Iterator[str]:
     """The texts of a block in their order. Each text of a folder is in exactly one of its blocks; none is empty.
 
-    Raises DataError where a file is not UTF-8, has a text of more than 64 MB, or has changed since.
+    Raises DataError where a file is not UTF-8 or has a text of more than 64 MB, and where a Parquet file has changed since.
     """
     for part in block:
         yield from _rows(part) if part.path.lower().endswith(".parquet") else _lines(part)

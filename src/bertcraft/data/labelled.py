@@ -1,6 +1,7 @@
 """From a user's table to labelled texts, and to repeated splits that share no text."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -150,10 +151,19 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
     return _classes(table, label, texts, names, notes)
 
 
+def _mark(text: str) -> str:
+    """What two texts share that count as one: their letters and digits, in lower case, with the signs of vowels and accents."""
+    if text.isascii():
+        return signature(text) or text
+    composed = unicodedata.normalize("NFC", text.casefold())
+    kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in composed)
+    return " ".join("".join(kept).split()) or text
+
+
 def _classes(table: Table, label: str, texts: list[str], names: list[str], notes: list[str]) -> Labelled:
     """Groups of equal texts, and the classes that have enough of them."""
     where = f"{table.path}: the column {label!r}"
-    marks = [signature(text) or text for text in texts]
+    marks = [_mark(text) for text in texts]
     different, owner = {name: set() for name in names}, {}
     for mark, name in zip(marks, names, strict=True):
         if owner.setdefault(mark, name) == name:  # a text counts for one class, as in split

@@ -70,9 +70,10 @@ def corpus(name: str, progress: Progress | None = None) -> Corpus:
 
 def _cached(file: Path) -> dict[str, list] | None:
     """A corpus written before, unless it is missing or not what was written (then it is built again)."""
-    if not file.exists():
+    try:
+        digest, _, content = file.read_bytes().partition(b"\n")
+    except FileNotFoundError:  # or removed meanwhile, by another version
         return None
-    digest, _, content = file.read_bytes().partition(b"\n")
     return json.loads(content) if hashlib.sha256(content).hexdigest().encode() == digest else None
 
 

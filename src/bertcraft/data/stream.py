@@ -92,6 +92,9 @@ class Stream:
             else:
                 parts = [rows_of(block, self._text, self.length) for block in self._blocks_of(window)]
             rows = np.concatenate(parts)
+            if window < len(self._ends) and len(rows) != self._ends[window] - (self._ends[window - 1] if window else 0):
+                names = ", ".join(sorted({str(part.path) for block in self._blocks_of(window) for part in block})[:3])
+                raise DataError(f"the texts have changed since the run began ({names}): begin a new run in another folder")
             self._coming.pop(window, None)
             self._made = {window: rows[epoch_order(len(rows), self.seed, 2**32 + window)]}
             if window == len(self._ends):

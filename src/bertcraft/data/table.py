@@ -40,7 +40,8 @@ class Table:
     def rows(self, *names: str) -> Iterator[Row]:
         """The values of some columns, row by row, as texts; a row that has none is :class:`Malformed`.
 
-        A missing value is "", a number its shortest text ("4", also for 4.0), true and false are "true" and "false".
+        A missing value is "", a number its shortest text ("4", also for 4.0), true and false are "true" and "false". (Parquet's
+        numbers of 32 bits are those that Python reads, 0.10000000149011612 for 0.1; its decimals keep their zeros.)
         """
         return self._rows([self.column(name) for name in names])
 

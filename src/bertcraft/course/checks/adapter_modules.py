@@ -42,7 +42,7 @@ def _check_count(function) -> None:
 def _check_start_lora(function) -> None:
     out, into, rank = 6, 8, 3
     got = function(out, into, rank, np.random.default_rng(2))
-    if not isinstance(got, tuple) or len(got) != 2:
+    if not isinstance(got, (tuple, list)) or len(got) != 2:
         raise Wrong("return two arrays, (A, B)")
     a, b = got
     for name, array, shape in (("A", a, (rank, into)), ("B", b, (out, rank))):

@@ -19,6 +19,7 @@ def _check_count_weights(count_weights) -> None:
         "feed_forward": table + layers * attention + inner,
     }.items():
         got = count_weights(v, thin, h, f, layers, shared)
+        got = got.item() if isinstance(got, np.ndarray) and got.ndim == 0 else got
         if not isinstance(got, (int, float, np.number)):
             raise Wrong(f"with {shared!r} shared it returns {described(got)}, expected a number")
         if _near(got, expected - thin * h):
