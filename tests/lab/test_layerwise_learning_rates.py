@@ -46,7 +46,7 @@ def test_the_claim_is_that_rates_that_fall_are_better_on_three_tasks_in_turn():
     ]  # fmt: skip
     rates = {name: grid["rate"] for name, grid in EXPERIMENT.tuning.grids.items()}
     assert list(rates) == TRAINED and {len(each) for each in rates.values()} == {5}
-    assert {name for name, each in rates.items() if each != rates["one"]} == {"decay_ulmfit"}
+    assert {name for name, each in rates.items() if each != rates["one"]} == {"unfreezing", "frozen", "quiet", "decay_ulmfit"}
     verdict = lambda **scores: verdicts.outcomes(EXPERIMENT, planted({"tfidf": 60, **scores}))[0].verdict  # noqa: E731
     assert verdict(one=70, decay_90=72) == statistics.REPRODUCED
     assert verdict(one=72, decay_90=70) == statistics.CONTRADICTED

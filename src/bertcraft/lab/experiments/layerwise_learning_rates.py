@@ -3,8 +3,8 @@
 MiniLM (6 layers) learns from 500 labelled texts of TREC, HWU64 or BANKING77: a seed has one of the three tasks, in turn, texts
 drawn from its training part, and a new head; every arm of a seed reads the same texts in the same batches, with dropout 0.1, 200
 steps of 16 (each text six times). Every arm has the rate that was best for it on development texts, the mean over the three
-tasks. All try five rates, each twice the one before. Where the best was the last, the grid was moved up: once for unfreezing and a
-frozen lower half, twice for ULMFiT's decay, whose layers have 0.27 of the top one's rate in the mean.
+tasks. All try five rates, each twice the one before. Where the best was the last, the grid was moved up: once for unfreezing and
+a frozen lower half, twice for ULMFiT's decay, whose layers have 0.27 of the top one's rate in the mean.
 
 A decay of 0.9 a layer leaves six layers' embeddings 0.53 of the rate, as 0.95 does with BERT-base's twelve, where Sun et al.
 found it best: so 0.9 is the claim here, and 0.95 a control. ULMFiT's two other parts, its triangle and gradual unfreezing, come
