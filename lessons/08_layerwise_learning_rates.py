@@ -476,13 +476,18 @@ lesson.results()
 # %%
 lesson.comparisons()
 
-# %% alt="Accuracy of each arm less that of one rate, paired over seeds, in points with 95 percent intervals, and small marks for single seeds by task."
+# %% alt="Accuracy less that of one rate, paired over seeds. 0.9 a layer: 1.3 points, with an interval from minus 3.1 to 5.6; small marks of single seeds by task, of TREC from 1.2 to 5.7, of HWU64 and BANKING77 from minus 0.4 to 1.8."
 lesson.plots(2)
 
 # %% [markdown]
-# (*Not measured yet* above means: it is being measured.) The first row is the claim. Then its rivals: *head ten times the body* asks
-# whether a new head merely needs a higher rate, *lower half frozen* whether the lower layers are better left alone, *frozen, without
-# dropout* whether it is their noise that matters. Triangle and unfreezing are added to 0.9, so each is read against it.
+# **0.9 a layer is 1.3 points [-3.1, +5.6] better than one rate: one cannot tell.** (Seeds of a task are judged by the same 500
+# texts: hence the wide interval.)
+#
+# Its rivals are tuned, and their test runs under way: *head ten times the body* asks whether a new head merely needs a higher rate,
+# *lower half frozen* whether the lower layers are better left alone, *frozen, without dropout* whether it is their noise that
+# matters. In the *trials* (development texts, three seeds) the best of one rate answered 67.3 %, 0.9 67.9, a frozen lower half 72.1,
+# unfreezing 73.9, 1/2.6 75.4, and the fast head 78.3. So what counts may not be depth, but that a new head learns faster than what
+# was pretrained. **Give the head a rate of its own** before you try a decay.
 #
 # ### When does it not help?
 #
