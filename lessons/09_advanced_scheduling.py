@@ -802,5 +802,5 @@ check.which_schedule(which_schedule)
 # accuracy. The bar is the 95 % interval, right of 0 is better; what has no stored runs says so. The models and texts are those of each
 # experiment: compare signs, and sizes only roughly.
 
-# %% alt="A row a knob: rates falling to zero, matrices that decay, decay beside Adam, norms before their layers, clipped gradients, and, in a panel of its own, rates that fall by layer. Each row has a mark with a 95 percent interval, in nats or in points, or says in words that it was not measured yet."
+# %% alt="A row a knob: rates falling to zero, matrices that decay, decay beside Adam, norms before their layers, clipped gradients, and, in a panel of its own, rates that fall by layer. Each row has a mark with a 95 percent interval, in nats or in points."
 knobs.draw()
