@@ -476,7 +476,7 @@ lesson.results()
 # %%
 lesson.comparisons()
 
-# %% alt="Accuracy less that of one rate, paired over seeds. 0.9 a layer: 1.3 points, with an interval from minus 3.1 to 5.6; small marks of single seeds by task, of TREC from 1.2 to 5.7, of HWU64 and BANKING77 from minus 0.4 to 1.8."
+# %% alt="Accuracy less that of one rate, paired over seeds. 0.9 a layer: 1.3 points, with an interval from minus 3.1 to 5.6; small marks of single seeds by task, of TREC from minus 0.8 to 5.7, of HWU64 and BANKING77 from minus 0.4 to 1.8."
 lesson.plots(2)
 
 # %% [markdown]
