@@ -68,5 +68,6 @@ def test_what_is_stored_is_printed_and_drawn(tmp_path):
         status, output, errors = bertcraft_command("results", experiment.slug, "--plots", tmp_path)
         assert (status, errors) == (0, ""), experiment.slug
         assert max(map(len, (line for line in output.splitlines() if str(tmp_path) not in line))) <= 80
-        assert all(arm.title.split()[0] in output for arm in experiment.arms)
+        stored = {run["arm"] for run in Results(experiment, default_folder()).runs()}  # of those under way some are not there yet
+        assert all(arm.title.split()[0] in output for arm in experiment.arms if arm.name in stored)
         assert "plot" in output and any(tmp_path.glob("*.png"))
