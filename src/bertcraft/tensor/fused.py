@@ -319,9 +319,7 @@ def embedding(needs, weight, ids, padding_id=None):
             real = flat != padding_id
             if not real.all():
                 flat, rows = flat[real], rows[real]
-        if flat.size and flat.min() < 0:  # one row has one number there: its gradients are summed by it
-            flat = np.where(flat < 0, flat + shape[0], flat)
-        return Scattered(shape, flat, rows), None
+        return Scattered(shape, flat % shape[0], rows), None  # -1 is the last row: gradients are summed by one number a row
 
     return out, backward
 
