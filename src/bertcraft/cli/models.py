@@ -100,8 +100,6 @@ def encode(
 
 def check_output(path: Path, *others: Path, ending: tuple[str, ...] = ()) -> None:
     """Refuse a file that could not be written in the end, before the work is done, or is one of ``others``, which are read."""
-    import tempfile
-
     if ending and path.suffix.lower() not in ending:
         raise InputError(f"{path}: expected a name that ends in {ending[0]}")
     for other in others:
@@ -111,28 +109,28 @@ def check_output(path: Path, *others: Path, ending: tuple[str, ...] = ()) -> Non
         raise InputError(f"{path} is a folder or a device: expected the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder, so {path.name} cannot be written there; make it first")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        why = str(error.strerror).lower()
-        raise InputError(f"{path.parent}: nothing can be written there ({why}); choose another folder") from None
+    _check_writable(path.parent, str(path.parent))
 
 
 def make_folder(path: Path, option: str) -> None:
     """Make the folder that an option names, before the work is done. Raises InputError, also where it cannot be written into."""
-    import tempfile
-
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{option}: {path}: a file stands there, expected a folder to write into") from None
     except OSError as error:
         raise InputError(f"{option}: {path}: cannot be made ({error.strerror}); choose another folder") from None
+    _check_writable(path, f"{option}: {path}")
+
+
+def _check_writable(folder: Path, named: str) -> None:
+    import tempfile
+
     try:
-        tempfile.TemporaryFile(dir=path).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         why = str(error.strerror).lower()
-        raise InputError(f"{option}: {path}: nothing can be written there ({why}); choose another folder") from None
+        raise InputError(f"{named}: nothing can be written there ({why}); choose another folder") from None
 
 
 def _save(path: Path, vectors) -> None:
