@@ -14,7 +14,8 @@ from bertcraft.tensor import tree
 
 EXPERIMENT = module.EXPERIMENT
 TINY = {"texts": 60, "steps": 14, "rate": 2e-4}
-TRAINED = [arm.name for arm in EXPERIMENT.arms if not arm.trivial]
+FEW = ["few_one", "few_decay_90"]
+TRAINED = [arm.name for arm in EXPERIMENT.arms if not arm.trivial and arm.name not in FEW]
 
 
 def tiny(name, **changes):
@@ -47,6 +48,9 @@ def test_the_claim_is_that_rates_that_fall_are_better_on_three_tasks_in_turn():
     rates = {name: grid["rate"] for name, grid in EXPERIMENT.tuning.grids.items()}
     assert list(rates) == TRAINED and {len(each) for each in rates.values()} == {5}
     assert {name for name, each in rates.items() if each != rates["one"]} == {"unfreezing", "frozen", "quiet", "decay_ulmfit"}
+    for name in FEW:  # asked afterwards: as the arm of 500 labels, its rate too
+        arm, like = EXPERIMENT.arm(name), EXPERIMENT.arm(name.removeprefix("few_"))
+        assert arm.settings == like.settings | {"texts": 100} and EXPERIMENT.tuning.like[name] == like.name
     verdict = lambda **scores: verdicts.outcomes(EXPERIMENT, planted({"tfidf": 60, **scores}))[0].verdict  # noqa: E731
     assert verdict(one=70, decay_90=72) == statistics.REPRODUCED
     assert verdict(one=72, decay_90=70) == statistics.CONTRADICTED
@@ -97,7 +101,7 @@ def test_figures_of_a_run_what_a_trial_may_see_and_a_replay():
 
 
 def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
-    runs = planted({"one": 70, "decay_90": 71, "frozen": 69, "tfidf": 60})
+    runs = planted({"one": 70, "decay_90": 71, "frozen": 69, "tfidf": 60, "few_one": 50, "few_decay_90": 52})
     for some in (runs, [run for run in runs if run["seed"] == 0]):
         paths = figures.show(tmp_path, some, EXPERIMENT)
         assert [path.name for path in paths] == ["losses.png", "against_one_rate.png"]

@@ -19,7 +19,8 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
 
 
 def _trained(experiment: Experiment) -> list[str]:
-    return [arm.name for arm in experiment.arms if not arm.trivial]
+    """The arms of as many labels as the claim is about."""
+    return [arm.name for arm in experiment.arms if not arm.trivial and not arm.name.startswith("few_")]
 
 
 def show_losses(path: Path, runs: list[dict], experiment: Experiment) -> Path:
@@ -37,19 +38,21 @@ def show_losses(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def show_gains(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Points above one rate, paired over seeds, with 95 % intervals; small marks are seeds, by task."""
-    reference = {run["seed"]: run["figures"]["accuracy"] for run in runs if run["arm"] == "one"}
+    """Points above one rate of as many labels, paired over seeds, with 95 % intervals; small marks are seeds, by task."""
+    accuracy = {(run["arm"], run["seed"]): run["figures"]["accuracy"] for run in runs}
+    against = dict.fromkeys(_trained(experiment)[1:], "one") | {"few_decay_90": "few_one"}
     found = {
-        name: each for name in _trained(experiment)[1:] if (each := difference(experiment, runs, name, "one", "accuracy"))
+        name: each for name, one in against.items() if (each := difference(experiment, runs, name, one, "accuracy"))
     }  # fmt: skip
     with style.figure(path, width=6.8, height=1.3 + 0.38 * max(len(found), 1)) as ax:
         for row, (name, each) in enumerate(found.items()):
             for mark, task in zip("x+1", TASKS, strict=True):
-                own = [run for run in runs if run["arm"] == name and task in run["figures"] and run["seed"] in reference]
-                gains = [run["figures"]["accuracy"] - reference[run["seed"]] for run in own]
+                own = {run["seed"] for run in runs if run["arm"] == name and task in run["figures"]}
+                own &= {seed for arm, seed in accuracy if arm == against[name]}
+                gains = [accuracy[name, seed] - accuracy[against[name], seed] for seed in sorted(own)]
                 ax.plot(gains, [row + 0.25] * len(gains), mark, color="0.5", ms=5, label=task.upper() if row == 0 else None)
             reach = None if each.low is None else [[each.mean - each.low], [each.high - each.mean]]
-            look = {**style.line(_trained(experiment).index(name)), "linestyle": "none"}
+            look = {**style.line(list(against).index(name) + 1), "linestyle": "none"}
             ax.errorbar(each.mean, row, xerr=reach, capsize=3, **look)
         ax.axvline(0, color="0.3", lw=0.9, ls=":")
         ax.set_yticks(range(len(found)), [experiment.arm(name).title for name in found])
