@@ -254,7 +254,7 @@ for weight in (predicted, equally):
 # `update` hands the rule one gradient.
 
 # %%
-from bertcraft.train import Rule
+from bertcraft.train.rules import Rule, refuse_loss_scale
 
 from bertcraft.techniques.gradient_accumulation import update  # inline
 

@@ -232,6 +232,7 @@ from bertcraft.techniques.layerwise_learning_rates import by_epoch, by_group
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
 from bertcraft.train import Rule, adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train.rules import refuse_loss_scale
 from bertcraft.train.schedules import Schedule
 
 # %%

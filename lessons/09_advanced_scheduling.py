@@ -280,7 +280,7 @@ with style.shown(width=7.0, height=2.6) as ax:
 
 # %%
 from bertcraft.tensor import tree
-from bertcraft.train.rules import Rule, correction, init_moments, like, moments, rate_at
+from bertcraft.train.rules import Rule, check_adam, correction, init_moments, like, moments, rate_at
 
 from bertcraft.techniques.advanced_scheduling import average_length, rectification  # inline
 

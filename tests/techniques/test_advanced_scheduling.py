@@ -364,6 +364,8 @@ def test_radam_runs_under_jit_and_float32_stays():
     import jax
 
     params, gradients = problem(np.float32)
+    wide, _ = train(technique.radam(np.float64(0.1), *map(np.float64, (0.9, 0.99, 1e-8))), params, gradients)
+    assert {leaf.dtype for leaf in tree.leaves(wide)} == {np.dtype(np.float32)}
     rule = technique.radam(warmup_linear(0.1, 0, 40))
     mine, _ = train(rule, params, gradients)
     assert {leaf.dtype for leaf in tree.leaves(mine)} == {np.dtype(np.float32)}
@@ -392,6 +394,7 @@ def test_radam_runs_under_jit_and_float32_stays():
         (lambda: technique.warm_restarts(0.1, 3, 0), "the factor of cycles must be 1 or more, got 0"),
         (lambda: technique.through([(0, 1.0)]), "two points or more"),
         (lambda: technique.through([(3, 1.0), (3, 2.0)]), "their steps rising"),
+        (lambda: technique.radam(0.1, b2=1.0), "b1 and b2 must be in .0, 1., got 0.9 and 1.0"),
         (lambda: technique.resumed(warmup_linear(0.1, 1, 9), 5, 5), "a total of more than 5 steps"),
         (lambda: warmup_stable_decay(0.1, 1, 2, 9, "steep"), "fall: got 'steep', expected one of linear, cosine, 1-sqrt"),
     ],

@@ -15,11 +15,12 @@ from bertcraft import check_grads, value_and_grad
 from bertcraft.bert import encoder, heads
 from bertcraft.errors import InputError
 from bertcraft.techniques import gradient_accumulation as technique
+from bertcraft.techniques.mixed_precision_training import loss_scaling
 from bertcraft.techniques.weight_decay import lamb
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
 from bertcraft.tensor.parallel import shard_rng, sharded_value_and_grad
-from bertcraft.train import adamw, chain, clip_by_global_norm, warmup_linear
+from bertcraft.train import adamw, chain, clip_by_global_norm, sgd, warmup_linear
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bert"))
 from transformers_models import make, named, ours
@@ -393,6 +394,12 @@ def test_in_batch_negatives_do_not_accumulate_but_cached_gradients_are_exact(pro
 def test_batches_that_cannot_be_cut_are_refused(batch, size):
     with pytest.raises(InputError, match="number of rows"):
         technique.micro_batches(batch, size)
+
+
+def test_a_rule_that_scales_the_loss_is_refused_since_this_one_is_not_scaled():
+    rule = loss_scaling(sgd(0.1))
+    with pytest.raises(InputError, match="goes around all other rules"):
+        technique.update(rule, lambda p, part, rng: np.sum(p), np.ones(2), rule.init(np.ones(2)), [{}], weight=len)
 
 
 def test_a_batch_that_predicts_nothing_is_refused(problem):

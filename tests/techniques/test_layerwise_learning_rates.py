@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bertcraft.bert import encoder
 from bertcraft.errors import InputError
 from bertcraft.techniques import layerwise_learning_rates as technique
+from bertcraft.techniques.mixed_precision_training import loss_scaling
 from bertcraft.tensor import tree
 from bertcraft.tensor.gradient import unwrap, wrap_jax
 from bertcraft.train import Rule, adamw, apply, chain, clip_by_global_norm, constant, fit, load_state, sgd, warmup_linear
@@ -23,6 +24,7 @@ from transformers_models import make, ours
 
 LAYERS, STEPS, RATE = 3, 20, 3e-2
 BETAS = (0.9, 0.999)
+SCALED = loss_scaling(sgd(0.1))
 
 
 def small(family="bert", head="sequence_classification", seed=3, **changes):
@@ -92,6 +94,16 @@ def assert_close(params, theirs, tolerance=1e-12):
 
 
 # ---------------------------------------------------------------------------------------------------------- rates by depth
+
+
+def test_the_norm_behind_the_top_layer_of_pre_ln_lies_as_deep_as_that_layer():
+    config, params = ours(small("roberta-prelayernorm"), "roberta-prelayernorm", "sequence_classification")
+    found = technique.depths(params, config)
+    assert found["roberta_prelayernorm.LayerNorm.weight"] == found["roberta_prelayernorm.LayerNorm.bias"] == LAYERS
+    assert found["roberta_prelayernorm.embeddings.LayerNorm.weight"] == 0
+    states = technique.below(params, config, ids := np.array([[5, 6, 7, 8]]), frozen=1)
+    whole = technique.above(params, config, states, frozen=1)
+    np.testing.assert_allclose(whole, encoder.encode(params, config, ids), atol=1e-12)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta"])
@@ -409,6 +421,9 @@ def test_what_cannot_be_meant_is_refused(problem):
         technique.by_group(depth, dict.fromkeys(range(4), adamw(1e-3)))
     with pytest.raises(InputError, match="new.weight belongs to no group"):
         technique.by_group(depth, dict.fromkeys(range(5), adamw(1e-3))).init({"new": {"weight": np.ones(3)}})
+    for rule in (lambda: technique.delayed(SCALED, 2), lambda: technique.by_group(depth, dict.fromkeys(range(5), SCALED))):
+        with pytest.raises(InputError, match="scales the loss goes around all other rules"):
+            rule()
     for frozen in (-1, LAYERS + 1):
         with pytest.raises(InputError, match="expected 0 to 3 layers"):
             technique.below(params, config, np.ones((1, 3), int), frozen=frozen)

@@ -244,6 +244,11 @@ def test_stand_ins_end_with_the_block_and_on_its_thread():
     assert F.linear(x, x)[0, 0] == np.float32(x * x)[0, 0], "also where the loss raises"
 
 
+def test_weights_kept_in_16_bits_do_not_swallow_a_loss_scale():
+    with pytest.raises(InputError, match="goes around all other rules"):
+        technique.kept_in(technique.loss_scaling(sgd(1.0)), "float16")
+
+
 def test_of_float32_it_is_the_loss_itself_and_other_names_are_refused():
     loss = lambda params: params  # noqa: E731
     assert technique.mixed_precision(loss, "float32") is loss

@@ -345,6 +345,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(name, tmp_path):
     tree.map(np.testing.assert_array_equal, whole.params, rest.params)
 
 
+@pytest.mark.parametrize("rule", [technique.adam_l2, technique.adam_decoupled, technique.lamb])
+def test_numbers_of_numpys_own_float64_promote_nothing(rule):
+    params, wide = {"w": np.ones((2, 3), np.float32)}, np.float64
+    rule = rule(wide(1e-3), wide(0.01), b1=wide(0.9), b2=wide(0.99), eps=wide(1e-8))
+    updates, state = rule.update(params, rule.init(params), params)
+    assert {leaf.dtype for leaf in (updates["w"], state[0].get("m", state[1].get("m"))["w"])} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda: technique.adam(b1=1.0), lambda: technique.adam(eps=-1.0), lambda: technique.lamb(1e-3, weight_decay=-0.1),

@@ -28,7 +28,7 @@ import numpy as np
 
 from bertcraft.errors import InputError
 from bertcraft.tensor import tree
-from bertcraft.train.rules import Rule, correction, init_moments, like, moments, rate_at
+from bertcraft.train.rules import Rule, check_adam, correction, init_moments, like, moments, rate_at
 from bertcraft.train.schedules import (
     FALLS,
     Schedule,
@@ -208,8 +208,11 @@ def untuned_warmup(b2: float = 0.999) -> int:
 def radam(rate: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Rule:
     """Rectified Adam: Liu et al. 2020, algorithm 2; torch.optim.RAdam. State as that of :func:`bertcraft.train.adamw`.
 
-    While the average is too short to divide by, the update is the plain mean gradient times the rate.
+    While the average is too short to divide by, the update is the plain mean gradient times the rate. Raises InputError for
+    numbers that Adam cannot have.
     """
+    check_adam(b1, b2, eps)
+    b1, b2, eps = float(b1), float(b2), float(eps)  # NumPy's own float64 would promote a float32 model
 
     def update(gradients, state, params):
         step = state["step"]

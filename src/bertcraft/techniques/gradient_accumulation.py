@@ -35,7 +35,7 @@ from bertcraft.errors import InputError
 from bertcraft.techniques.roberta_optimizations import predicted
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree, value_and_grad
-from bertcraft.train import Rule
+from bertcraft.train.rules import Rule, refuse_loss_scale
 
 Rng = Callable[[int], Any]  # the random numbers of the k-th micro-batch: functools.partial(shard_rng, seed, step)
 
@@ -93,8 +93,10 @@ def update(
     """One update from many micro-batches: (loss, parameters, state of the rule).
 
     The rule sees the accumulated gradient once. Clipping, Adam's moving averages and the learning-rate schedule all belong
-    there: clipping each micro-batch, or counting each as a step, is another algorithm.
+    there: clipping each micro-batch, or counting each as a step, is another algorithm. Raises InputError for a rule that scales
+    the loss, and where nothing is predicted.
     """
+    refuse_loss_scale(rule)
     value, gradients = accumulate(loss, params, parts, weight, rng)
     updates, state = rule.update(gradients, state, params)
     return value, tree.map(operator.add, params, updates), state

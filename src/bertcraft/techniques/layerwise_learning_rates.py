@@ -27,7 +27,7 @@ from bertcraft.bert.config import Config
 from bertcraft.errors import InputError
 from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
-from bertcraft.train.rules import Rule, adamw, named
+from bertcraft.train.rules import Rule, adamw, named, refuse_loss_scale
 from bertcraft.train.schedules import Schedule
 
 ULMFIT, SUN = 1 / 2.6, 0.95  # xi: of a three-layer LSTM (ULMFiT, section 3.2), of BERT-base (Sun et al., section 5.3.4)
@@ -46,7 +46,9 @@ def depths(params: dict, config: Config) -> dict[str, int]:
         raise InputError(
             "the layers of this model share their parameters: expected a model with rates by depth, layers of its own"
         )
-    body, top = {id(leaf) for leaf in tree.leaves(families.backbone(params, config))}, len(layers) + 1
+    backbone, top = families.backbone(params, config), len(layers) + 1
+    body = {id(leaf) for leaf in tree.leaves(backbone)}
+    where |= {id(leaf): len(layers) for leaf in tree.leaves(backbone.get("LayerNorm", {}))}  # behind the top layer of pre-LN
 
     def depth(name: str, leaf: Any) -> int:
         is_head = id(leaf) not in body or ".pooler." in name
@@ -86,7 +88,11 @@ def layerwise(
 
 
 def by_group(group: Mapping[str, int], rules: Mapping[int, Rule]) -> Rule:
-    """Rules for groups of parameters: ``rules[group[name]]`` updates the parameter of that name. State: each one's, by group."""
+    """Rules for groups of parameters: ``rules[group[name]]`` updates the parameter of that name. State: each one's, by group.
+
+    Raises InputError for a group without a rule, a parameter without a group, and a rule that scales the loss.
+    """
+    refuse_loss_scale(*rules.values())
     if missing := set(group.values()) - set(rules):
         raise InputError(f"no rule for the groups {', '.join(map(str, sorted(missing)))}")
 
@@ -141,8 +147,10 @@ def delayed(rule: Rule, start: int) -> Rule:
 
     So its first bias correction is that of a first step. An Adam that had counted along would divide by 1 instead of 1 - b1 and
     sqrt(1 - b2): with zeros gathered, its first update is (1 - b1) / sqrt(1 - b2) = 3.2 times too long. torch keeps a step for
-    each parameter, from its first gradient on. The rule's schedule, too, counts from ``start``.
+    each parameter, from its first gradient on. The rule's schedule, too, counts from ``start``. Raises InputError for a rule
+    that scales the loss.
     """
+    refuse_loss_scale(rule)
     if start == 0:
         return rule
 
@@ -180,14 +188,15 @@ def below(params: dict, config: Config, input_ids, attention_mask=None, *, froze
 
 def above(params: dict, config: Config, states, attention_mask=None, *, frozen: int, rng=None):
     """Hidden states of the last layer (B, L, H) from those of :func:`below`; ``rng`` turns dropout on, in these layers."""
-    return _through(families.layers(params, config)[frozen:], params, config, states, attention_mask, rng)
+    x = _through(families.layers(params, config)[frozen:], params, config, states, attention_mask, rng)
+    return encoder.finished(params, config, x)
 
 
 def _through(layers: list[dict], params: dict, config: Config, x, attention_mask, rng):
     padding = None if attention_mask is None else F.padding_bias(attention_mask, x.dtype)
-    bias = encoder.attention_bias(params, config, x.shape[1], padding)
+    bias, wiring = encoder.attention_bias(params, config, x.shape[1], padding), encoder.own_wiring(config)
     for layer in layers:
-        x = encoder.post_layer_norm(layer, x, x, bias, config, encoder.BERT, rng)
+        x = wiring(layer, x, x, bias, config, encoder.BERT, rng)
     return x
 
 

@@ -31,7 +31,7 @@ from bertcraft.tensor.derivatives import elementwise
 from bertcraft.tensor.gradient import unwrap
 from bertcraft.tensor.tensor import XLA, apply, replaced
 from bertcraft.tensor.workspace import empty
-from bertcraft.train.rules import Rule
+from bertcraft.train.rules import Rule, refuse_loss_scale
 
 # ----------------------------------------------------------------------------------------------------------- rounding
 
@@ -246,7 +246,9 @@ def kept_in(rule: Rule, form: str, seed: int | None = None) -> Rule:
     """A rule whose parameters are numbers of a format after each update, with no float32 copy; NumPy only.
 
     ``seed``: round them stochastically, so that small updates count on average (None: to nearest, where they are lost).
+    Raises InputError for a rule that scales the loss: :func:`loss_scaling` goes around this one.
     """
+    refuse_loss_scale(rule)
 
     def fitted(p, step, leaf):
         draw = None if seed is None else np.random.default_rng((seed, step, leaf))

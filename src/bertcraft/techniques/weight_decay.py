@@ -53,9 +53,11 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, *, corrected: bo
 
     corrected: divide by 1 - b^t; BERT's first code did not. inside: sqrt(v + eps) in place of sqrt(v) + eps, as RMSprop's
     variants have it: eps then is a squared gradient, and 1e-8 as large as an outside one of 1e-4. Without corrections eps is the
-    "epsilon hat" at the end of Kingma & Ba's section 2, worth eps / sqrt(1 - b2^t) of an ordinary one.
+    "epsilon hat" at the end of Kingma & Ba's section 2, worth eps / sqrt(1 - b2^t) of an ordinary one. Raises InputError for
+    numbers that Adam cannot have.
     """
     check_adam(b1, b2, eps)
+    b1, b2, eps = float(b1), float(b2), float(eps)  # NumPy's own float64 would promote a float32 model
 
     def update(gradients, state, params):
         m, v = moments(gradients, state, b1, b2)
@@ -75,9 +77,11 @@ def add_decay(weight_decay: float, which: Decay = default_decay) -> Rule:
     """Add ``weight_decay`` times the weight to what is there: to the gradient, (2), or to the direction, (3). No state.
 
     which: ``which(name, leaf)`` says whether a parameter decays; by default matrices do, biases and layer norms do not.
+    Raises InputError for a weight_decay below 0.
     """
     if weight_decay < 0:
         raise InputError(f"weight_decay must be 0 or more, got {weight_decay}")
+    weight_decay = float(weight_decay)
 
     def update(gradients, state, params):
         flags = tree.map(bool, named(which, params))

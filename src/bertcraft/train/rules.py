@@ -50,8 +50,7 @@ def chain(*rules: Rule) -> Rule:
     """
     if not rules:
         raise InputError("chain needs at least one rule")
-    if any(rule.loss_scale for rule in rules):
-        raise InputError("a rule that scales the loss goes around a chain, not into it: the others take true gradients")
+    refuse_loss_scale(*rules)
 
     def init(params):
         return tuple(rule.init(params) for rule in rules)
@@ -72,6 +71,12 @@ def chain(*rules: Rule) -> Rule:
 
     possible = rules[-1].inplace and all(rule.scale for rule in rules[:-1])
     return Rule(init, update, inplace=inplace if possible else None)
+
+
+def refuse_loss_scale(*rules: Rule) -> None:
+    """InputError for a rule that scales the loss, given to one that would not hand its scale on."""
+    if any(rule.loss_scale for rule in rules):
+        raise InputError("a rule that scales the loss goes around all other rules, not into one: the others take true gradients")
 
 
 def global_norm(gradients: Any) -> Any:
