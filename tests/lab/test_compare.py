@@ -346,7 +346,10 @@ def test_whether_more_labels_would_help(half, expected):
     text = advice.more_labels(result)
     assert "70.0 with 12.5%, 80.0 with 25.0%" in text and "90.0 with 100.0%" in text and expected in text
     result.curve = [[0.7, 0.8, 0.9 + e] for e in 20 * NOISE]
-    assert "cannot be told" in advice.more_labels(result)
+    assert "cannot be told" in advice.more_labels(result) and "The last doubling brought" in advice.more_labels(result)
+    result.train, result.classes = 1000, 600  # an eighth, a quarter and half of the texts are a text of every class and no fewer
+    text = advice.more_labels(result)
+    assert "70.0 with 60.0%, 80.0 with 60.0%" in text and "The last step brought" in text
 
 
 def test_the_model_kept_is_the_best_on_development_texts_that_transformers_can_hold(data):

@@ -136,7 +136,8 @@ def learning_curve(outcome: Outcome) -> list[tuple[float, float]]:
     """The share of the training texts that the probe learnt from, and the mean of the metric that decides, in %."""
     whole = outcome.mean(PROBE, outcome.metric)
     parts = np.mean(outcome.curve, axis=0)
-    return [(outcome.plan.probed * part, 100 * float(value)) for part, value in zip((*PARTS, 1.0), (*parts, whole), strict=True)]
+    least, most = outcome.classes / outcome.train, outcome.plan.probed
+    return [(max(most * part, least), 100 * float(value)) for part, value in zip((*PARTS, 1.0), (*parts, whole), strict=True)]
 
 
 def more_labels(outcome: Outcome) -> str:
@@ -150,7 +151,8 @@ def more_labels(outcome: Outcome) -> str:
     found = _interval_of(outcome, gain)
     if found.low is None:
         return said
-    gained = f"The last doubling brought {_interval(found)} points"
+    last = "last doubling" if points[-1][0] > 1.9 * points[-2][0] else "last step"  # half has a text of every class, too
+    gained = f"The {last} brought {_interval(found)} points"
     if found.low > 0:
         return f"{said} {gained}: more labelled texts will help, by less at each doubling."
     if found.high < MARGIN:

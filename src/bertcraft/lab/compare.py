@@ -74,6 +74,7 @@ class Outcome:
     finest: float  # what one test text of a class, the smallest one where macro F1 decides, adds to the metric
     curve: list[list[float]] = field(default_factory=list)  # a row a seed: the probe on each of baselines.PARTS of its texts
     best: tuple[str, int, tuning.Finetuned] | None = None
+    classes: int = 2  # of each of which there is a text at least, however small the part
 
     @property
     def seeds(self) -> int:
@@ -143,7 +144,7 @@ def compare(
     planned(plan)
     outcome = Outcome(
         list(names), plan, {name: [] for name in (*names, *BASELINES)}, {}, len(parts[0].train), seeds, metric,
-        _finest(data, metric, plan.test),
+        _finest(data, metric, plan.test), classes=len(data.labels),
     )  # fmt: skip
     work = _Work(model, data, outcome, vectors, clock, threads, {} if keep else None, tell)
     for number, own in enumerate(parts):

@@ -50,7 +50,7 @@ def learning_curve(outcome: Outcome) -> bytes:
         axes.set_xticks(texts, [f"{x:,.0f}" for x in texts])
         axes.minorticks_off()
         axes.margins(x=0.13, y=0.2)  # room for the first number, which stands to the left of its point
-        axes.set_xlabel("labelled texts to learn from, each step twice as many")
+        axes.set_xlabel("labelled texts to learn from (logarithmic)")
         axes.set_ylabel(f"{NAMES[outcome.metric]} of the probe, %")
 
     return _png(draw, 2.7)
