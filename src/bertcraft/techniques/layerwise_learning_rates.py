@@ -46,9 +46,9 @@ def depths(params: dict, config: Config) -> dict[str, int]:
         raise InputError(
             "the layers of this model share their parameters: expected a model with rates by depth, layers of its own"
         )
-    backbone, top = families.backbone(params, config), len(layers) + 1
-    body = {id(leaf) for leaf in tree.leaves(backbone)}
-    where |= {id(leaf): len(layers) for leaf in tree.leaves(backbone.get("LayerNorm", {}))}  # behind the top layer of pre-LN
+    body, top = {id(leaf) for leaf in tree.leaves(families.backbone(params, config))}, len(layers) + 1
+    # pre-LN's norm behind the top layer lies as deep as that
+    where |= {id(leaf): top - 1 for leaf in tree.leaves(families.backbone(params, config).get("LayerNorm", {}))}
 
     def depth(name: str, leaf: Any) -> int:
         is_head = id(leaf) not in body or ".pooler." in name
