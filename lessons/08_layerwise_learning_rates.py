@@ -490,7 +490,7 @@ lesson.plots(2)
 #
 # ### When does it not help?
 #
-# - **Where the frozen vectors know already**: on HWU64 a frozen probe has 79 %, as many as the fast head and more than one rate's 73.
+# - **Where the frozen vectors know already**: on HWU64 a frozen probe has 79 %, as many as the fast head and more than one rate's 72.
 # - **With many labels**: on IMDb's 25,000 BERT gained nothing that can be told from chance (section 1).
 # - **When the new texts are unlike the old ones**: then the lower layers may have most to learn.
 #
