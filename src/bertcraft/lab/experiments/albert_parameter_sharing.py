@@ -209,7 +209,8 @@ COMPARISONS = (
     Comparison("embeddings of 128 against 64", "shared", "embedding64", "loss", better=-1),
     Comparison("embeddings of 128 against 32", "shared", "embedding32", "loss", better=-1),
     Comparison("order told: asked for it before against nothing", "order", "words", "order"),
-    Comparison("order told: asked what follows against nothing", "next", "words", "order"),
+    Comparison("order told: asked what follows, within 2 points of nothing", "next", "words", "order", "equal",
+               margin=2.0),
     Comparison("what follows: asked for the order against nothing", "order", "words", "next"),
     Comparison("what follows: asked for it before against nothing", "next", "words", "next"),
 )  # fmt: skip
@@ -249,9 +250,11 @@ NOTES = (
     "Rates: the best of four for layers of their own, shared, used once, and twice as wide, and for either question, on "
     "development texts, one seed not reported. What shares a part, and other embeddings, take the rate of the shared model; "
     "twice as wide at equal operations that of equal steps; the model that is asked nothing that of the one asked for the order, "
-    "since its words stay at their frequencies whatever the rate.",
+    "whose words hardly left their frequencies in a first trial.",
     "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
-    "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike.",
+    "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike. A "
+    "linear model that knows which words stand in which sentence told the order of 66.6 % of other pairs, part of them in the "
+    "test. In the paper a model asked what follows told the order no better than one asked nothing: here within 2 points.",
     "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
 )  # fmt: skip
 
@@ -260,7 +263,7 @@ WHOLE = Experiment(
     slug="albert_parameter_sharing",
     title="ALBERT's parameter sharing",
     scale=f"models of 4 layers, 128 wide, {STEPS:,} steps of {BATCH} short requests",
-    question="What do layers lose that share their parameters, and what is sharing worth at equal parameters or operations?",
+    question="Are models worse whose layers share their parameters, and what is sharing worth at equal parameters or operations?",
     claim=CLAIM,
     arms=ARMS,
     metrics=METRICS,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bertcraft.lab import style
+from bertcraft.lab import style, verdicts
 from bertcraft.lab.experiment import Experiment
 
 PLACES = {  # of an arm in the palette
     "own": 0, "shared": 1, "attention": 2, "feed_forward": 3, "once": 4, "wide": 5, "wide_flops": 6, "embedding64": 7,
-    "embedding32": 7,
+    "embedding32": 8,
 }  # fmt: skip
 LAYERS, PAIRS = ("own", "shared"), ("words", "next", "order")
 ASKED = {"order": "their order", "next": "whether the second follows"}
@@ -36,7 +36,9 @@ def _mean(runs: list[dict], arm: str, figure: str) -> float:
 
 
 def _show_costs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Each arm a point, small marks its seeds: on the left by parameters, on the right by the operations of its training."""
+    """Each arm a point, small marks the seeds that all have: by parameters, and by operations; hollow: what fails a check."""
+    failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
+    runs = verdicts.shared(runs, list(PLACES))
     with style.figure(path, columns=2, width=9.6, height=4.0) as axes:
         for ax, figure, label in zip(
             axes, ("parameters", "tflop"), ("parameters (millions)", "operations of the training (TFLOP)"), strict=True
@@ -46,21 +48,24 @@ def _show_costs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
                     continue
                 look, x = {**style.line(place), "linestyle": "none"}, _mean(runs, name, figure)
                 ax.plot(np.full(len(losses), x), losses, "_", color=look["color"], ms=7, alpha=0.5)
-                look |= {"markersize": 7} | ({"mfc": "white"} if name == "embedding32" else {})
+                look |= {"markersize": 7} | ({"mfc": "white"} if name in failed else {})
                 ax.plot(x, np.mean(losses), **look, label=experiment.arm(name).title)
             ax.set(xscale="log", xlabel=label, ylabel="loss at [MASK] of unread text (nats)")
             ax.minorticks_off()
-            ticks = sorted({round(_mean(runs, name, figure), 1) for name in PLACES if _own(runs, name, figure)})
-            ticks = [tick for i, tick in enumerate(ticks) if i == 0 or tick > 1.15 * ticks[i - 1]]
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ticks: list[float] = []
+            for x in (_mean(runs, name, figure) for name in PLACES if _own(runs, name, figure)):  # the first arms' come first
+                if all(max(x, tick) > 1.15 * min(x, tick) for tick in ticks):
+                    ticks.append(x)
+            ax.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return path
 
 
 def _show_layers(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """From the input to the output of each layer: distance and angle, mean over the tokens; thin: seeds."""
+    """From the input to the output of each layer: distance and angle, mean over the tokens; thin: the seeds that both have."""
+    runs = verdicts.shared(runs, LAYERS)
     with style.figure(path, columns=2, width=8.4, height=3.3) as axes:
-        for ax, figure, label in zip(axes, ("distance", "angle"), ("distance", "angle (degrees)"), strict=True):
+        for ax, figure, label in zip(axes, ("distance", "angle"), ("distance (Euclidean)", "angle (degrees)"), strict=True):
             for name in LAYERS:
                 if not (own := _own(runs, name, figure)):
                     continue
@@ -75,7 +80,8 @@ def _show_layers(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def _show_pairs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """What is told right after fine-tuning, by what was asked before; small marks are seeds."""
+    """What is told right after fine-tuning, by what was asked before; small marks are the seeds that all have."""
+    runs = verdicts.shared(runs, PAIRS)
     arms = [arm for arm in experiment.arms if arm.name in PAIRS]
     with style.figure(path, width=7.2, height=1.1 + 0.5 * len(arms)) as ax:
         for y, name in enumerate(arm.name for arm in arms):
