@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 import bertcraft as bc
 from bertcraft.bert.sentence_modules import POOLINGS
 from bertcraft.bert.sentences import tokenize
-from bertcraft.errors import CheckpointError, InputError
+from bertcraft.errors import CheckpointError, DataError, InputError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_models import make
@@ -324,3 +325,162 @@ def test_the_command_line_encodes_what_the_folder_says(folder, tmp_path):
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     expected = SentenceTransformer(str(folder), device="cpu").encode(["the cat sat", "the big dog"])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- what tokenizers' files say and do not say
+
+
+def copied(base: Path, folder: Path, **encoder) -> Path:
+    """The base with a pooling beside it."""
+    shutil.copytree(base, folder)
+    (folder / "1_Pooling").mkdir()
+    change(folder / "1_Pooling/config.json", word_embedding_dimension=width(base), pooling_mode_mean_tokens=True)
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    change(folder / "sentence_bert_config.json", **{"max_seq_length": LONGEST, "do_lower_case": False, **encoder})
+    return folder
+
+
+SILENT = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_tokenizer_config_that_is_silent_has_the_defaults_of_transformers(base, tmp_path, missing):
+    """tokenizer.json is cased; a BERT's class lowers all the same."""
+    folder = copied(base, tmp_path / "folder")
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").unlink()
+    if not missing:
+        change(folder / "tokenizer_config.json", **{name: value for name, value in content.items() if name not in SILENT})
+    assert_equal(folder, ["THE CAT", "Cat s\u00e0t"])
+    np.testing.assert_array_equal(bc.load(folder).encode("THE CAT"), bc.load(folder).encode("the cat"))
+
+
+def test_sides_that_only_tokenizer_json_has_count(base, tmp_path):
+    folder = saved(theirs(base, M.Pooling(width(base))), tmp_path / "right")
+    for side, told in (("truncation_side", None), ("padding_side", "padding_side: got 'left'")):
+        their = SentenceTransformer(str(folder), device="cpu")
+        setattr(their.tokenizer, side, "left")
+        their.encode([TEXTS[1] + "query"])  # writes the side into the tokenizer that is saved
+        other = saved(their, tmp_path / side)
+        assert side not in json.loads((other / "tokenizer_config.json").read_text())
+        if told:
+            with pytest.raises(CheckpointError, match=told):
+                bc.load(other)
+        else:
+            assert_equal(other, [TEXTS[1] + "query", "cat"])
+
+
+@pytest.mark.parametrize("place", ["added_tokens.json", "added_tokens_decoder"])
+def test_added_tokens_beside_a_vocabulary_count(base, tmp_path, place):
+    folder, number = copied(base, tmp_path / "folder"), len(VOCABULARY)
+    network = make("bert", "base", 3, torch.float32, vocab_size=number + 1, max_position_embeddings=40, pad_token_id=0)
+    network.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    if place == "added_tokens.json":
+        change(folder / place, xyzzy=number)
+    else:
+        names = ("lstrip", "rstrip", "single_word", "normalized", "special")
+        token = {"content": "xyzzy"} | dict.fromkeys(names, False)
+        change(folder / "tokenizer_config.json", added_tokens_decoder={number: token})
+    assert bc.load(folder).tokenizer.encode("the xyzzy").ids[2] == number
+    assert_equal(folder, ["the xyzzy cat"])
+    change(folder / "added_tokens.json", plugh=number + 7)
+    change(folder / "tokenizer_config.json", added_tokens_decoder={})
+    with pytest.raises(DataError, match=f"'plugh' has the id {number + 7}, but the next free one is"):
+        _ = bc.load(folder).tokenizer
+
+
+def test_a_vocabulary_of_mpnet_has_its_special_tokens(tmp_path):
+    words = ["<s>", "<pad>", "</s>", "<unk>", *VOCABULARY, "<mask>"]
+    network = make("mpnet", "base", 3, torch.float32, vocab_size=len(words), max_position_embeddings=40)
+    base = tmp_path / "base"
+    network.save_pretrained(base)
+    (base / "vocab.txt").write_text("\n".join(words) + "\n")
+    folder = copied(base, tmp_path / "folder")
+    around = bc.load(folder).tokenizer.encode("the cat").tokens
+    assert around == ["<s>", "the", "cat", "</s>"]
+    assert_equal(folder, ["the cat", "a big dog ran"])
+
+
+def test_a_deberta_without_positions_is_cut_where_the_folder_says(base, tmp_path):
+    options = {"max_position_embeddings": 16, "position_biased_input": False, "relative_attention": True, "pad_token_id": 0}
+    make("deberta-v2", "base", 3, torch.float32, vocab_size=len(VOCABULARY), **options).save_pretrained(tmp_path / "base")
+    for name in ("tokenizer.json", "vocab.txt"):
+        shutil.copy(base / name, tmp_path / "base" / name)
+    change(tmp_path / "base/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]")
+    folder = copied(tmp_path / "base", tmp_path / "folder", max_seq_length=30)
+    text, model = "the cat sat on a mat " * 4, bc.load(folder)
+    assert_equal(folder, [text, "cat"])
+    assert not np.allclose(model.encode(text), model.encode(text, max_length=16), atol=1e-3)
+
+
+def test_a_plain_folder_is_cut_where_its_tokenizer_says(base, tmp_path):
+    shutil.copytree(base, tmp_path / "plain")
+    for changes in ({"model_max_length": 8}, {"truncation_side": "left"}):
+        change(tmp_path / "plain/tokenizer_config.json", **changes)
+        expected = SentenceTransformer(str(tmp_path / "plain"), device="cpu").encode([TEXTS[1] + "query"])
+        got = bc.load(tmp_path / "plain").encode([TEXTS[1] + "query"], normalize=False)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalizer", ["sequence", "accents"])
+def test_a_tokenizer_that_was_set_is_saved_so_that_transformers_gives_its_ids(base, tmp_path, normalizer):
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from transformers import AutoTokenizer
+
+    model, folder = bc.load(copied(base, tmp_path / "folder")), tmp_path / "again"
+    own = Tokenizer.from_file(str(base / "tokenizer.json"))
+    own.no_truncation()
+    own.no_padding()
+    if normalizer == "sequence":
+        own.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+        own.pre_tokenizer = pre_tokenizers.Whitespace()
+    else:
+        own.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    model.tokenizer, model.pipeline = own, replace(model.pipeline, truncation_side="left")
+    model.save(folder)
+    text = "The C\u00c0T, c\u00e0r " + "the cat sat " * 9
+    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"][1:4] == own.encode(text).ids[1:4]
+    again = SentenceTransformer(str(folder), device="cpu").encode([text])
+    np.testing.assert_allclose(model.encode([text]), again, atol=1e-5)
+    np.testing.assert_array_equal(bc.load(folder).encode([text]), model.encode([text]))
+
+
+def test_files_of_another_tokenizer_do_not_stay_in_the_folder(base, tmp_path):
+    folder = copied(base, tmp_path / "folder")
+    (folder / "tokenizer.json").unlink()
+    model = bc.load(folder)
+    shutil.copytree(base, tmp_path / "again")
+    change(tmp_path / "again/added_tokens.json", plugh=3)
+    model.save(tmp_path / "again")
+    assert {"tokenizer.json", "added_tokens.json"}.isdisjoint(path.name for path in (tmp_path / "again").iterdir())
+    np.testing.assert_array_equal(bc.load(tmp_path / "again").encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_text_that_names_the_padding_token_of_a_roberta(tmp_path):
+    """transformers does not count it as a position."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *WORDS, "<mask>"])}
+    own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    own.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    own.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    network = make("roberta", "base", 3, torch.float32, vocab_size=len(words), max_position_embeddings=40, pad_token_id=1)
+    network.save_pretrained(tmp_path / "model")
+    model = bc.load(tmp_path / "model")
+    model.tokenizer = own
+    ids = torch.tensor([own.encode("the <pad> cat").ids])
+    with torch.no_grad():
+        states = network(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    np.testing.assert_allclose(model.encode("the <pad> cat", normalize=False), states[0].mean(0).numpy(), atol=1e-5)
+
+
+def test_a_prompt_of_half_a_character_gets_one_clear_message(folder):
+    with pytest.raises(InputError, match="the prompt holds half a character"):
+        bc.load(folder).encode("cat", prompt="\ud800 ")

@@ -478,7 +478,7 @@ def test_jitted_it_is_the_same_rule():
 
 
 def test_a_scale_goes_around_a_chain_and_its_numbers_are_checked():
-    with pytest.raises(InputError, match="goes around a chain"):
+    with pytest.raises(InputError, match="goes around all other rules"):
         chain(clip_by_global_norm(1.0), technique.loss_scaling(sgd(0.1)))
     for wrong in ({"scale": 0}, {"growth": 0.5}, {"backoff": 0}, {"backoff": 2}, {"interval": 0}):
         with pytest.raises(InputError, match="expected a scale above 0"):

@@ -403,3 +403,42 @@ def test_a_cast_between_float_types_casts_the_gradient_back():
     value, grad = value_and_grad(lambda x: np.sum(np.square(x.astype(np.float64))))(x)
     assert value.dtype == np.float64 and grad.dtype == np.float32
     close(grad, 2 * x, 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("function", "at", "right"),
+    [
+        (np.tanh, np.float32(8), 4.5014e-7),
+        (np.tanh, np.float32(9.5), 2.2411e-8),
+        (np.tanh, 20.0, 1.69934e-17),
+        (np.tanh, -800.0, 0.0),
+        (np.expm1, -40.0, 4.24835e-18),
+        (np.expm1, np.float32(-18), 1.52300e-8),
+        (lambda x: np.arctan(x) * np.float32(1e12), np.float32(1e20), 1e-28),
+        (lambda x: np.hypot(x, np.float32(1)) * np.float32(1e12), np.float32(1e30), 1e12),
+        (lambda y: np.fmod(0.03, y), 0.01, -2.0),
+        (lambda x: np.maximum(x, 1), np.nan, 1.0),
+        (lambda x: np.minimum(x, np.nan), 2.0, 1.0),
+        (lambda x: x ** range(4), 2.0, 17.0),
+        (lambda x: np.linalg.norm(np.stack([x, x]), 2, np.int64(0)), 3.0, 2**0.5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_slopes_where_digits_would_be_lost(function, at, right):
+    found = grad(lambda x: np.sum(function(x)))(np.asarray(at))
+    np.testing.assert_allclose(found, right, rtol=2e-5)
+    assert found.dtype == np.asarray(at).dtype
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_the_slope_of_a_determinant_that_under_or_overflows():
+    for size in (1e-25, 1e25):
+        matrix = np.eye(2, dtype=np.float32) * np.float32(size)
+        np.testing.assert_allclose(grad(np.linalg.det)(matrix), matrix, rtol=1e-6)
+
+
+def test_the_slope_of_a_singular_determinant_under_jax():
+    import jax.numpy as jnp
+
+    found = grad(np.linalg.det)(jnp.array([[1.0, 2.0], [2.0, 4.0]]))
+    np.testing.assert_allclose(np.asarray(found), [[4, -2], [-2, 1]], atol=1e-6)

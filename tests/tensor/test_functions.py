@@ -369,3 +369,9 @@ def test_dropout_within_attention_and_add_layer_norm_is_right_to_second_order():
     rng = lambda: np.random.default_rng(8)  # noqa: E731
     check_grads(lambda q, k, v: F.attention(q, k, v, heads=2, rate=0.4, rng=rng()), *numbers([(2, 3, 4)] * 3))
     check_grads(lambda *a: F.add_layer_norm(*a, rate=0.4, rng=rng()), *numbers([(2, 3, 4), (2, 3, 4), (4,), (4,)]))
+
+
+def test_means_and_gelu_of_float16_are_computed_with_float32():
+    one = np.ones((1, 4096), int)
+    assert F.mean_pool(np.full((1, 4096, 2), 100, np.float16), one).tolist() == [[100, 100]]
+    np.testing.assert_allclose(F.gelu(np.float16([-4, -3])), [-1.267e-4, -4.05e-3], rtol=2e-3)

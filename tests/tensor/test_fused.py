@@ -337,3 +337,12 @@ def test_labels_that_are_no_class_are_refused_with_and_without_kernels(label):
         F.linear_cross_entropy(x, np.ones((3, 4), np.float32), np.zeros(3, np.float32), labels)
     with kernels_disabled(), pytest.raises(ValueError, match=f"got the label {label}"):
         F.cross_entropy(x[:, :3], labels)
+
+
+def test_ids_of_one_byte_reach_the_last_row_of_a_table():
+    def loss(weight):
+        return np.sum(F.embedding(weight, np.array([1, 255], np.uint8)) * np.float32(2))
+
+    for rows in (256, 300):
+        found = value_and_grad(loss)(np.ones((rows, 4), np.float32))[1]
+        assert found[[1, 255]].sum() == found.sum() == 16

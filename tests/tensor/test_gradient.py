@@ -345,3 +345,55 @@ def test_a_tensor_shows_its_value_and_shape():
         return np.sum(x)
 
     grad(loss)(X)
+
+
+def test_gradients_of_an_inner_gradient_may_be_written_into_one_by_one():
+    weights = np.array([1.0, 2.0, 3.0])
+
+    def outer(x):
+        one, other = grad(lambda p: np.sum((p[0] + p[1]) * weights))((x, x))
+        one *= 2
+        return np.sum(other * x)
+
+    value, gradient = value_and_grad(outer)(np.ones(3))
+    assert value == 6
+    np.testing.assert_array_equal(gradient, weights)
+
+
+def test_a_value_that_is_a_view_of_a_parameter_stays_as_it_was():
+    params = {"s": np.array([3.0])}
+    value, gradient = value_and_grad(lambda p: np.squeeze(p["s"]))(params)
+    params["s"] -= gradient["s"]
+    assert value == 3.0
+
+
+def test_a_part_of_a_tensor_is_not_changed_in_place():
+    """NumPy would change the whole; a Tensor's name would be bound to something new, in silence."""
+
+    def by_rows(x):
+        h = np.copy(x)
+        for row in h:
+            row /= np.sum(row)
+        return np.sum(h * h)
+
+    with pytest.raises(TypeError, match=r"a part of another that NumPy would change as well: write x = x \+ y"):
+        grad(by_rows)(np.array([[1.0, 3.0], [2.0, 2.0]]))
+
+    def whole(x):
+        h = np.exp(x)
+        h += 1
+        h[np.array([0, 1])].sum()
+        return np.sum(h * h)
+
+    np.testing.assert_allclose(grad(whole)(np.zeros(2)), [4, 4])
+
+
+def test_stop_gradient_takes_no_container_that_it_does_not_know():
+    params = {"a": np.ones(2)}
+    for loss in (
+        lambda p: sum(np.sum(a * a) for a in stop_gradient(p.values())),
+        lambda p: sum(np.sum(a * a) for a in stop_gradient(a for a in p.values())),
+    ):
+        with pytest.raises(TypeError, match="a tree of dicts, lists and tuples, got"):
+            grad(loss)(params)
+    assert stop_gradient({"a": [1, 2.0, None, "x", np.float32(2), True]})["a"][3] == "x"

@@ -55,6 +55,55 @@ def test_it_is_found(loss):
         bc.grad(loss)(np.ones((4, 4)))
 
 
+COLUMNS, WIDE = np.zeros((64, 5)), np.ones((128, 768))
+
+
+def _a_column_in_turn(x):
+    total = 0.0
+    for t in range(1, 5):
+        COLUMNS[:, t] = t
+        total = total + np.sum(x[0, 0] * COLUMNS)
+        COLUMNS[:, t] = 0
+    return total
+
+
+def _all_but_one_column(x):
+    WIDE[...] = 1
+    y = np.sum(x[0, 0] * WIDE)
+    WIDE[:, 1:] = 0
+    return y
+
+
+def _one_row_of_many(x):
+    WIDE[...] = 1
+    y = np.sum(x[0, 0] * WIDE)
+    WIDE[77] = 0
+    return y
+
+
+def _in_a_tuple_of_tuples(x):
+    BUFFER[...] = 2.0
+    y = x * ((BUFFER,),)
+    BUFFER[0, 1] = 9.0
+    return np.sum(y)
+
+
+def _in_a_long_list(x):
+    LARGE[:] = 1
+    y = np.sum(x[0, 0] * [LARGE, LARGE])
+    LARGE[50_000] = 2
+    return y
+
+
+PARTS = [_a_column_in_turn, _all_but_one_column, _one_row_of_many, _in_a_tuple_of_tuples, _in_a_long_list]
+
+
+@pytest.mark.parametrize("loss", PARTS)
+def test_a_part_is_found(loss):
+    with pytest.raises(ValueError, match="was written into"):
+        bc.grad(loss)(np.ones((4, 4)))
+
+
 def _list(x):
     numbers = [2.0, 2.0, 2.0, 2.0]
     y = x * numbers

@@ -67,6 +67,11 @@ class Model:
         )
 
     @property
+    def own_folder(self) -> Path | None:
+        """The folder whose tokenizer this is; None where another was set."""
+        return self.folder if self._own_tokenizer else None
+
+    @property
     def tokenizer(self):
         """The folder's tokenizer (``tokenizers.Tokenizer``). Raises CheckpointError or DataError where there is none."""
         if self._tokenizer is None:
@@ -130,14 +135,17 @@ class Model:
         from bertcraft.data.tokenizer import save_tokenizer
 
         files = {}
-        if self.folder is not None and self._own_tokenizer:
-            files = checkpoint.read_tokenizer_files(self.folder)
+        if self.own_folder is not None:
+            files = checkpoint.read_tokenizer_files(self.own_folder)
         more = {} if self.pipeline is None else sentence_folder.writers(self.pipeline, self.config)
         checkpoint.write(folder, self.config, self.params, files, more)
         if self.pipeline is None:  # that of a model saved there before would be taken for this one's
             Path(folder, sentence_folder.MODULES).unlink(missing_ok=True)
         if not self._own_tokenizer:
-            save_tokenizer(self._tokenizer, folder)
+            save_tokenizer(self._tokenizer, folder, "right" if self.pipeline is None else self.pipeline.truncation_side)
+        elif files:  # what another tokenizer left there would count as well
+            for name in {*checkpoint.TOKENIZER_FILES} - {*files}:
+                Path(folder, name).unlink(missing_ok=True)
 
 
 def load(folder_or_hub_id: str | Path) -> Model:

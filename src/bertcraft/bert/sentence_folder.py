@@ -26,6 +26,7 @@ ENCODER_SETTINGS = tuple(
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _OTHERWISE = f"encode with sentence-transformers, or remove {MODULES} to load the encoder alone (its vectors are others)"
+_LONGEST = 2**31 - 1  # tokens, for a model that can read any number of them
 _SWITCHES = {  # how versions before 6 say the poolings
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -65,6 +66,14 @@ def read(folder: Path, config: Config) -> Pipeline | None:
                 _keys(place, "module_input_name", "module_output_name")
             modules.append(Normalize())
     return Pipeline(pooling, tuple(modules), **_encoder_settings(encoder, config), **_settings(folder))
+
+
+def plain(folder: Path | None, config: Config) -> Pipeline:
+    """What counts without modules.json: the mean over tokens, of texts that are cut where the folder's tokenizer says."""
+    if folder is None:
+        return Pipeline()
+    longest, side = _tokenizer_settings(folder, config)
+    return Pipeline(max_length=int(min(longest, config.max_tokens)), truncation_side=side)
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
@@ -196,24 +205,44 @@ def _encoder_settings(folder: Path, config: Config) -> dict[str, Any]:
             raise _wrong(file, name, part, "an object")
         _refuse(file, part, (*harmless, "model_max_length") if name in ("tokenizer_args", "processor_kwargs") else harmless)
         given |= part
+    named = given.get("model_max_length", content.get("max_seq_length"))
+    longest, side = _tokenizer_settings(folder, config, named)
+    # Distances alone know no longest text: a DeBERTa without positions is cut where the folder says.
+    room = _LONGEST if named is not None and config.position_biased_input is False else config.max_tokens
+    return {"max_length": int(min(longest, room)), "truncation_side": side, "lower_case": lower}
+
+
+def _tokenizer_settings(folder: Path, config: Config, longest: Any = None) -> tuple[float, str]:
+    """The longest input, where it is not given, and the side on which it is cut, as the tokenizer's files say."""
     file = folder / "tokenizer_config.json"
-    tokenizer = read_object(file) if file.exists() else {}
-    longest = given.get("model_max_length", content.get("max_seq_length"))
+    settings = read_object(file) if file.exists() else {}
     if longest is None:
-        longest = tokenizer.get("model_max_length", tokenizer.get("max_len"))
+        longest = settings.get("model_max_length", settings.get("max_len"))
     if longest is None:
         longest = config.max_tokens
-    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 3:
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 3:
         raise _wrong(folder, "max_seq_length", longest, "at least 3 (a token between two special tokens)")
-    side = tokenizer.get("truncation_side", "right")
+    stored = _stored_sides(folder / "tokenizer.json")
+    side = settings.get("truncation_side", stored.get("truncation", "right"))
     if side not in ("left", "right"):
         raise _wrong(file, "truncation_side", side, "'left' or 'right'")
-    if (padding := tokenizer.get("padding_side", "right")) != "right":
+    if (padding := settings.get("padding_side", stored.get("padding", "right"))) != "right":
         raise _wrong(
             file, "padding_side", padding, "'right': with padding in front, sentence-transformers' vector of a text depends on "
             f"which texts are encoded with it; {_OTHERWISE}"
         )  # fmt: skip
-    return {"max_length": int(min(longest, config.max_tokens)), "truncation_side": side, "lower_case": lower}
+    return longest, side
+
+
+def _stored_sides(file: Path) -> dict[str, str]:
+    """The sides of "truncation" and "padding" in a tokenizer.json, which stand at its beginning; its words are not read here."""
+    if not file.exists():
+        return {}
+    with file.open("rb") as opened:
+        head = opened.read(4096).decode("utf-8", "replace").partition('"added_tokens"')[0]
+    pattern = r'"{}"\s*:\s*\{{.*?"direction"\s*:\s*"(\w+)"'
+    found = {name: re.search(pattern.format(name), head, re.DOTALL) for name in ("truncation", "padding")}
+    return {name: match[1].lower() for name, match in found.items() if match}
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertcraft.bert import encoder, families, heads
+from bertcraft.bert import encoder, families, heads, sentence_folder
+from bertcraft.bert.config_tables import COUNTED_POSITIONS
 from bertcraft.bert.relative_positions import attention_bias
 from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.errors import InputError
@@ -88,6 +89,8 @@ def _encode_pack(
         return pipeline(np.concatenate(each), np.array(lengths), skip)
     ids = np.concatenate(token_ids)[None]
     positions = np.concatenate([np.arange(first, first + n) for n in lengths])[None]
+    if config.family in COUNTED_POSITIONS and np.any(ids == config.pad_token_id):  # a text that names <pad>: it is not counted
+        positions = np.concatenate([encoder.counted_positions(np.array([each]), config)[0] for each in token_ids])[None]
     sockets = encoder.of_family(encoder.Sockets(attention=packed_attention(lengths, join, relative)), config)
     x = encoder.embed(model.params, config, ids, position_ids=positions)
     for layer in families.layers(model.params, config):
@@ -146,9 +149,9 @@ def _copy(tokenizer: "Tokenizer") -> "Tokenizer":
 def _cutting(model: "Model", max_length: int | None, side: str = "right", lower_case: bool = False) -> "Tokenizer":
     """The model's tokenizer with the special tokens and the longest input; a copy: these settings are not the caller's."""
     _check_number("max_length", max_length, 3, " (a token between two special tokens)")
-    room = model.config.max_tokens
-    tokenizer = _copy(model.tokenizer)
-    tokenizer.enable_truncation(min(room, max_length or room), direction=side)
+    room, tokenizer = model.config.max_tokens, _copy(model.tokenizer)
+    bounded = max_length is None or model.config.position_biased_input is not False  # distances alone know no longest text
+    tokenizer.enable_truncation(min(room, max_length or room) if bounded else int(max_length), direction=side)
     if lower_case:
         from tokenizers import normalizers
 
@@ -172,7 +175,7 @@ def _prompt_tokens(tokenizer: "Tokenizer", prompt: str) -> int:
     """How many tokens of a sentence are the prompt's, counted as sentence-transformers does: without a special one at the end."""
     ids = tokenizer.encode(prompt).ids
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return len(ids) - (ids[-1] in special)
+    return len(ids) - bool(ids and ids[-1] in special)
 
 
 def _reading(
@@ -180,6 +183,8 @@ def _reading(
 ) -> tuple["Tokenizer", str, int]:
     """How a pipeline has texts read: the tokenizer that cuts them, the prompt, and how many of its tokens no pooling counts."""
     before = pipeline.prompt(prompt, prompt_name)
+    if _HALF.search(before):
+        raise InputError("the prompt holds half a character (a surrogate): decode it with errors='replace'")
     longest = pipeline.max_length if max_length is None else max_length
     tokenizer = _cutting(model, longest, pipeline.truncation_side, pipeline.lower_case)
     skip = _prompt_tokens(tokenizer, before) if before and not pipeline.pooling.include_prompt else 0
@@ -205,7 +210,7 @@ def encode_sentences(
     for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
         _check_number(name, value, 1)
     texts = [sentences] if isinstance(sentences, str) else _listed(sentences)
-    pipeline = model.pipeline or Pipeline()
+    pipeline = model.pipeline or sentence_folder.plain(model.own_folder, model.config)
     _check(texts, empty=model.pipeline is not None)
     tokenizer, before, skip = _reading(model, pipeline, max_length, prompt, prompt_name)
     unit = normalize or (normalize is None and model.pipeline is None)
@@ -228,7 +233,8 @@ def encode_sentences(
             lengths = np.array([len(ids) for ids in token_ids], int)
             if skip >= lengths.min():
                 short = first + int(lengths.argmin())
-                raise InputError(f"text number {short + 1}: the prompt leaves no token of it; shorten it or raise max_length")
+                why = "the prompt leaves no token of it; shorten it or raise max_length" if skip else "it has no token"
+                raise InputError(f"text number {short + 1}: {why}")
             groups = packs(lengths, batch_tokens, threads)
             if batch_size is not None:
                 groups = [part[i : i + batch_size] for part in groups for i in range(0, len(part), batch_size)]

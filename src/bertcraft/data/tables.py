@@ -43,10 +43,7 @@ def read_table(path: str | Path) -> Table:
     kind = KINDS.get(ending.lower())
     if kind is None or (kind == "Parquet" and packed(path)):
         got = f"the name ends in {''.join(path.suffixes[-2:])!r}" if path.suffixes else "the name has no ending"
-        raise DataError(
-            f"{path}: {got}, expected one of {', '.join(KINDS)}; "
-            "all but Parquet may have .gz behind it"
-        )
+        raise DataError(f"{path}: {got}, expected one of {', '.join(KINDS)}; all but Parquet may have .gz behind it")
     with opened(path) as file:
         try:
             start = file.read(4096)

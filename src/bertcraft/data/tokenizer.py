@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertcraft.data import cache
+from bertcraft.data.tokenizer_settings import CONFIG, configured, of_wordpiece, text_of
 from bertcraft.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
+OF_MPNET = ("<s>", "<pad>", "</s>", "<mask>")  # in a vocabulary that holds BERT's five as well
+# What may lie beside tokenizer.json, tokenizer_config.json and vocab.txt, of tokenizers of other kinds too.
+OTHER_FILES = (
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 RAREST = 1e-6  # share of a character in all text below which it is not worth an entry (or two)
-LARGEST_FILE = 2**28  # bytes of a tokenizer.json or vocab.txt
 _ROLES = {  # the name of each special token in tokenizer_config.json, and what it may be called
     "pad_token": ("[PAD]", "<pad>"),
     "unk_token": ("[UNK]", "<unk>"),
@@ -95,7 +100,7 @@ def _stands_inside_words(character: str) -> bool:
 
 
 def _bert(vocabulary: dict[str, int], lowercase: bool = True) -> "Tokenizer":
-    """A BERT tokenizer with a given vocabulary, without truncation or padding."""
+    """A BERT tokenizer with a given vocabulary, or MPNet's where it has its special tokens; without truncation or padding."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -103,21 +108,24 @@ def _bert(vocabulary: dict[str, int], lowercase: bool = True) -> "Tokenizer":
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     if vocabulary:
+        of_mpnet = vocabulary.keys() >= {*OF_MPNET}
+        first, last, special = ("<s>", "</s>", (*OF_MPNET, "[UNK]")) if of_mpnet else ("[CLS]", "[SEP]", SPECIAL)
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} {last} $B {last}" if of_mpnet else f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(token, vocabulary[token]) for token in (first, last)],
         )
-        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> "Tokenizer":
-    """The tokenizer of a model folder: its tokenizer.json, else built from vocab.txt (BERT and its like).
+    """The tokenizer of a model folder: its tokenizer.json, else built from vocab.txt (BERT, MPNet and their like).
 
     Truncation and padding that the file asks for are switched off: texts come back whole. What tokenizer_config.json says of
-    case, accents and Chinese characters counts for a BERT's tokenizer, and what it says of a space before the first word (none,
-    unless it says so) for a RoBERTa's, also against tokenizer.json, as in transformers.
+    case, accents and Chinese characters counts for a BERT's tokenizer, and what it says of a space before the first word for a
+    RoBERTa's, also against tokenizer.json; where it is silent, or missing, transformers' defaults count: lower case, no space.
+    Added tokens that only the files beside it name are added.
     Raises DataError when the folder has neither file, or a file that is not what its name says.
     """
     from tokenizers import Tokenizer
@@ -125,7 +133,7 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
     folder = Path(folder)
     file, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
     if file.exists():
-        text = _text(file)
+        text = text_of(file)
         try:
             tokenizer = Tokenizer.from_str(text)
         except BaseException as error:
@@ -136,9 +144,9 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
             raise DataError(f"{file} is not a tokenizer that can be read: {str(error)[:200]}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return _as_configured(tokenizer, folder / "tokenizer_config.json")
+        return configured(tokenizer, folder)
     if vocabulary.exists():
-        return _as_configured(_bert(_vocabulary(vocabulary)), folder / "tokenizer_config.json")
+        return configured(_bert(_vocabulary(vocabulary)), folder)
     raise DataError(
         f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt; "
         "with transformers, AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one"
@@ -187,18 +195,9 @@ def word_ids(tokenizer: "Tokenizer") -> tuple[int, int]:
     return first + 1, stop
 
 
-def _text(file: Path) -> str:
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise DataError(f"{file} has {file.stat().st_size:,} bytes: expected at most {LARGEST_FILE:,}")
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
-
-
 def _vocabulary(file: Path) -> dict[str, int]:
     """Token to id out of a vocab.txt: one token a line, its id is the number of the line."""
-    tokens = _text(file).removesuffix("\n").split("\n")
+    tokens = text_of(file).removesuffix("\n").split("\n")
     tokens = [token.removesuffix("\r") for token in tokens]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [token for token in SPECIAL if token not in vocabulary]
@@ -208,47 +207,12 @@ def _vocabulary(file: Path) -> dict[str, int]:
     return vocabulary
 
 
-def _as_configured(tokenizer: "Tokenizer", file: Path) -> "Tokenizer":
-    """A tokenizer of a BERT or a RoBERTa: what tokenizer_config.json says of it, where it says so."""
-    from tokenizers import normalizers, pre_tokenizers
+def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path, truncation_side: str = "right") -> None:
+    """Write tokenizer.json, tokenizer_config.json and (WordPiece only) vocab.txt; AutoTokenizer gives the same ids.
 
-    is_bert = isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
-    is_roberta = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
-    if not (is_bert or is_roberta) or not file.exists():
-        return tokenizer
-    try:
-        settings = json.loads(_text(file))
-        as_stored = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-    except (ValueError, AttributeError, RecursionError):
-        raise DataError(f"{file} is not the JSON object it should be") from None
-    if as_stored:
-        return tokenizer
-
-    def said(name: str, otherwise):
-        value = settings.get(name, otherwise)
-        if not isinstance(value, bool) and not (value is None and name == "strip_accents"):
-            raise DataError(f"{file}: {name} is {value!r}, expected true or false")
-        return value
-
-    if is_bert:
-        normalizer = tokenizer.normalizer
-        known = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-        for name, attribute in known.items():
-            setattr(normalizer, attribute, said(name, getattr(normalizer, attribute)))
-        tokenizer.normalizer = normalizer
-    if is_roberta:  # whether the first word is cut as one that follows a space
-        tokenizer.pre_tokenizer.add_prefix_space = said("add_prefix_space", False)
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and (WordPiece only) vocab.txt; AutoTokenizer opens the
-    folder.
-
-    Raises DataError when the folder cannot be written.
+    Files that another tokenizer left in the folder are removed: they would count as well. ``truncation_side``: where texts are
+    cut, "right" or "left". Raises DataError when the folder cannot be written.
     """
-    from tokenizers import normalizers
-
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,14 +221,15 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
     tokens = tokenizer.get_vocab()
     roles = {role: special_token(tokenizer, role) for role in _ROLES}
     settings: dict[str, object] = {role: token for role, token in roles.items() if token is not None}
+    if truncation_side != "right":
+        settings["truncation_side"] = truncation_side
+    for name in (*OTHER_FILES, "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
     if type(tokenizer.model).__name__ == "WordPiece":
-        normalizer = tokenizer.normalizer
-        lower = isinstance(normalizer, normalizers.BertNormalizer) and normalizer.lowercase
-        of_mpnet = roles["cls_token"] == "<s>"  # its words are BERT's, its special tokens RoBERTa's
-        settings |= {"tokenizer_class": "MPNetTokenizer" if of_mpnet else "BertTokenizer", "do_lower_case": lower}
+        settings |= of_wordpiece(tokenizer, roles["cls_token"])
         lines = "".join(f"{token}\n" for token in sorted(tokens, key=tokens.__getitem__))
         cache.write(folder / "vocab.txt", lines.encode())
     else:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    cache.write(folder / "tokenizer_config.json", (json.dumps(settings, indent=2) + "\n").encode())
+    cache.write(folder / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
     cache.write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())

@@ -6,6 +6,7 @@ differentiated in turn. Where a function has a kink the convention is that of Py
 at 0, ``maximum`` shares the gradient of a tie equally, ``clip`` lets it through at its bounds.
 """
 
+import array as array_of_python
 import math
 from collections.abc import Callable
 
@@ -45,7 +46,7 @@ def _as_floats(array, dtype):
 
     Integers would overflow in a square, wrap below 0 where they have no sign, and make float16 of a logarithm.
     """
-    if type(array) in (list, tuple):
+    if type(array) in (list, tuple, range, array_of_python.array):
         array = np.asarray(array)
     if not isinstance(array, (np.ndarray, np.generic)) or array.dtype.kind not in "iu":
         return array
@@ -81,7 +82,7 @@ elementwise(np.sqrt, lambda g, z, x: g / (2 * z))
 elementwise(np.cbrt, lambda g, z, x: g / (3 * z * z))
 elementwise(np.power, lambda g, z, x, y: _power_base(g, x, y), lambda g, z, x, y: g * z * _log_base(x, y))
 elementwise(np.remainder, lambda g, z, x, y: g, lambda g, z, x, y: -g * np.floor_divide(x, y))
-elementwise(np.fmod, lambda g, z, x, y: g, lambda g, z, x, y: -g * np.trunc(x / y))
+elementwise(np.fmod, lambda g, z, x, y: g, lambda g, z, x, y: -g * np.rint((x - z) / y))
 
 
 def _power_base(g, x, y):
@@ -102,7 +103,7 @@ def _log_base(x, y):
 
 elementwise(np.exp, lambda g, z, x: g * z)
 elementwise(np.exp2, lambda g, z, x: g * z * math.log(2))
-elementwise(np.expm1, lambda g, z, x: g * (z + 1))
+elementwise(np.expm1, lambda g, z, x: g * np.exp(x))
 elementwise(np.log, lambda g, z, x: g / x)
 elementwise(np.log2, lambda g, z, x: g / (x * math.log(2)))
 elementwise(np.log10, lambda g, z, x: g / (x * math.log(10)))
@@ -118,20 +119,21 @@ elementwise(np.cos, lambda g, z, x: -g * np.sin(x))
 elementwise(np.tan, lambda g, z, x: g * (1 + z * z))
 elementwise(np.arcsin, lambda g, z, x: g / np.sqrt(1 - x * x))
 elementwise(np.arccos, lambda g, z, x: -g / np.sqrt(1 - x * x))
-elementwise(np.arctan, lambda g, z, x: g / (1 + x * x))
-elementwise(  # through hypot, since squares overflow at the root of the largest number
+# Through hypot, since squares overflow at the root of the largest number.
+elementwise(np.arctan, lambda g, z, x: g / np.hypot(x, 1) / np.hypot(x, 1))
+elementwise(
     np.arctan2,
     lambda g, z, y, x: g * (x / np.hypot(x, y)) / np.hypot(x, y),
     lambda g, z, y, x: -g * (y / np.hypot(x, y)) / np.hypot(x, y),
 )
-elementwise(np.hypot, lambda g, z, x, y: g * x / z, lambda g, z, x, y: g * y / z)
+elementwise(np.hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z))
 for _name in ("deg2rad", "radians"):
     elementwise(getattr(np, _name), lambda g, z, x: g * (math.pi / 180))
 for _name in ("rad2deg", "degrees"):
     elementwise(getattr(np, _name), lambda g, z, x: g * (180 / math.pi))
 elementwise(np.sinh, lambda g, z, x: g * np.cosh(x))
 elementwise(np.cosh, lambda g, z, x: g * np.sinh(x))
-elementwise(np.tanh, lambda g, z, x: g * (1 - z * z))
+elementwise(np.tanh, lambda g, z, x: g * np.where(z * z < 0.99, 1 - z * z, _sech_squared(x)))
 elementwise(np.arcsinh, lambda g, z, x: g / np.hypot(x, 1))
 elementwise(np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)))
 elementwise(np.arctanh, lambda g, z, x: g / (1 - x * x))
@@ -159,9 +161,15 @@ elementwise(np.copy, lambda g, z, x: g)
 general(astype, lambda g, z, x, dtype: astype(g, x.dtype), None)
 
 
+def _sech_squared(x):
+    """1 - tanh(x)^2 in the tails, where that has no digits left."""
+    e = np.exp(-2 * np.absolute(x))
+    return 4 * e / np.square(1 + e)
+
+
 def _share(x, y, z):
-    """The part of the gradient that goes to x where z is x (1), or both x and y (1/2)."""
-    won = np.equal(x, z)
+    """The part of the gradient that goes to x where z is x (1), or both x and y (1/2); of nan, to both."""
+    won = np.equal(x, z) | np.isnan(z)
     return np.where(won & np.equal(y, z), 0.5, won * 1.0).astype(z.dtype)
 
 

@@ -72,6 +72,7 @@ elementwise(_erf, lambda g, z, x: g * (2 / math.sqrt(math.pi)) * np.exp(-x * x))
 
 
 @fusable
+@_in_float32
 def gelu(x):
     """Gaussian error linear unit, x times the normal distribution function of x (Hendrycks & Gimpel 2016, eq. 1)."""
     return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
@@ -277,6 +278,7 @@ def padding_bias(attention_mask, dtype=np.float32):
     return blocked[:, None, None, :]
 
 
+@_in_float32
 def mean_pool(hidden, attention_mask):
     """Mean of the token vectors that are not padding: (B, L, H), (B, L) -> (B, H)."""
     mask = attention_mask.astype(hidden.dtype)[..., None]

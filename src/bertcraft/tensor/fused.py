@@ -319,7 +319,8 @@ def embedding(needs, weight, ids, padding_id=None):
             real = flat != padding_id
             if not real.all():
                 flat, rows = flat[real], rows[real]
-        return Scattered(shape, flat % shape[0], rows), None  # -1 is the last row: gradients are summed by one number a row
+        flat = flat.astype(np.intp) % shape[0]  # -1 is the last row: gradients are summed by one number a row
+        return Scattered(shape, flat, rows), None
 
     return out, backward
 

@@ -180,9 +180,18 @@ def check_loss(loss: Any) -> None:
 def stop_gradient(values: Any) -> Any:
     """The plain arrays of a tree of Tensors: constants for the derivative. JAX arrays stay wrapped.
 
-    They cannot be written into, as the gradient needs what they hold; copies can.
+    They cannot be written into, as the gradient needs what they hold; copies can. Raises TypeError for what may hold Tensors and
+    is no tree, such as ``dict.values()``: their history would go on.
     """
-    return tree.map(lambda x: _constant(x.value) if type(x) is Tensor else x, values)
+    return tree.map(_stopped, values)
+
+
+def _stopped(x):
+    if type(x) is Tensor:
+        return _constant(x.value)
+    if isinstance(x, (np.ndarray, np.generic, int, float, complex, str, bytes)) or x is None or is_jax(x):
+        return x
+    raise TypeError(f"stop_gradient takes an array or a tree of dicts, lists and tuples, got {type(x).__name__} in it")
 
 
 def _constant(value):
@@ -249,9 +258,12 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
                     if leaf.plain:
                         leaf.plain.check("the function")
                 gradients = _backpropagate(node, seed, leaves, record)
-            gradients = [_finish(g, leaf.value, record) for g, leaf in zip(gradients, leaves, strict=True)]
+            gradients = _owned([_finish(g, leaf.value, record) for g, leaf in zip(gradients, leaves, strict=True)])
+            if isinstance(loss, np.ndarray):  # perhaps a view of a parameter, into which the caller writes
+                loss = loss.copy()
             if not record:
-                loss, aux, gradients = unwrap(loss), unwrap(aux), _owned(gradients)
+                loss, aux = unwrap(loss), unwrap(aux)
+                loss = loss.copy() if isinstance(loss, np.ndarray) else loss
         ordered = iter(gradients)
         gradient = tree.map(lambda _: next(ordered), params)
         return ((loss, aux) if has_aux else loss), gradient
@@ -269,11 +281,11 @@ def _finish(g, value, record: bool):
 
 
 def _owned(gradients: list) -> list:
-    """Gradients that the caller may write into: writeable arrays, no two in the same memory (NumPy's only)."""
+    """Gradients that the caller may write into: writeable arrays, no two in the same memory (NumPy's only, and no Tensors)."""
     owners: set[int] = set()
     result = []
     for g in gradients:
-        if not is_jax(g):
+        if type(g) is not Tensor and not is_jax(g):
             g = np.asarray(g)
             owner = id(g if g.base is None else g.base)
             if not g.flags.writeable or owner in owners:

@@ -14,6 +14,8 @@ from bertcraft.tensor.derivatives import general, spread, variadic
 from bertcraft.tensor.gradient import narrow, unbroadcast, wide
 from bertcraft.tensor.tensor import Tensor
 
+MINORS = 4  # rows of a matrix up to which minors are its determinant's derivative under JAX
+
 # --------------------------------------------------------------------------------------------------- products
 
 
@@ -41,7 +43,7 @@ def _dot_back(i, g, x, y):
     if np.ndim(x) == 0 or np.ndim(y) == 0:
         return unbroadcast(g * (x, y)[1 - i], (x, y)[i].shape)
     if np.ndim(x) > 2 or np.ndim(y) > 2:
-        raise TypeError("np.dot has a derivative for vectors and matrices only: use np.matmul, @ or np.tensordot")
+        raise TypeError("np.dot has a derivative for vectors and matrices only: np.tensordot(x, y, (-1, -2)) is the same product")
     return (_matmul_x, _matmul_y)[i](g, None, x, y)
 
 
@@ -102,7 +104,7 @@ variadic(np.einsum, _einsum_back)
 
 def _norm_back(g, z, x, ord=None, axis=None, keepdims=False):
     """Of the 2-norm of all elements, or along axes; slope 0 where the norm is 0."""
-    vector = isinstance(axis, int) or (axis is None and x.ndim == 1)
+    vector = x.ndim == 1 if axis is None else np.ndim(axis) == 0 or len(axis) == 1
     if not (ord is None or (ord == 2 and vector) or (ord == "fro" and not vector)):
         raise TypeError(f"np.linalg.norm has a derivative for the 2-norm of the elements only, got ord={ord!r}")
     dtype, x = x.dtype, wide(x)
@@ -141,7 +143,8 @@ general(np.linalg.det, lambda g, z, x: g[..., None, None] * _cofactors(z, x))
 def _cofactors(z, x):
     """The derivative of a determinant z: by the inverse or, where a matrix is (nearly) singular, by all its minors."""
     value = x.value if type(x) is Tensor else x
-    if is_jax(value) or not _singular(value):
+    small = is_jax(value) and x.shape[-1] <= MINORS  # under jax.jit no value can be asked
+    if not small and (is_jax(value) or not _singular(value, z)):
         return z[..., None, None] * np.swapaxes(np.linalg.inv(x), -1, -2)
     n = x.shape[-1]
     others = np.array([[j for j in range(n) if j != i] for i in range(n)], int).reshape(n, n - 1)
@@ -149,10 +152,13 @@ def _cofactors(z, x):
     return minors * (1 - 2 * (np.indices((n, n)).sum(0) % 2)).astype(x.dtype)
 
 
-def _singular(x) -> bool:
-    """Whether half of the digits of an inverse of these matrices would be lost."""
+def _singular(x, z) -> bool:
+    """Whether half of the digits of an inverse of these matrices would be lost, or their determinants z have none."""
     if x.size == 0:
         return False
+    determinants = z.value if type(z) is Tensor else z
+    if np.any(determinants == 0) or not np.all(np.isfinite(determinants)):
+        return True
     try:
         condition = np.linalg.norm(x, axis=(-2, -1)) * np.linalg.norm(np.linalg.inv(x), axis=(-2, -1))
     except np.linalg.LinAlgError:

@@ -1,12 +1,15 @@
 """Plain arrays and lists that take part in a gradient computation: not copied, they must stay as they are until it is over.
 
-A buffer that is filled anew in each turn of a loop would give a wrong gradient in silence. So some elements of each array are
-kept (all of a small one) and compared when its gradient is computed.
+A buffer that is filled anew in each turn of a loop would give a wrong gradient in silence. So a hash of each array is kept and
+compared when its gradient is computed: of all of it or, of a large one, of elements spread over it and of a line along each axis,
+which every row, column or plane crosses.
 """
+
+import math
 
 import numpy as np
 
-ELEMENTS = 64  # that are kept of an array, at least, spread over it
+WHOLE, ELEMENTS = 1 << 16, 256  # bytes of an array up to which all counts, and elements of a larger one, at least
 
 
 class Plain:
@@ -34,14 +37,32 @@ def plain_of(values, parents) -> Plain | None:
 
     values: of the arguments by position, whose parents are given, then of the others.
     """
-    arrays = []
+    arrays: list[np.ndarray | list] = []
     for number, value in enumerate(values):
         if number >= len(parents) or parents[number] is None:
-            arrays += [part for part in (value if type(value) is tuple else (value,)) if isinstance(part, (np.ndarray, list))]
+            _collect(value, arrays)
     return Plain(arrays) if arrays else None
 
 
-def _some(array: np.ndarray | list) -> bytes | str:
+def _collect(value, arrays: list) -> None:
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+    elif type(value) in (tuple, list):
+        if type(value) is list:
+            arrays.append(value)
+        for part in value:
+            if isinstance(part, (np.ndarray, tuple, list)):
+                _collect(part, arrays)
+
+
+def _some(array: np.ndarray | list) -> int | str:
     if type(array) is list:
         return repr(array)
-    return array.flat[:: max(1, array.size // ELEMENTS)].tobytes()
+    if array.nbytes <= WHOLE:
+        return hash(array.tobytes())
+    step = array.size // ELEMENTS
+    while math.gcd(step, array.shape[-1]) > 1:  # else some columns would never be looked at
+        step += 1
+    middle = tuple(length // 2 for length in array.shape)
+    lines = [array[(*middle[:axis], slice(None), *middle[axis + 1 :])] for axis in range(array.ndim)]
+    return hash(b"".join(part.tobytes() for part in (array.flat[::step], *lines)))

@@ -209,6 +209,8 @@ class Tensor:
 
     def __getattr__(self, name):
         remedy = f": x.value.{name} is that of a constant" if hasattr(np.ndarray, name) else ""
+        if name in _IN_PLACE:
+            remedy = f": a Tensor cannot be written into{', np.sort(x) makes a new one' if name == 'sort' else ''}"
         raise AttributeError(f"'Tensor' object has no attribute {name!r}{remedy}", name=name, obj=self)
 
     def astype(self, dtype):
@@ -240,6 +242,7 @@ _COMPARISONS = {
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "eq": np.equal, "ne": np.not_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
 }  # fmt: skip
+_IN_PLACE = ("sort", "fill", "put", "partition", "resize", "setfield", "byteswap", "itemset")  # methods of an array
 _METHODS = [
     "all", "any", "argmax", "argmin", "argsort", "clip", "copy", "cumprod", "cumsum", "diagonal", "dot", "max",
     "mean", "min", "nonzero", "prod", "ravel", "repeat", "round", "squeeze", "std", "sum", "swapaxes", "take",
@@ -256,8 +259,21 @@ def _attach_operators() -> None:
         if name in _OPERATORS or name in ("and", "or", "xor"):
             setattr(Tensor, f"__r{name}__", lambda self, other: apply(f, other, self))
 
+    def in_place(name: str, f: Callable) -> None:
+        def operator(self, other):
+            if self.node is not None and self.node.function is getitem and getattr(self.value, "base", None) is not None:
+                raise TypeError(
+                    "a Tensor cannot be written into, and this one is a part of another that NumPy would change as well: "
+                    "write x = x + y, and build the whole with np.stack or np.where"
+                )
+            return apply(f, self, other)
+
+        setattr(Tensor, f"__i{name}__", operator)
+
     for name, function in (_OPERATORS | _COMPARISONS).items():
         binary(name, function)
+    for name, function in _OPERATORS.items():
+        in_place(name, function)
     for name, function in {"neg": np.negative, "abs": np.absolute, "pos": np.positive, "invert": np.invert}.items():
         attach(f"__{name}__", function)
     for name in _METHODS:
