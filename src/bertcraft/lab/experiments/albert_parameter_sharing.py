@@ -19,6 +19,9 @@ for the order, 2e-3, 500 steps: 61.8 % of the order told by its own head, after 
 61.7 % of what follows; words on the plateau (-0.08), so no comparison is about these. A linear model that knows which words stand
 in which sentence told the order of 66.6 % of the held-out encyclopedia's pairs (part of them are in the test), of 50 % of held-
 out messages of conversations and of sentences of novels and speeches: so pairs are of the encyclopedia.
+
+Trials of the model asked what follows were best at 4e-3, the end of its grid, from 5e-4 on: the rates of either question were moved
+up once.
 """
 
 from dataclasses import replace
@@ -219,7 +222,7 @@ TUNING = Tuning(
     grids={
         **{name: {"rate": (2.5e-4, 5e-4, 1e-3, 2e-3)} for name in ("own", "shared", "wide")},
         "once": {"rate": (1e-3, 2e-3, 4e-3, 8e-3)},
-        **{name: {"rate": (5e-4, 1e-3, 2e-3, 4e-3)} for name in ("order", "next")},
+        **{name: {"rate": (1e-3, 2e-3, 4e-3, 8e-3)} for name in ("order", "next")},
     },
     settings={"judged_on": "dev"},
     figure="dev",
