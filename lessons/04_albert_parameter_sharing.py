@@ -431,13 +431,13 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
 #
 # Models of four layers, 128 wide. The primary comparison: layers of their own against one layer used four times, at equal width
 # and steps. In the paper the shared model is worse; so the claim, fixed before any measurement, is that layers of their own win.
-# (1,000 steps; the paper's took 125,000.) Others share half a layer, have thinner tables, or use one layer once. What sharing frees can be spent on a model twice as wide, whose one layer has as many numbers as the four: for as
+# Others share half a layer, have thinner tables, or use one layer once. What sharing frees can be spent on a model twice as wide, whose one layer has as many numbers as the four: for as
 # many steps, and for as many operations.
 #
 # Another three models read pairs of sentences. One is asked for the order, one whether B follows A, one nothing. Hold what they
 # tell of the order against 67 %, not only 50: so much a linear model told that knows which words stand in which sentence.
 #
-# First, whether the questions can be asked: has a model learnt anything?
+# First, whether the questions can be asked:
 
 # %%
 from bertcraft.course import display, measured
