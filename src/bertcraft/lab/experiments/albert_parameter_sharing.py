@@ -20,8 +20,8 @@ for the order, 2e-3, 500 steps: 61.8 % of the order told by its own head, after 
 in which sentence told the order of 66.6 % of the held-out encyclopedia's pairs (part of them are in the test), of 50 % of held-
 out messages of conversations and of sentences of novels and speeches: so pairs are of the encyclopedia.
 
-Trials of the model asked what follows were best at 4e-3, the end of its grid, from 5e-4 on: the rates of either question were moved
-up once.
+Trials of the model asked what follows were best at 4e-3, the end of its grid from 5e-4 on: the rates of either question were
+moved up once.
 """
 
 from dataclasses import replace
