@@ -6,6 +6,7 @@ import pytest
 import bertcraft as bc
 from bertcraft.tensor import functions as F
 from bertcraft.tensor.kernels import kernels_disabled
+from bertcraft.tensor.plain import _some
 
 BUFFER = np.empty((4, 4))
 ROWS = np.array([0, 1, 2, 3])
@@ -199,3 +200,14 @@ def test_a_buffer_that_is_filled_after_the_gradient_is_nobodys_business():
     for turn in (1.0, 2.0):
         BUFFER[...] = turn
         np.testing.assert_array_equal(bc.grad(lambda x: np.sum(x * BUFFER))(np.ones((4, 4))), BUFFER)
+
+
+def test_few_large_items_are_watched_too():
+    names = np.array([["a" * 20_000]])
+
+    def loss(x):
+        chosen = np.where(names == "b", x, 2 * x)
+        return np.sum(chosen)
+
+    assert bc.grad(loss)(np.ones((1, 1))) == 2
+    assert _some(names) == _some(names.copy()) != _some(np.array([["b" * 20_000]]))

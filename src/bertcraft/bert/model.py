@@ -141,10 +141,12 @@ class Model:
         checkpoint.write(folder, self.config, self.params, files, more)
         if self.pipeline is None:  # that of a model saved there before would be taken for this one's
             Path(folder, sentence_folder.MODULES).unlink(missing_ok=True)
+        written = {*files}
         if not self._own_tokenizer:
-            save_tokenizer(self._tokenizer, folder, "right" if self.pipeline is None else self.pipeline.truncation_side)
-        elif files:  # what another tokenizer left there would count as well
-            for name in {*checkpoint.TOKENIZER_FILES} - {*files}:
+            side = "right" if self.pipeline is None else self.pipeline.truncation_side
+            written = save_tokenizer(self._tokenizer, folder, side)
+        if written:  # what another tokenizer left there would count as well
+            for name in {*checkpoint.TOKENIZER_FILES} - written:
                 Path(folder, name).unlink(missing_ok=True)
 
 

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 OF_MPNET = ("<s>", "<pad>", "</s>", "<mask>")  # in a vocabulary that holds BERT's five as well
-# What may lie beside tokenizer.json, tokenizer_config.json and vocab.txt, of tokenizers of other kinds too.
-OTHER_FILES = (
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 RAREST = 1e-6  # share of a character in all text below which it is not worth an entry (or two)
 _ROLES = {  # the name of each special token in tokenizer_config.json, and what it may be called
     "pad_token": ("[PAD]", "<pad>"),
@@ -207,11 +203,11 @@ def _vocabulary(file: Path) -> dict[str, int]:
     return vocabulary
 
 
-def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path, truncation_side: str = "right") -> None:
+def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path, truncation_side: str = "right") -> set[str]:
     """Write tokenizer.json, tokenizer_config.json and (WordPiece only) vocab.txt; AutoTokenizer gives the same ids.
 
-    Files that another tokenizer left in the folder are removed: they would count as well. ``truncation_side``: where texts are
-    cut, "right" or "left". Raises DataError when the folder cannot be written.
+    Returns the names of these files. ``truncation_side``: where texts are cut, "right" or "left".
+    Raises DataError when the folder cannot be written.
     """
     folder = Path(folder)
     try:
@@ -223,9 +219,8 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path, truncation_side: 
     settings: dict[str, object] = {role: token for role, token in roles.items() if token is not None}
     if truncation_side != "right":
         settings["truncation_side"] = truncation_side
-    for name in (*OTHER_FILES, "vocab.txt"):
-        (folder / name).unlink(missing_ok=True)
-    if type(tokenizer.model).__name__ == "WordPiece":
+    is_wordpiece = type(tokenizer.model).__name__ == "WordPiece"
+    if is_wordpiece:
         settings |= of_wordpiece(tokenizer, roles["cls_token"])
         lines = "".join(f"{token}\n" for token in sorted(tokens, key=tokens.__getitem__))
         cache.write(folder / "vocab.txt", lines.encode())
@@ -233,3 +228,4 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path, truncation_side: 
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     cache.write(folder / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
     cache.write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    return {CONFIG, "tokenizer.json"} | ({"vocab.txt"} if is_wordpiece else set())

@@ -259,11 +259,10 @@ def value_and_grad(function: Callable, has_aux: bool = False) -> Callable:
                         leaf.plain.check("the function")
                 gradients = _backpropagate(node, seed, leaves, record)
             gradients = _owned([_finish(g, leaf.value, record) for g, leaf in zip(gradients, leaves, strict=True)])
-            if isinstance(loss, np.ndarray):  # perhaps a view of a parameter, into which the caller writes
-                loss = loss.copy()
             if not record:
                 loss, aux = unwrap(loss), unwrap(aux)
-                loss = loss.copy() if isinstance(loss, np.ndarray) else loss
+            if isinstance(loss, np.ndarray):  # perhaps a view of a parameter, into which the caller writes
+                loss = loss.copy()
         ordered = iter(gradients)
         gradient = tree.map(lambda _: next(ordered), params)
         return ((loss, aux) if has_aux else loss), gradient

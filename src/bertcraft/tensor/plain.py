@@ -60,7 +60,7 @@ def _some(array: np.ndarray | list) -> int | str:
         return repr(array)
     if array.nbytes <= WHOLE:
         return hash(array.tobytes())
-    step = array.size // ELEMENTS
+    step = max(1, array.size // ELEMENTS)
     while math.gcd(step, array.shape[-1]) > 1:  # else some columns would never be looked at
         step += 1
     middle = tuple(length // 2 for length in array.shape)
