@@ -12,7 +12,7 @@
 #
 # BERT-large has 24 layers of 12.6 million numbers each. ALBERT-large has *one* such layer and uses it 24 times. Its file is a
 # nineteenth as large, and it computes as much as before. You will see why both are true, what sharing did to the paper's scores
-# and does to a small model, which half of a layer matters more, and why ALBERT asks for the order of two sentences where BERT asked whether they belong together.
+# and does to a small model, and why ALBERT asks for the order of two sentences where BERT asked whether they belong together.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for the parts of a layer and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 170 minutes, 70 of them for the exercises.
@@ -305,7 +305,7 @@ for size, shape in technique.SIZES.items():
 # %% [markdown]
 # In the second row stands the claim, 18.95 by exact count, and beside it what it does not say: the model computes as much as
 # BERT-large. The last row wins the paper's comparisons, with 7.5 times BERT-large's operations. (The paper prints 235 million
-# for it; its configuration counts 222.6. And it trained three times as slowly, not 7.5 times.)
+# for it; its configuration counts 222.6.)
 #
 # Sharing may also stop at half a layer. The next figure has ALBERT-base, shared in four ways, and the paper's score for each.
 # **Predict first**: which half costs more to share?
@@ -328,7 +328,7 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
 # %% [markdown]
 # Sharing attention costs this model nothing, and sharing the feed-forward part nearly all that is lost (Lan et al. 2020, table
 # 4). It is also the larger part: two thirds of a layer. With $e=768$, BERT's wide table, sharing attention does cost 0.7, and
-# sharing all 2.5. The paper prints no intervals.
+# sharing all 2.5.
 #
 # ### Live: half of the layers' numbers
 #
@@ -388,8 +388,7 @@ for title, run in runs.items():
 
 # %% [markdown]
 # **What happened.** Both are far below the word frequencies and end within a few hundredths of a nat of each other. Both have
-# *card* among their first three guesses, beside words that make no sense there. One seed is no evidence for either; for that
-# there is the stored experiment, with four layers.
+# *card* among their first three guesses, beside nonsense. One seed is no evidence; the stored experiment has more.
 #
 # ### Once more, for nothing?
 #
@@ -424,18 +423,18 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
 # %% [markdown]
 # **What happened.** Two uses are best, as in training. A third already costs something, one use alone costs more, and after
 # eight the model guesses far worse than word frequencies do. Nor do the states settle: each use turns them less than the one
-# before, but the eighth still by some 20 degrees, to where the head was never taught to read. How often a layer is used is part
-# of what it has learnt; a model that may be stopped at any use has to be trained for that (Dehghani et al. 2019).
+# before, but the eighth still by some 20 degrees. How often a layer is used is part of what it has learnt; a model that may be
+# stopped at any use has to be trained for that (Dehghani et al. 2019).
 #
 # ### The stored experiment
 #
 # Models of four layers, 128 wide. The primary comparison: layers of their own against one layer used four times, at equal width
 # and steps. In the paper the shared model is worse; so the claim, fixed before any measurement, is that layers of their own win.
-# Others share half a layer, have thinner tables, or use one layer once. What sharing frees can be spent on a model twice as wide, whose one layer has as many numbers as the four: for as
-# many steps, and for as many operations.
+# Others share half a layer, have thinner tables, or use one layer once. What sharing frees can be spent on a model twice as wide,
+# whose one layer has as many numbers as the four: for as many steps, and for as many operations.
 #
-# Another three models read pairs of sentences. One is asked for the order, one whether B follows A, one nothing. Hold what they
-# tell of the order against 67 %, not only 50: so much a linear model told that knows which words stand in which sentence.
+# Another three models read pairs of sentences. One is asked for the order, one whether B follows A, one nothing. A linear model
+# that knows which words stand in which sentence told 67 % of the orders: hold theirs against that, not only 50.
 #
 # First, whether the questions can be asked:
 
@@ -452,34 +451,37 @@ lesson.comparisons()
 
 # %% [markdown]
 # **Layers of their own are 0.10 nats [-0.23, +0.03] better: one cannot tell.** They win in eight of ten seeds, but half of the mean
-# is one seed in which the shared model hardly left the frequencies. The rivals' runs are under way. The first seed
-# of *one layer, once* stands at 5.4, better than four layers of either kind: in 1,000 steps depth has not paid yet.
+# is one seed in which the shared model hardly left the frequencies. Which half of a layer costs, one cannot tell either. The
+# surprise is *one layer, once*: 5.12 nats, 0.7 better than used four times, for a sixth of the operations. In 1,000 steps depth
+# does not pay, so what sharing costs where depth is needed is not seen here. Thin tables, and the wide model at equal
+# operations, stayed near the frequencies (hollow): no comparison is about them.
 #
 # What a model keeps, and what its training computes; sharing saves on the left alone:
 
-# %% alt="Two panels of loss at MASK, a point an arm with marks for its seeds: on the left against parameters, on the right against the operations of the training."
+# %% alt="Two panels of loss at MASK, a point an arm with marks for its seeds; left against parameters, right against operations. One layer once lies at 5.1, with 0.5 million parameters and 0.86 TFLOP. From 0.5 to 1.1 million, shared in part, in whole or not, arms lie between 5.7 and 5.85 at 5.1 TFLOP; the shared one twice as wide too, at 19. Hollow: embeddings of 32 and 64 at 6.0, twice as wide for equal operations at 6.3."
 lesson.plots(1)
 
 # %% [markdown]
 # How far each layer moves the states, which the paper draws for BERT-large and ALBERT-large:
 
-# %% alt="Two panels by layer, a line each for layers of their own and for shared layers: the distance between a layer's input and its output, and the angle."
+# %% alt="Two panels by layer: the distance between a layer's input and its output, and the angle. Layers of their own are level, near 11 and 60 degrees; uses of one layer fall from 11.5 to 5 and from 61 to 26 degrees. Thin lines, the seeds, lie close."
 lesson.plots(2)
 
 # %% [markdown]
-# And what the questions about pairs teach. In the paper a model asked what follows told the order of 52.0 % of the pairs, a
-# coin's share; one asked for the order told it for 86.5 %, and what follows for 78.9 % (table 5). Here all are fine-tuned on
-# either question first:
+# And the pairs. In the paper a model asked what follows told the order of 52.0 % of them, a coin's share; one asked for the order
+# told 86.5 %, and what follows for 78.9 % (table 5). Here all are fine-tuned on either question first:
 
-# %% alt="Pairs told right after fine-tuning, in percent, for models that were asked nothing, whether B follows, or the order; points for either question, and a dotted line at one half."
+# %% alt="Pairs told right after fine-tuning, their order and whether B follows. Asked for the order 63 and 61 percent, asked whether it follows 61 and 61, asked nothing 57 and 59, where seeds of the order spread from 54 to 61; a dotted line at 50."
 lesson.plots(3)
 
 # %% [markdown]
+# Asked for the order, a model tells 63 % of it; asked nothing, 57. All stay below the linear model's 67, and with five seeds
+# no difference is shown.
+#
 # ### When it does not help
 #
-# When you want a faster model, or less memory for activations: (3) has no saving in it. The paper's ALBERT-large did run
-# through its text 1.7 times as fast as BERT-large (table 2), but on many accelerators, which had fewer gradients to send each
-# other, and with a thin table at the head for words.
+# When you want a faster model, or less memory for activations: (3) has no saving in it. The paper's ALBERT-large did read
+# text 1.7 times as fast as BERT-large (table 2): on many accelerators, which had fewer gradients to exchange.
 #
 # In the paper sharing pays by room for width: at equal training time xxlarge scored 88.7, BERT-large 87.2 (table 6).
 #
