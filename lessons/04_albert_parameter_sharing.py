@@ -444,7 +444,7 @@ from bertcraft.course import display, measured
 display.show(measured.checks(lesson.slug))
 
 # %%
-lesson.results()
+lesson.results("loss", "accuracy", "parameters", "tflop", "order", "next")
 
 # %%
 lesson.comparisons()
