@@ -37,9 +37,9 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 lesson.claim()
 
 # %% [markdown]
-# Two models of the paper hide behind one name. The one with 18 times fewer parameters *loses* to BERT-large; xlarge, with
-# 5.7 times fewer, is level (85.5 against 85.2). The one that wins clearly is four times as wide and half as deep, has about two thirds of BERT-large's parameters, and trains at about a third of its
-# speed.
+# The paper's model with 18 times fewer parameters *loses* to BERT-large; xlarge, with 5.7 times fewer, is level (85.5 against
+# 85.2). xxlarge, which wins, is four times as wide as large and half as deep, has 0.70 of BERT-large's parameters, and
+# trains at about a third of its speed.
 #
 # ## 2. Background and motivation (10 minutes)
 #
@@ -50,8 +50,7 @@ lesson.claim()
 # **The table.** BERT's tokens have vectors as wide as its hidden states. A token's vector has to say only which token it is;
 # the hidden states hold what it means here. So ALBERT's table is thin (128 numbers a token) and one matrix widens it.
 #
-# **The layers.** All of them use the same numbers. That is less strange than it sounds: a program that refines its result in a
-# loop uses the same instructions each time.
+# **The layers.** All of them use the same numbers. A program that refines its result in a loop does the same.
 #
 # **The order.** BERT's second question, *does B follow A?*, has a cheap answer: a B from elsewhere is about something else.
 # ALBERT shows two neighbours, half of the time exchanged, and asks which way round they stand.
@@ -117,8 +116,7 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
 
 # %% [markdown]
 # The rule is right on three of four pairs, a coin on two. So a model can be good at BERT's question without reading a sentence.
-# At ALBERT's the rule is a coin: what two sentences have in common is the same both ways round. (Other cheap cues remain: an
-# article's first sentence is easy to know.)
+# At ALBERT's the rule is a coin: what two sentences have in common is the same both ways round.
 #
 # ## 3. Mathematical foundation (20 minutes)
 #
@@ -140,7 +138,7 @@ with style.shown(columns=2, width=8.4, height=3.0) as axes:
 #
 # A layer keeps about $4H^2$ numbers for attention (four matrices) and $2HF$ for the feed-forward part (two), twice as many when
 # $F=4H$. Shared, they are kept once; either part can be shared alone. A product, though, is computed each time. Counting a
-# multiplication and its addition as two, with $2LH$ for a token's scores and averages, and up to the last states only:
+# multiplication and its addition as two, with $2LH$ for a token's scores and averages, and without the heads:
 #
 # $$\text{operations a token}=2\Bigl(eH+N\bigl(4H^2+2HF+2LH\bigr)\Bigr) \tag{3}$$
 #
@@ -231,7 +229,7 @@ print("cosines of what the four uses ask for:", *np.round(cosine, 2), sep="\n")
 #
 # ### Which way round?
 #
-# `consecutive` finds neighbours, of one document only. Where a pair is too long, `fitting` cuts the two alike: a rule that left
+# `consecutive` finds neighbours, of one document only. Where a pair is too long, `fitting` cuts the longer: a rule that left
 # the first one longer would give the order away. `order_pairs`, the library's, exchanges half of them. Below, 2 is [CLS], 3 is
 # [SEP] and 0 is padding.
 
@@ -434,7 +432,7 @@ with style.shown(columns=2, width=8.4, height=3.2) as (left, right):
 # whose one layer has as many numbers as the four: for as many steps, and for as many operations.
 #
 # Another three models read pairs of sentences. One is asked for the order, one whether B follows A, one nothing. A linear model
-# that knows which words stand in which sentence told 67 % of the orders: hold theirs against that, not only 50.
+# that knows which words stand in which sentence told 67 % of the orders of other pairs: hold theirs against that.
 #
 # First, whether the questions can be asked:
 
@@ -450,19 +448,19 @@ lesson.results("loss", "accuracy", "parameters", "tflop", "order", "next")
 lesson.comparisons()
 
 # %% [markdown]
-# **Layers of their own are 0.10 nats [-0.23, +0.03] better: one cannot tell.** They win in eight of ten seeds, but half of the mean
+# **Layers of their own: -0.10 nats [-0.23, +0.03]; one cannot tell.** They win in eight of ten seeds, but half of the mean
 # is one seed in which the shared model hardly left the frequencies. Which half of a layer costs, one cannot tell either. The
-# surprise is *one layer, once*: 5.12 nats, 0.7 better than used four times, for a sixth of the operations. In 1,000 steps depth
-# does not pay, so what sharing costs where depth is needed is not seen here. Thin tables, and the wide model at equal
-# operations, stayed near the frequencies (hollow): no comparison is about them.
+# surprise is *one layer, once*: 5.12 nats, 0.7 better than used four times, for a sixth of the operations (the last layer is
+# computed at [MASK] alone). One layer bears twice the rate; what sharing costs where depth is needed is not seen here. Thin tables, and the wide
+# model at equal operations (268 steps), failed the check: their comparisons do not count.
 #
 # What a model keeps, and what its training computes; sharing saves on the left alone:
 
-# %% alt="Two panels of loss at MASK, a point an arm with marks for its seeds; left against parameters, right against operations. One layer once lies at 5.1, with 0.5 million parameters and 0.86 TFLOP. From 0.5 to 1.1 million, shared in part, in whole or not, arms lie between 5.7 and 5.85 at 5.1 TFLOP; the shared one twice as wide too, at 19. Hollow: embeddings of 32 and 64 at 6.0, twice as wide for equal operations at 6.3."
+# %% alt="Two panels of loss at MASK, a point an arm, the mean of five seeds, with marks for them; left against parameters, right against operations. One layer once lies at 5.1, with 0.5 million parameters and 0.86 TFLOP. From 0.5 to 1.1 million, shared in part, in whole or not, arms lie between 5.7 and 5.85 at 5.1 TFLOP; the shared one twice as wide too, at 19. Hollow: embeddings of 32 and 64 at 6.0, twice as wide for equal operations at 6.3."
 lesson.plots(1)
 
 # %% [markdown]
-# How far each layer moves the states, which the paper draws for BERT-large and ALBERT-large:
+# How far each layer moves the states (the paper's figure 1): shared uses move them less and less:
 
 # %% alt="Two panels by layer: the distance between a layer's input and its output, and the angle. Layers of their own are level, near 11 and 60 degrees; uses of one layer fall from 11.5 to 5 and from 61 to 26 degrees. Thin lines, the seeds, lie close."
 lesson.plots(2)
@@ -475,13 +473,14 @@ lesson.plots(2)
 lesson.plots(3)
 
 # %% [markdown]
-# Asked for the order, a model tells 63 % of it; asked nothing, 57. All stay below the linear model's 67, and with five seeds
-# no difference is shown.
+# The order is told by 63 % asked for it, 61 asked what follows, 57 asked nothing; corrected, no difference is shown. The linear
+# model told 67; and part 2's rule tells what follows for 75 % where these tell 61 at most. All three hardly learnt words: at most
+# 0.12 nats below the frequencies.
 #
 # ### When it does not help
 #
-# When you want a faster model, or less memory for activations: (3) has no saving in it. The paper's ALBERT-large did read
-# text 1.7 times as fast as BERT-large (table 2): on many accelerators, which had fewer gradients to exchange.
+# When you want a faster model, or less memory for activations: (3) has no saving in it. The paper's ALBERT-large read
+# text 1.7 times as fast as BERT-large (table 2), for less communication, it says, and fewer computations, which (3) denies.
 #
 # In the paper sharing pays by room for width: at equal training time xxlarge scored 88.7, BERT-large 87.2 (table 6).
 #
@@ -511,9 +510,9 @@ with tempfile.TemporaryDirectory() as folder:
         print("transformers computes the same from it:", np.allclose(logits, ours, atol=1e-4))
 
 # %% [markdown]
-# **Status today (2026).** ALBERT checkpoints are rare; quantised and distilled models took their place. Sharing lives on in
-# language models for phones: [MobileLLM-LS](https://arxiv.org/abs/2402.14905) (2024) uses each layer twice. The thin table went
-# into ELECTRA-small.
+# **Status today (2026).** ALBERT checkpoints are rare. Sharing lives on in language models for phones:
+# [MobileLLM-LS](https://arxiv.org/abs/2402.14905) (2024) uses each layer twice; and in looped models
+# ([2025](https://arxiv.org/abs/2502.05171)), which use theirs as often as a text asks. The thin table went into ELECTRA-small.
 #
 # ## 7. On your data (5 minutes)
 #
@@ -541,7 +540,7 @@ with tempfile.TemporaryDirectory() as folder:
 # | --- | --- |
 # | the folder is small, yet memory is full | activations are those of an unshared model: smaller batches, [accumulated](06_gradient_accumulation.ipynb); transformers refuses `gradient_checkpointing` for ALBERT |
 # | no faster than BERT | expected, see (3): a model of fewer layers, or distillation |
-# | the loss stays where it began | a longer warm-up, or half the rate: one step changes every use of the layer at once |
+# | the loss stays where it began | a longer warm-up, or half the rate (0.002 failed here, shared or not) |
 #
 # ## 8. Exercises (70 minutes)
 #

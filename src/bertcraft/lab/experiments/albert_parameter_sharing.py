@@ -150,7 +150,7 @@ ARMS = (
     Arm("feed_forward", "feed-forward shared", {**_LEARNT, "sharing": "feed_forward"}),
     Arm(
         "once", "one layer, once", {**SHARED, "layers": 1},
-        control="As many parameters as shared layers have, a quarter of the operations: does it pay to use a layer four times?",
+        control="As many parameters as shared layers have, a sixth of the operations: does it pay to use a layer four times?",
     ),
     Arm(
         "wide", "shared, twice as wide", WIDE,
@@ -255,9 +255,10 @@ NOTES = (
     "twice as wide at equal operations that of equal steps; the model that is asked nothing that of the one asked for the order, "
     "whose words hardly left their frequencies in a first trial.",
     "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
-    "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike. A "
-    "linear model that knows which words stand in which sentence told the order of 66.6 % of other pairs, part of them in the "
-    "test. In the paper a model asked what follows told the order no better than one asked nothing: here within 2 points.",
+    "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike. "
+    "Words they hardly learnt: 0.03 to 0.12 nats below their frequencies. A linear model that knows which words stand in which "
+    "sentence told the order of 66.6 % of other pairs, part of them in the test. In the paper a model asked what follows told "
+    "the order no better than one asked nothing: here within 2 points.",
     "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
 )  # fmt: skip
 
