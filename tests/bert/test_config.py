@@ -182,10 +182,12 @@ def test_the_tensors_decide_the_head_that_architectures_leave_open():
                 "sop_classifier.classifier.bias",
             ],
         }[head]  # fmt: skip
-        open_ = {("bert", "token_classification"), ("albert", "token_classification")}  # named as those of a text's classifier
-        left_open = "sequence_classification" if (family, head) in open_ else head
-        assert Config.from_dict({"model_type": family}, names).head == left_open
-        assert Config.from_dict({"model_type": family, "architectures": None}, names).head == left_open
+        for content in ({"model_type": family}, {"model_type": family, "architectures": None}):
+            if family in ("bert", "albert") and head == "sequence_classification":  # one of tokens may have a pooler, too
+                with pytest.raises(CheckpointError, match="ForSequenceClassification or .*ForTokenClassification: the weights"):
+                    Config.from_dict(content, names)
+            else:
+                assert Config.from_dict(content, names).head == head
         named = Config.from_dict({"model_type": family, "architectures": [class_name(family, head)]}, names)
         assert named.head == head
         if head != "base":
@@ -216,6 +218,31 @@ def test_labels_are_kept_and_default_ones_follow_their_number():
     assert "id2label" not in Config(family="bert").to_dict()
     with pytest.raises(InputError, match="id2label: .*from 0 to 3"):
         dataclasses.replace(config, num_labels=4)
+
+
+def test_label_tables_that_transformers_opens_are_read():
+    names = {"0": "no", "1": "yes"}
+    for content, labels, ids in (
+        ({"id2label": names, "label2id": {"no": "0", "yes": "1"}}, ("no", "yes"), None),
+        ({"id2label": names, "label2id": {"no": 0, "yes": 1, "more": 2}}, ("no", "yes"), None),
+        ({"id2label": names, "label2id": {"no": -1, "yes": 1}}, ("no", "yes"), None),
+        ({"id2label": {"0": 5, "1": 7}}, ("5", "7"), None),
+        ({"id2label": names, "label2id": {"no": 1, "yes": 0}}, ("no", "yes"), {"no": 1, "yes": 0}),
+    ):
+        config = Config.from_dict({"model_type": "bert", **content})
+        assert (config.labels, config.label2id) == (labels, ids)
+
+
+def test_a_masked_lm_of_deberta_with_both_heads_takes_the_one_that_transformers_takes():
+    content = {"model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"]}
+    own, theirs = "lm_predictions.lm_head.bias", "cls.predictions.bias"
+    for names, legacy in (([own], False), ([theirs], True), ([own, theirs], True)):
+        assert Config.from_dict(content, names).legacy is legacy
+
+
+def test_settings_without_a_value_have_their_default():
+    assert Config.from_dict({"model_type": "bert", "position_embedding_type": None}).position_embedding_type == "absolute"
+    assert Config.from_dict({"model_type": "bert", "hidden_act": "gelu_python"}).hidden_act == "gelu_python"
 
 
 def test_a_config_cannot_be_changed_and_a_copy_is_validated():
@@ -267,7 +294,7 @@ REFUSED = [
     ),
     ("albert", {"num_hidden_layers": 10**6}, "num_hidden_layers"),
     ("albert", {"num_hidden_groups": 0}, "num_hidden_groups: got 0"),
-    ("bert", {"hidden_act": "mish"}, "hidden_act: got 'mish', expected one of 'gelu', 'gelu_new'"),
+    ("bert", {"hidden_act": "mish"}, "hidden_act: got 'mish', expected one of 'gelu', 'gelu_python', 'gelu_new'"),
     ("bert", {"hidden_act": ["gelu"]}, "hidden_act"),
     ("distilbert", {"activation": "mish"}, r"activation \(hidden_act\): got 'mish'"),
     (
@@ -321,10 +348,10 @@ REFUSED = [
     ("bert", {"id2label": {}}, "num_labels: got 0"),
     ("bert", {"id2label": {"1": "a", "2": "b"}}, "id2label: .*expected one label for each id from 0 to 1"),
     ("bert", {"id2label": {"0": "a", "01": "b"}}, "id2label"),
-    ("bert", {"id2label": {"0": "a", "1": 7}}, "id2label: .*expected labels that are strings"),
+    ("bert", {"id2label": {"0": "a", "1": 7.5}}, "id2label: .*expected labels that are strings"),
     ("bert", {"id2label": ["a", "b"]}, "id2label"),
     ("bert", {"label2id": {"a": 2}}, "label2id: .*expected ids from 0 to 1"),
-    ("bert", {"label2id": {"a": "0"}}, "label2id"), ("bert", {"label2id": [0]}, "label2id"),
+    ("bert", {"label2id": {"a": "x"}}, "label2id"), ("bert", {"label2id": [0]}, "label2id"),
     ("deberta", {"pos_att_type": "c2p|p2p"}, "pos_att_type: got .*expected 'c2p'"),
     ("deberta", {"pos_att_type": ["c2p", "c2p"]}, "pos_att_type"), ("deberta", {"pos_att_type": [["c2p"]]}, "pos_att_type"),
     ("deberta", {"pos_att_type": ""}, "pos_att_type"), ("deberta", {"pos_att_type": 3}, "pos_att_type: got 3"),
@@ -336,7 +363,7 @@ REFUSED = [
     ("deberta", {"embedding_size": 128}, "embedding_size: got 128, expected 768, which follows from hidden_size"),
     ("deberta", {"pooler_hidden_size": 12}, "pooler_hidden_size: got 12, expected 768"),
     ("deberta", {"max_relative_positions": 2**31 - 1}, "GiB in float32; expected at most 64 GiB"),
-    ("deberta", {"architectures": ["DebertaForQuestionAnswering"]}, "architectures: .*expected one of DebertaModel"),
+    ("deberta", {"architectures": ["DebertaForMultipleChoice"]}, "architectures: .*expected one of DebertaModel"),
     ("deberta-v2", {"architectures": ["DebertaModel"]}, "architectures: .*expected one of DebertaV2Model"),
     ("deberta-v2", {"attention_head_size": 32}, "attention_head_size: got 32, expected 64"),
     ("deberta-v2", {"position_buckets": 1}, "position_buckets: got 1, expected -1 for none, or 2 to 1021"),

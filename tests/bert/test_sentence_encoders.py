@@ -420,12 +420,31 @@ def test_a_deberta_without_positions_is_cut_where_the_folder_says(base, tmp_path
 
 
 def test_a_plain_folder_is_cut_where_its_tokenizer_says(base, tmp_path):
+    """Padding in front changes nothing: its vector is a mean that no padding enters."""
     shutil.copytree(base, tmp_path / "plain")
-    for changes in ({"model_max_length": 8}, {"truncation_side": "left"}):
+    for changes in ({"model_max_length": 8}, {"truncation_side": "left"}, {"padding_side": "left"}):
         change(tmp_path / "plain/tokenizer_config.json", **changes)
         expected = SentenceTransformer(str(tmp_path / "plain"), device="cpu").encode([TEXTS[1] + "query"])
         got = bc.load(tmp_path / "plain").encode([TEXTS[1] + "query"], normalize=False)
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_cross_encoder_is_the_classifier_that_it_holds(base, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    network = make("bert", "sequence_classification", 3, torch.float32, vocab_size=len(VOCABULARY), num_labels=3)
+    network.save_pretrained(tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(base / name, tmp_path / "base" / name)
+    CrossEncoder(str(tmp_path / "base"), device="cpu").save_pretrained(str(tmp_path / "crossed"))
+    assert (tmp_path / "crossed/modules.json").exists(), "as versions from 6 on write it"
+    ids = np.array([[2, 5, 6, 3]])
+    model = bc.load(tmp_path / "crossed")
+    with torch.no_grad():
+        expected = network.eval()(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(model(ids).logits, expected, atol=1e-5)
+    model.save(tmp_path / "again")
+    assert not (tmp_path / "again/modules.json").exists()
 
 
 @pytest.mark.parametrize("normalizer", ["sequence", "accents"])
@@ -484,3 +503,30 @@ def test_a_text_that_names_the_padding_token_of_a_roberta(tmp_path):
 def test_a_prompt_of_half_a_character_gets_one_clear_message(folder):
     with pytest.raises(InputError, match="the prompt holds half a character"):
         bc.load(folder).encode("cat", prompt="\ud800 ")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {"truncation_side": "left", "model_max_length": 20}), ("bert", {"max_len": 20}),
+        ("bert", {"padding_side": "left", "model_max_length": 20}), ("deberta-v2", {}),
+    ],
+)  # fmt: skip
+def test_a_classifier_cuts_texts_as_transformers_does(base, tmp_path, family, changes):
+    """A DeBERTa without positions has no longest text, where its tokenizer says none."""
+    from transformers import pipeline
+
+    from bertcraft.lab.compare import classifier
+    from bertcraft.lab.finetune import predict
+
+    own = {"position_biased_input": False, "relative_attention": True, "pad_token_id": 0} if family == "deberta-v2" else {}
+    options = {"vocab_size": len(VOCABULARY), "num_labels": 3, "max_position_embeddings": 30, **own}
+    make(family, "sequence_classification", 3, torch.float32, **options).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "vocab.txt"):
+        shutil.copy(base / name, tmp_path / name)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    change(tmp_path / "tokenizer_config.json", **settings, **changes)
+    texts = ["the cat sat on a mat while a big dog ran " * 4, "cat"]
+    theirs = pipeline("text-classification", str(tmp_path), top_k=None)(texts, truncation=True)
+    expected = [[score["score"] for score in sorted(each, key=lambda each: each["label"])] for each in theirs]
+    np.testing.assert_allclose(predict(classifier(tmp_path), texts), expected, atol=1e-5)

@@ -103,3 +103,37 @@ def test_calls_on_many_threads_each_keep_their_own_longest_text():
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda n: (n, [len(i) for i in sentences.tokenize(model, [text] * 20, n)]), [3, 7, 11, 30] * 40))
     assert all(lengths == [longest] * 20 for longest, lengths in found)
+
+
+def filler(rows: int = 0, **changes) -> Model:
+    tokenizer = wordpiece()
+    config, params = small(head="masked_lm", vocab_size=tokenizer.get_vocab_size() + rows, **changes)
+    model = Model(config, params)
+    model.tokenizer = tokenizer
+    return model
+
+
+def test_no_mask_is_lost_where_a_text_is_cut():
+    model = filler(max_position_embeddings=8)
+    assert len(model.fill("the [MASK] sat [MASK]")) == 2
+    with pytest.raises(InputError, match="^1 of 2 masks lie beyond what the model can take: shorten the text"):
+        model.fill("the [MASK] sat on the mat the dog ran [MASK]")
+    with pytest.raises(InputError, match="^the mask lies beyond"):
+        model.fill("the cat sat on the mat the dog ran [MASK]")
+
+
+def test_rows_of_the_vocabulary_that_the_tokenizer_lacks_have_a_name():
+    """Vocabularies are padded to a round number."""
+    model = filler(rows=4)
+    found = model.fill("the [MASK] sat", top=17)[0]
+    assert len(found) == 17 and {"[13]", "[16]"} <= {word for word, _ in found}
+
+
+def test_a_deberta_that_knows_distances_alone_reads_a_text_of_any_length():
+    tokenizer = wordpiece()
+    more = {"relative_attention": True, "pos_att_type": ("c2p",), "position_biased_input": False}
+    config, params = small("deberta", "masked_lm", vocab_size=tokenizer.get_vocab_size(), **more)
+    model = Model(config, params)
+    model.tokenizer = tokenizer
+    text = "the cat sat on the mat " * 3 + "[MASK]"
+    assert [len(ids) for ids in sentences.tokenize(model, [text])] == [21] and len(model.fill(text)) == 1

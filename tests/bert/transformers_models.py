@@ -23,7 +23,7 @@ HEADS = {
     "distilbert": ("base", "masked_lm", *TASKS),
     "albert": ("base", "masked_lm", *TASKS, "pretraining"),
     "mpnet": ("base", "masked_lm", *TASKS),
-    "deberta": ("base", "masked_lm", *TASKS[:2]),
+    "deberta": ("base", "masked_lm", *TASKS),
 }
 OTHER_NAMES = {  # families under another name
     "xlm-roberta": "roberta", "camembert": "roberta", "deberta-v2": "deberta", "roberta-prelayernorm": "roberta_prelayernorm",

@@ -314,13 +314,16 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_l
     labels, count = left.pop("id2label", None), left.pop("num_labels", None)
     if isinstance(labels, dict):  # the keys of JSON are strings
         indices = {str(index): index for index in range(len(labels))}
-        labels = {indices.get(key, key): label for key, label in labels.items()}
+        labels = {indices.get(key, key): str(label) if is_integer(label) else label for key, label in labels.items()}
         arguments["num_labels"] = len(labels)
     if count is not None and arguments.setdefault("num_labels", count) != count:
         raise wrong("num_labels", count, f"{len(labels)}, the number of labels in id2label")
-    arguments |= {"id2label": labels, "label2id": left.pop("label2id", None)}
-    if family == "deberta" and any(name.startswith("lm_predictions.") for name in tensor_names or ()):
+    arguments |= {"id2label": labels, "label2id": _ids(left.pop("label2id", None), labels)}
+    heads = [mark for mark in ("lm_predictions.", "cls.predictions.") if any(n.startswith(mark) for n in tensor_names or ())]
+    if family == "deberta" and heads == ["lm_predictions."]:
         arguments.setdefault("legacy", False)  # the authors' own files have no such key
+    if arguments.get("position_embedding_type", "") is None:
+        del arguments["position_embedding_type"]  # transformers takes its default, too
     for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
         left.pop(key, None)
     if tensor_names is not None and head == "base" and family in POOLED:
@@ -334,11 +337,26 @@ def _architectures(model_type: str) -> dict[str, str]:
     return {head: instead + name.removeprefix(start) for head, name in ARCHITECTURES[family].items()}
 
 
+def _ids(ids: Any, labels: Any) -> Any:
+    """label2id with numbers for digits. Nothing is computed with it: where id2label says otherwise, that counts alone."""
+    if not isinstance(ids, dict):
+        return ids
+    ids = {label: int(index) if isinstance(index, str) and index.isdecimal() else index for label, index in ids.items()}
+    fits = all(is_integer(index) and 0 <= index < len(labels) for index in ids.values()) if isinstance(labels, dict) else True
+    return ids if fits else None
+
+
 def _head(family: str, model_type: str, architectures: Any, tensor_names: Collection[str] | None, may_lack_head: bool) -> str:
     marks = HEAD_TENSORS[family]
     names = tensor_names or ()
     found = [head for head, mark in marks.items() if any(name.startswith(mark) for name in names)]
     if architectures is None or architectures == []:
+        texts, tokens = (marks.get(f"{kind}_classification") for kind in ("sequence", "token"))
+        if texts == tokens and found[:1] == ["sequence_classification"]:  # only the first reads a pooler, which either may have
+            if any(name.startswith(("pooler.", f"{family}.pooler.")) for name in names):
+                own = " or ".join(_architectures(model_type)[f"{kind}_classification"] for kind in ("sequence", "token"))
+                raise wrong("architectures", architectures, f"{own}: the weights may be either's; write which it is into it")
+            return "token_classification"
         return found[0] if found else "base"
     heads = {architecture: head for head, architecture in _architectures(model_type).items()}
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in [*heads]:

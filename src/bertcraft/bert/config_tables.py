@@ -61,6 +61,7 @@ ARCHITECTURES = {
         "masked_lm": "DebertaForMaskedLM",
         "sequence_classification": "DebertaForSequenceClassification",
         "token_classification": "DebertaForTokenClassification",
+        "question_answering": "DebertaForQuestionAnswering",
     },
 }
 FAMILIES = tuple(ARCHITECTURES)
@@ -131,6 +132,7 @@ HEAD_TENSORS = {
     "deberta": {
         "sequence_classification": "pooler.",
         "token_classification": "classifier.",
+        "question_answering": "qa_outputs.",
         "masked_lm": ("cls.predictions.", "lm_predictions."),
     },
 }
@@ -144,8 +146,8 @@ COUNTED_POSITIONS = ("roberta", "roberta_prelayernorm", "mpnet")
 # Settings that transformers' classes of a family do not read: they compute with this number, whatever config.json says.
 FIXED = {"mpnet": {"pad_token_id": 1, "relative_attention_num_buckets": 32}}
 
-# gelu is exact (erf); gelu_new, gelu_fast and gelu_pytorch_tanh are its tanh approximation; swish is silu.
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+# gelu and gelu_python are exact (erf); gelu_new, gelu_fast and gelu_pytorch_tanh are its tanh approximation; swish is silu.
+ACTIVATIONS = ("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 
 # Settings that change what a model computes, or how it is stored, and that bertcraft does not have.
 UNSUPPORTED = {

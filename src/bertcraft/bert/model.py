@@ -160,7 +160,7 @@ def load(folder_or_hub_id: str | Path) -> Model:
     folder = checkpoint.resolve(folder_or_hub_id)
     encoder_folder = sentence_folder.encoder_folder(folder)
     # The first module is the base model: config.json may name a head that the weights have lost (all-mpnet-base-v2 does).
-    config, params = checkpoint.read(encoder_folder, may_lack_head=(folder / sentence_folder.MODULES).exists())
+    config, params = checkpoint.read(encoder_folder, may_lack_head=sentence_folder.has_vectors(folder))
     return Model(config, params, encoder_folder, pipeline=sentence_folder.read(folder, config))
 
 

@@ -6,6 +6,7 @@ vector and is not known here is refused by its name: a wrong vector looks like a
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +27,7 @@ ENCODER_SETTINGS = tuple(
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _OTHERWISE = f"encode with sentence-transformers, or remove {MODULES} to load the encoder alone (its vectors are others)"
-_LONGEST = 2**31 - 1  # tokens, for a model that can read any number of them
+LONGEST = 2**31 - 1  # tokens, for a model that can read any number of them
 _SWITCHES = {  # how versions before 6 say the poolings
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -37,19 +38,28 @@ _SWITCHES = {  # how versions before 6 say the poolings
 }
 
 
+def has_vectors(folder: Path) -> bool:
+    """Whether a folder says how vectors are made. A cross-encoder's modules.json names one module: it judges, and has none."""
+    if not (folder / MODULES).exists():
+        return False
+    settings = folder / SETTINGS
+    crosses = settings.exists() and read_object(settings).get("model_type") == "CrossEncoder"
+    return not (crosses and len(read_list(folder / MODULES)) == 1)
+
+
 def encoder_folder(folder: Path) -> Path:
     """Where the encoder lies: the folder itself, or the one in it that modules.json names (old versions did so)."""
-    if not (folder / MODULES).exists():
+    if not has_vectors(folder):
         return folder
     return _modules(folder)[0][1]
 
 
 def read(folder: Path, config: Config) -> Pipeline | None:
-    """What the folder says of its vectors, or None where it has no modules.json.
+    """What the folder says of its vectors, or None where it says nothing.
 
     Raises CheckpointError, with the name of the module or setting, for what cannot be computed.
     """
-    if not (folder / MODULES).exists():
+    if not has_vectors(folder):
         return None
     (_, encoder), (_, place), *rest = _modules(folder)
     pooling = _pooling(place, config.hidden_size)
@@ -72,8 +82,14 @@ def plain(folder: Path | None, config: Config) -> Pipeline:
     """What counts without modules.json: the mean over tokens, of texts that are cut where the folder's tokenizer says."""
     if folder is None:
         return Pipeline()
-    longest, side = _tokenizer_settings(folder, config)
+    longest, side = _tokenizer_settings(folder)
     return Pipeline(max_length=int(min(longest, config.max_tokens)), truncation_side=side)
+
+
+def reading(folder: Path, config: Config) -> tuple[int, str]:
+    """Tokens of the longest text, and the side on which a longer one is cut, as transformers' own pipelines have it."""
+    longest, side = _tokenizer_settings(folder)
+    return int(min(longest, LONGEST if config.position_biased_input is False else config.max_tokens)), side
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
@@ -206,31 +222,33 @@ def _encoder_settings(folder: Path, config: Config) -> dict[str, Any]:
         _refuse(file, part, (*harmless, "model_max_length") if name in ("tokenizer_args", "processor_kwargs") else harmless)
         given |= part
     named = given.get("model_max_length", content.get("max_seq_length"))
-    longest, side = _tokenizer_settings(folder, config, named)
+    longest, side = _tokenizer_settings(folder, named)
+    file = folder / "tokenizer_config.json"
+    padding = read_object(file).get("padding_side") if file.exists() else None
+    if (padding := padding or _stored_sides(folder / "tokenizer.json").get("padding", "right")) != "right":
+        raise _wrong(
+            file, "padding_side", padding, "'right': with padding in front, sentence-transformers' vector of a text depends on "
+            f"which texts are encoded with it; {_OTHERWISE}"
+        )  # fmt: skip
     # Distances alone know no longest text: a DeBERTa without positions is cut where the folder says.
-    room = _LONGEST if named is not None and config.position_biased_input is False else config.max_tokens
+    room = LONGEST if named is not None and config.position_biased_input is False else config.max_tokens
     return {"max_length": int(min(longest, room)), "truncation_side": side, "lower_case": lower}
 
 
-def _tokenizer_settings(folder: Path, config: Config, longest: Any = None) -> tuple[float, str]:
-    """The longest input, where it is not given, and the side on which it is cut, as the tokenizer's files say."""
+def _tokenizer_settings(folder: Path, longest: Any = None) -> tuple[float, str]:
+    """The longest input, where it is not given (infinite where nothing says it), and the side on which it is cut."""
     file = folder / "tokenizer_config.json"
     settings = read_object(file) if file.exists() else {}
     if longest is None:
         longest = settings.get("model_max_length", settings.get("max_len"))
     if longest is None:
-        longest = config.max_tokens
+        longest = math.inf
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 3:
         raise _wrong(folder, "max_seq_length", longest, "at least 3 (a token between two special tokens)")
     stored = _stored_sides(folder / "tokenizer.json")
     side = settings.get("truncation_side", stored.get("truncation", "right"))
     if side not in ("left", "right"):
         raise _wrong(file, "truncation_side", side, "'left' or 'right'")
-    if (padding := settings.get("padding_side", stored.get("padding", "right"))) != "right":
-        raise _wrong(
-            file, "padding_side", padding, "'right': with padding in front, sentence-transformers' vector of a text depends on "
-            f"which texts are encoded with it; {_OTHERWISE}"
-        )  # fmt: skip
     return longest, side
 
 

@@ -99,7 +99,7 @@ def _encode_pack(
 
 
 def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-    """Token ids of each text with the model's special tokens, cut to what the model can take.
+    """Token ids of each text with the model's special tokens, cut to what the model can take, on the side its folder says.
 
     Raises InputError for anything that is not a list of texts with something in them.
     """
@@ -107,7 +107,8 @@ def tokenize(model: "Model", texts: Sequence[str], max_length: int | None = None
         raise InputError("got one text, expected a list of texts: put it in brackets")
     texts = _listed(texts)
     _check(texts)
-    return _token_ids(model, _cutting(model, max_length), texts)
+    side = "right" if model.own_folder is None else sentence_folder.reading(model.own_folder, model.config)[1]
+    return _token_ids(model, _cutting(model, max_length, side), texts)
 
 
 def _listed(texts: Iterable[str]) -> list[str]:
@@ -150,8 +151,9 @@ def _cutting(model: "Model", max_length: int | None, side: str = "right", lower_
     """The model's tokenizer with the special tokens and the longest input; a copy: these settings are not the caller's."""
     _check_number("max_length", max_length, 3, " (a token between two special tokens)")
     room, tokenizer = model.config.max_tokens, _copy(model.tokenizer)
-    bounded = max_length is None or model.config.position_biased_input is not False  # distances alone know no longest text
-    tokenizer.enable_truncation(min(room, max_length or room) if bounded else int(max_length), direction=side)
+    if model.config.position_biased_input is False:  # distances alone know no longest text
+        room = max_length or sentence_folder.LONGEST
+    tokenizer.enable_truncation(int(min(room, max_length or room)), direction=side)
     if lower_case:
         from tokenizers import normalizers
 
@@ -266,13 +268,15 @@ def fill_masks(model: "Model", text: str, top: int) -> list[list[tuple[str, floa
     if token not in text:
         raise InputError(f"the text has no mask: write {token} where a word is missing")
     ids = np.array(tokenize(model, [text]))
-    places = np.flatnonzero(ids[0] == model.tokenizer.token_to_id(token))
-    if not len(places):
-        raise InputError("the mask lies beyond what the model can take: shorten the text")
+    mask = model.tokenizer.token_to_id(token)
+    places, masks = np.flatnonzero(ids[0] == mask), _copy(model.tokenizer).encode(text).ids.count(mask)
+    if len(places) < masks:
+        beyond = "the mask lies" if masks == 1 else f"{masks - len(places)} of {masks} masks lie"
+        raise InputError(f"{beyond} beyond what the model can take: shorten the text")
     hidden = encoder.encode(model.params, model.config, ids, at=places[None])
     probabilities = F.softmax(heads.masked_lm_logits(model.params, model.config, hidden)[0])
     top = min(top, model.config.vocab_size)
     return [
-        [(model.tokenizer.decode([i]).strip() or model.tokenizer.id_to_token(i), float(p[i])) for i in best.tolist()]
+        [(model.tokenizer.decode([i]).strip() or model.tokenizer.id_to_token(i) or f"[{i}]", float(p[i])) for i in best.tolist()]
         for p, best in zip(probabilities, np.argsort(-probabilities, axis=1, kind="stable")[:, :top], strict=True)
     ]

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bertcraft.bert import encoder, heads, sentences
-from bertcraft.bert.checkpoint_files import read_object
+from bertcraft.bert import encoder, heads, sentence_folder, sentences
 from bertcraft.bert.config import Config
 from bertcraft.bert.config_tables import POOLED
 from bertcraft.bert.layout import parameter_shapes
@@ -86,10 +85,7 @@ class Classes:
     @property
     def longest(self) -> int:
         """Tokens of a text that are read."""
-        config, folder = self.teacher.config, self.teacher.folder
-        path = folder / "tokenizer_config.json"
-        stated = read_object(path).get("model_max_length") if path.exists() else None
-        return min(config.max_tokens, int(stated)) if isinstance(stated, int | float) else config.max_tokens
+        return sentence_folder.reading(self.teacher.folder, self.teacher.config)[0]
 
     @property
     def width(self) -> int:

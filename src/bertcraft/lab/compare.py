@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertcraft.bert import sentences
+from bertcraft.bert import sentence_folder, sentences
 from bertcraft.bert.model import Model
 from bertcraft.data.labelled import Labelled, Split, split
 from bertcraft.errors import InputError
@@ -228,19 +228,18 @@ class _Work:
 def classifier(folder: str | Path) -> tuning.Finetuned:
     """A classifier that a folder holds, to predict with: one that was saved here, or by transformers.
 
-    Texts are cut to the model_max_length of its tokenizer. Raises CheckpointError when there is no model, InputError when it
-    is no classifier of texts into one class each.
+    Texts are cut as transformers cuts them, where the tokenizer's files say. Raises CheckpointError when there is no model,
+    InputError when it is no classifier of texts into one class each.
     """
     from bertcraft import load
-    from bertcraft.bert.checkpoint_files import read_object
 
-    model, path = load(folder), Path(folder, "tokenizer_config.json")
+    model = load(folder)
     config = model.config
-    if config.head != "sequence_classification" or config.problem_type not in (None, "single_label_classification"):
+    if config.head != "sequence_classification":
         raise InputError(f"{folder}: expected a classifier of texts, got a model whose head is {config.head!r}")
+    if config.problem_type not in (None, "single_label_classification"):
+        raise InputError(f"{folder}: expected a classifier of texts into one class each, got the problem {config.problem_type!r}")
     if config.num_labels < 2:
         raise InputError(f"{folder}: expected a classifier of texts, got a model with one output, which gives each text a number")
-    length = read_object(path).get("model_max_length") if path.exists() else None
-    most = config.max_position_embeddings
-    settings = replace(PLAIN, max_length=min(int(length), most) if isinstance(length, int | float) else most)
+    settings = replace(PLAIN, max_length=sentence_folder.reading(model.folder, config)[0])
     return tuning.Finetuned(model, FULL, config, model.params, {}, settings, {}, 0.0)

@@ -114,8 +114,8 @@ def softplus(x):
 
 
 ACTIVATIONS = {
-    "gelu": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_fast": gelu_tanh, "relu": relu, "silu": silu,
-    "swish": silu, "tanh": np.tanh,
+    "gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_fast": gelu_tanh,
+    "relu": relu, "silu": silu, "swish": silu, "tanh": np.tanh,
 }  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------- normalisers
