@@ -59,9 +59,11 @@ def close(got, expected, tolerance):
 def test_outputs_loss_and_every_gradient_equal_transformers(family, head, seed, dtype):
     activation = {"activation" if family == "distilbert" else "hidden_act": ["gelu", "gelu_new", "relu", "silu"][seed % 4]}
     model = make(family, head, seed, dtype, **activation)
-    arrays = inputs(model, seed, padded=seed % 2 == 0)
+    answers = head == "question_answering"
+    # A DeBERTa's states at padding mean nothing, and the loss of an answer is over all places.
+    arrays = inputs(model, seed, padded=seed % 2 == 0 and not (answers and family.startswith("deberta")))
     labels = labels_for(model, head, arrays, seed)
-    if family.startswith("deberta") and labels is not None and labels.ndim == 2:  # its states at padding mean nothing
+    if family.startswith("deberta") and labels is not None and labels.ndim == 2 and not answers:
         labels = np.where(arrays.get("attention_mask", 1) == 1, labels, -100)
     theirs = run_transformers(model, head, arrays, labels)
     config, params = ours(model, family, head)
