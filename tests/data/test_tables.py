@@ -241,6 +241,14 @@ def test_texts_of_other_scripts_are_told_apart_and_their_forms_are_one(write):
     assert len(set(cafe.groups)) == 13
 
 
+def test_texts_of_emoji_are_told_apart_whether_they_have_a_selector_or_not(write):
+    hearts, sun = ("\u2764\ufe0f", "\u2764"), "\u2600\ufe0f"
+    data = labelled_rows(write, [*pairs(a=9, b=9), (hearts[0], "a"), (hearts[1], "a"), (sun, "b")])
+    groups = dict(zip(data.texts, data.groups, strict=True))
+    assert groups[hearts[0]] == groups[hearts[1]] != groups[sun]
+    assert not any("different labels" in note for note in data.notes)
+
+
 def test_a_quote_left_open_in_a_tsv_with_quoting(write):
     assert "line 3: a quote" in refused(write('"text"\t"label"\n"a\tb"\t"pos"\n"c\t"neg"\n', "t.tsv"))
     assert "line 4: a quote" in refused(write('text\tlabel\n"two\nlines"\tpos\n"c\tneg\nd\tpos\ne\tneg\n', "t.tsv"))
@@ -456,11 +464,22 @@ def test_text_and_label_in_one_column(write):
 
 
 def test_the_column_to_predict(write):
-    assert choose_text(read_table(write("anything\na\n")), None) == ("anything", [])
+    assert choose_text(read_table(write("texts\na\n")), None) == ("texts", [])
+    assert choose_text(read_table(write('{"anything": "a"}', "t.jsonl")), None) == ("anything", [])
     name, notes = choose_text(read_table(write("id,text\n1,a\n")), None)
     assert name == "text" and "was not given" in notes[0]
     with pytest.raises(DataError, match="Name it with --text"):
         choose_text(read_table(write("id,x\n1,a\n")), None)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_text_where_the_only_column_has_its_name_is_said(write, name):
+    table = read_table(write("how do i pay\nwhere is my card\n", name))
+    column, notes = choose_text(table, None)
+    assert column == "how do i pay" and notes == [
+        "the first line, 'how do i pay', is taken for the name of the column; put a name above the texts if it is one of them"
+    ]
+    assert choose_text(table, "how do i pay") == (column, [])
 
 
 # ---- labelled texts
@@ -563,6 +582,13 @@ def test_repeated_texts_and_contradictions_are_counted_and_kept(write):
 def test_classes_that_differ_in_capitals_only_are_kept_apart_and_said(write):
     data = labelled_rows(write, pairs(Pos=5) + [(f"another {text}", label) for text, label in pairs(pos=5)])
     assert data.labels == ["Pos", "pos"] and data.notes[0].startswith("classes that differ only in how they are written")
+
+
+def test_classes_that_differ_in_their_composition_only_are_kept_apart_and_said(write):
+    composed, parted = "caf\u00e9", "cafe\u0301"
+    data = labelled_rows(write, pairs(**{"x": 9}) + [(f"text {i}", (composed, parted)[i % 2]) for i in range(20)])
+    assert len(data.labels) == 3
+    assert any("differ only in how they are written" in note and composed in note and parted in note for note in data.notes)
 
 
 def test_a_large_table_is_sampled_the_same_way_each_time(write, monkeypatch):

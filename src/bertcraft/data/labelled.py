@@ -24,6 +24,7 @@ MOST_ROWS = 50_000  # more than an encoder reads in the time that a comparison t
 LONGEST_TEXT = 10_000  # characters: several times what an encoder can read
 _COMPOSED = re.compile(r"\[.*[,'\"\[].*\]|\[[\d\s.+-]*\]|\{.*:.*\}")  # [1 0 1] too, as NumPy writes it; [spam] is a name
 _MISSING = {"na", "n/a", "nan", "none", "null", "nil", "missing"}  # as programs write it into CSV files
+_SELECTORS = dict.fromkeys(range(0xFE00, 0xFE10))  # they say how the emoji before them is drawn
 FEWEST = 5  # different texts of a class: it must be in training, development and test data
 
 
@@ -89,7 +90,10 @@ def _hint(table: Table) -> str:
 
 
 def choose_text(table: Table, text: str | None) -> tuple[str, list[str]]:
-    """The column of texts alone, as choose_columns does it."""
+    """The column of texts alone, and notes, as choose_columns gives them; also where a text may stand in the place of its name.
+
+    Raises DataError when the table has no such column, or when the choice is not obvious.
+    """
     if text is not None:
         return table.column(text), []
     names = [c for c in table.columns if c.casefold() in TEXT_NAMES] if len(table.columns) > 1 else table.columns
@@ -98,7 +102,12 @@ def choose_text(table: Table, text: str | None) -> tuple[str, list[str]]:
         raise DataError(
             f"{table.path}: which column holds the texts? Name it with --text; the columns are {columns}{_hint(table)}"
         )
-    return name, [f"--text was not given: taken for the texts, {name!r}"] if len(table.columns) > 1 else []
+    if len(table.columns) > 1:
+        return name, [f"--text was not given: taken for the texts, {name!r}"]
+    if table.kind in ("CSV", "TSV") and name.casefold() not in TEXT_NAMES:  # texts without a name above them?
+        line = f"the first line, {shortened(name, 60)!r}, is taken for the name of the column"
+        return name, [f"{line}; put a name above the texts if it is one of them"]
+    return name, []
 
 
 def _only(names: Iterable[str]) -> str | None:
@@ -153,6 +162,7 @@ def read_labelled(table: Table, text: str, label: str, most: int = MOST_ROWS) ->
 
 def _mark(text: str) -> str:
     """What two texts share that count as one: their letters and digits, in lower case, with the signs of vowels and accents."""
+    text = text.translate(_SELECTORS)
     if text.isascii():
         return signature(text) or text
     composed = unicodedata.normalize("NFC", text.casefold())
@@ -213,11 +223,11 @@ def _joined(labels: list[str]) -> str | None:
 
 
 def _value(name: str) -> float | str:
-    """What two labels have in common that differ only in capitals, or in the zeros of a number."""
+    """What two labels have in common that differ only in capitals, in how accents are spelt, or in the zeros of a number."""
     try:
         return float(name)
     except ValueError:
-        return name.casefold()
+        return unicodedata.normalize("NFC", name.casefold())
 
 
 def _in_order(names: set[str]) -> list[str]:
