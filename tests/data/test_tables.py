@@ -161,8 +161,10 @@ def test_an_empty_file(write, name, content):
     assert "the file is empty" in refused(write(content, name))
 
 
-def test_a_header_without_rows(write):
+def test_a_header_without_rows(write, tmp_path):
     assert "no row below the names of the columns 'text', 'label'" in refused(write("text,label\n"))
+    pl.DataFrame({"text": ["a"], "label": ["b"]}).clear().write_parquet(tmp_path / "t.parquet")
+    assert "no row below the names of the columns 'text', 'label'" in refused(tmp_path / "t.parquet")
 
 
 def test_other_formats_are_told_by_their_first_bytes(write, tmp_path):
@@ -292,8 +294,27 @@ def test_keys_that_the_first_object_lacks_are_columns_too(write):
     assert read_table(write('{"text": "a"}\n{"label": 1, "text": "b"}\n', "t.jsonl")).columns == ["text", "label"]
 
 
+def test_keys_that_appear_late_are_columns_too_up_to_a_number(write, monkeypatch):
+    late = write('{"text": "a"}\n' * 300 + '{"text": "b", "label": "c"}\n', "t.jsonl")
+    assert read_table(late).columns == ["text", "label"]
+    assert rows(late, "label")[-2:] == [("",), ("c",)]
+    monkeypatch.setattr(json_table, "_MOST_COLUMNS", 3)
+    assert len(read_table(write("".join(f'{{"key {i}": 1}}\n' for i in range(9)), "t.jsonl")).columns) == 3
+
+
+def test_spaces_around_the_names_of_columns_do_not_count(write, tmp_path):
+    for name, content in (("t.csv", " text,label \na,b\n"), ("t.jsonl", '{" text": "a", "label ": "b"}\n')):
+        assert rows(write(content, name), "text", "label") == [("a", "b")]
+    pl.DataFrame({" text": ["a"], "label ": ["b"]}).write_parquet(tmp_path / "t.parquet")
+    assert rows(tmp_path / "t.parquet", "label", "text") == [("b", "a")]
+    pl.DataFrame({" text": ["a"], "text": ["b"]}).write_parquet(tmp_path / "t.parquet")
+    for path in (tmp_path / "t.parquet", write('{" text": "a"}\n{"text": "b"}\n', "t.jsonl")):
+        assert "the columns ' text' and 'text' differ in spaces only; give each a name of its own" in refused(path)
+
+
 def test_parquet_that_is_none_or_is_cut_or_damaged(write, tmp_path):
     assert "is no Parquet file" in refused(write(GOOD, "t.parquet"))
+    assert "is no Parquet file" in refused(write("PAR", "t.parquet"))
     TABLE.write_parquet(tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
     assert "is cut off" in refused(write(whole[:-20], "t.parquet"))

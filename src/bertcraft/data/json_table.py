@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertcraft.data.lines import LONGEST, Lines
-from bertcraft.data.table import Malformed, Row, Table, Unusable, kind_of, values
+from bertcraft.data.table import Malformed, Row, Table, Unusable, kind_of, named, values
 from bertcraft.errors import DataError
 
-_PEEK = 100  # objects whose keys are the columns
+_MOST_COLUMNS = 500  # keys beyond them are values that were written as keys
 _PIECE = 2**16  # characters of a list that are read at a time
 _BLANK = "\ufeff \t\r\n"
 _DECODER = json.JSONDecoder()
@@ -30,20 +30,22 @@ def read(path: Path, kind: str, start: bytes) -> Table:
 
 def _table(path: Path, kind: str, opened: Callable[[], Lines], objects: Callable[[Lines], Objects], hint: str) -> Table:
     lines, unusable, count = opened(), Unusable(), 0
-    found = objects(lines)
-    first = list(itertools.islice(found, _PEEK))
-    columns = list(dict.fromkeys(key for _, value in first if isinstance(value, dict) for key in value))
-    for _, value in itertools.chain(first, found):
+    keys: dict[str, None] = {}  # in the order in which they appear
+    for _, value in objects(lines):
         count += 1
         if isinstance(value, Malformed):
             unusable.add(value)
+        elif len(keys) < _MOST_COLUMNS:
+            keys |= dict.fromkeys(value)
     unusable.check(path, count, hint)
+    columns = named(path, itertools.islice(keys, _MOST_COLUMNS))
 
     def rows(names: list[str]) -> Iterator[Row]:
+        own = [columns[name] for name in names]
         for where, value in objects(opened()):
-            yield values(names, map(value.get, names), where) if isinstance(value, dict) else value
+            yield values(names, map(value.get, own), where) if isinstance(value, dict) else value
 
-    return Table(path, kind, columns, count, lines.notes(), rows)
+    return Table(path, kind, list(columns), count, lines.notes(), rows)
 
 
 def _checked(where: str, value) -> tuple[str, dict | Malformed]:

@@ -57,6 +57,20 @@ class Table:
         raise DataError(f"{self.path}: no column {name!r}; its columns are {listed(self.columns)}{hint}")
 
 
+def named(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The names of a file's columns without the spaces around them -> the names as the file has them.
+
+    Raises DataError where two differ in nothing else.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        short = name.strip() or name
+        if found.setdefault(short, name) != name:
+            both = f"{found[short]!r:.60} and {name!r:.60}"
+            raise DataError(f"{path}: the columns {both} differ in spaces only; give each a name of its own")
+    return found
+
+
 class Unusable:
     """Counts the malformed rows of a table."""
 

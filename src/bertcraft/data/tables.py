@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bertcraft.data import json_table, separated
 from bertcraft.data.lines import DAMAGED, opened, packed
-from bertcraft.data.table import Row, Table, values
+from bertcraft.data.table import Row, Table, named, values
 from bertcraft.data.text import listed, shortened
 from bertcraft.errors import DataError
 
@@ -51,14 +51,15 @@ def read_table(path: str | Path) -> Table:
             raise DataError(f"{path}: this is no gzip file, or a damaged one, whatever its name says") from None
     if not start.strip():
         raise DataError(f"{path}: the file is empty; expected columns of texts and labels")
-    if kind == "Parquet":
-        return _parquet(path)
-    for mark, what in _FOREIGN.items():
+    for mark, what in _FOREIGN.items() if kind != "Parquet" else ():
         if start.startswith(mark):
             raise DataError(f"{path}: this is no {kind} file but {what}")
     if kind in ("CSV", "TSV") and re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"', start):
         raise DataError(f"{path}: this is no {kind} file but JSON: name it .json (a list of objects) or .jsonl (one a line)")
-    table = separated.read(path, kind, start) if kind in ("CSV", "TSV") else json_table.read(path, kind, start)
+    if kind == "Parquet":
+        table = _parquet(path)
+    else:
+        table = separated.read(path, kind, start) if kind in ("CSV", "TSV") else json_table.read(path, kind, start)
     if table.count == 0:
         raise DataError(f"{path}: there is no row below the names of the columns {listed(table.columns)}")
     return table
@@ -67,7 +68,7 @@ def read_table(path: str | Path) -> Table:
 def _parquet(path: Path) -> Table:
     with open(path, "rb") as file:
         start = file.read(4)
-        file.seek(-4, 2)
+        file.seek(max(0, path.stat().st_size - 4))
         end = file.read(4)
     if start != b"PAR1" or end != b"PAR1":
         what = "is cut off" if start == b"PAR1" else "is no Parquet file, whatever its name says"
@@ -84,14 +85,15 @@ def _parquet(path: Path) -> Table:
     def scan():
         return pl.scan_parquet(path, glob=False)
 
-    columns = checked(lambda: scan().collect_schema().names())
+    columns = named(path, checked(lambda: scan().collect_schema().names()))
     count = checked(lambda: scan().select(pl.len()).collect().item())
 
     def rows(names: list[str]) -> Iterator[Row]:
-        batches = checked(lambda: scan().select(names).collect_batches(chunk_size=_BATCH, maintain_order=True))
+        own = [columns[name] for name in names]
+        batches = checked(lambda: scan().select(own).collect_batches(chunk_size=_BATCH, maintain_order=True))
         numbers = itertools.count(1)
         while (batch := checked(lambda: next(batches, None))) is not None:
             for row in batch.iter_rows():
                 yield values(names, row, f"row {next(numbers)}")
 
-    return Table(path, "Parquet", columns, count, [], rows)
+    return Table(path, "Parquet", list(columns), count, [], rows)
