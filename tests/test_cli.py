@@ -1,5 +1,6 @@
 """The command in processes of its own, in a terminal of 80 columns."""
 
+import gzip
 import os
 import re
 import resource
@@ -18,6 +19,7 @@ from bertcraft.bert import Config, Model, initial_params
 from bertcraft.bert.sentence_modules import Pipeline
 from bertcraft.data import cards
 from bertcraft.data.tokenizer import load_tokenizer
+from bertcraft.errors import InputError
 
 WORDS = "the a cat dog sat ran on mat to home big small red blue house bank money card".split()
 COMMANDS = [
@@ -241,6 +243,29 @@ def test_encode_refuses_files_without_a_text_on_each_line(content, told, model_f
     message = refused("encode", model_folder, tmp_path / "texts.txt", "-o", tmp_path / "v.npy")
     assert told in message and "texts.txt" in message
     assert not (tmp_path / "v.npy").exists()
+
+
+def test_a_table_or_a_packed_file_is_no_file_of_lines(tmp_path):
+    from bertcraft.cli.models import read_texts
+
+    for name in ("t.csv", "T.TSV", "t.tab", "t.ndjson", "t.jsonl.gz", "t.pq"):
+        (tmp_path / name).write_text("id,text\n1,the cat\n")
+        with pytest.raises(InputError, match="by its name a table; expected a file with a text on each line: write its texts"):
+            read_texts(str(tmp_path / name))
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"the cat\n"))
+    with pytest.raises(InputError, match=r"t.txt.gz: is a gzip file; expected .*: unpack it first"):
+        read_texts(str(tmp_path / "t.txt.gz"))
+
+
+def test_lines_end_as_on_any_system(tmp_path):
+    from bertcraft.cli.models import read_texts
+
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"the cat\rthe dog\r\nthe house\na cat")
+    assert read_texts(str(path)) == ["the cat", "the dog", "the house", "a cat"]
+    path.write_bytes(b"the cat\rthe d\xffog\r")
+    with pytest.raises(InputError, match="line 2 is not UTF-8"):
+        read_texts(str(path))
 
 
 # ---- fill

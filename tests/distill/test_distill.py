@@ -1,5 +1,6 @@
 """The command in processes of its own: what it saves opens elsewhere with the same answers; killed; on bad input."""
 
+import gzip
 import json
 import logging
 import os
@@ -11,12 +12,14 @@ import time
 import warnings
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 import bertcraft as bc
 from bertcraft.bert import Config, Model, initial_params
 from bertcraft.bert.sentence_modules import Normalize, Pipeline, Pooling
+from bertcraft.cli.distill import _texts
 from bertcraft.data import cache
 from bertcraft.data.tokenizer import load_tokenizer
 from bertcraft.tensor import tree
@@ -250,6 +253,41 @@ def test_two_processes_do_not_write_one_folder(place, tmp_path):
     with cache.lock(tmp_path / "small" / ".distilling" / "lock"):
         message = refused(place / "encoder", place / "texts.txt", "--layers", 2, "--steps", 5, "--out", tmp_path / "small")
     assert "another process distills into it" in message
+
+
+@pytest.mark.parametrize("name", ["t.tab", "t.ndjson", "t.pq", "t.csv.gz"])
+def test_whatever_a_table_may_be_called_is_read_as_one(tmp_path, name):
+    table, path = pl.DataFrame({"id": [1, 2], "text": ["ank", "bank"]}), tmp_path / name
+    match name:
+        case "t.tab":
+            table.write_csv(path, separator="\t")
+        case "t.ndjson":
+            table.write_ndjson(path)
+        case "t.pq":
+            table.write_parquet(path)
+        case _:
+            path.write_bytes(gzip.compress(table.write_csv().encode()))
+    assert _texts(str(path), None, None)[0] == ["ank", "bank"]
+
+
+def test_rows_are_left_out_for_the_reason_that_is_told(tmp_path):
+    path = tmp_path / "t.jsonl"
+    objects = [
+        '{"text": "ank", "topic": "money"}', '{"text": ["bank"]}', '{"text": " "}',
+        '{"text": "dank", "topic": ["money", "travel"]}', "nonsense", '{"text": "gank"}',
+    ]  # fmt: skip
+    path.write_text("\n".join(objects) + "\n")
+    texts, labels, notes = _texts(str(path), "text", None)
+    assert (texts, labels) == (["ank", "dank", "gank"], None)
+    assert notes == [
+        "left out: 2 rows cannot be used (the first: line 2, a list in 'text' where a text or a label is expected)",
+        "left out: 1 row without a text",
+    ]
+    texts, labels, more = _texts(str(path), "text", "topic")
+    assert (texts, labels, more[:2]) == (["ank", "dank", "gank"], ["money", "", ""], notes)
+    assert more[2:] == [
+        "1 text is taken without its label (the first: line 4, a list in 'topic' where a text or a label is expected)"
+    ]
 
 
 def test_bad_input_is_told_in_one_line(place, tmp_path):

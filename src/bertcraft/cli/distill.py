@@ -8,7 +8,6 @@ import typer
 from bertcraft.cli.models import folder_of, read_texts
 from bertcraft.errors import InputError
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz")  # ends of the names of files that hold columns
 MOST = 50_000  # texts: more than a student reads in an hour
 
 
@@ -67,24 +66,36 @@ def _texts(name: str, text: str | None, label: str | None) -> tuple[list[str], l
     import numpy as np
 
     from bertcraft.data.labelled import choose_text
-    from bertcraft.data.table import Malformed
-    from bertcraft.data.tables import read_table
+    from bertcraft.data.table import Malformed, Unusable
+    from bertcraft.data.tables import KINDS, is_table, read_table
     from bertcraft.data.text import counted
 
     notes: list[str] = []
-    if not name.lower().endswith(TABLES):
+    if not is_table(name):
         if given := "--text" if text else "--label" if label else None:
-            raise InputError(f"{given} names a column, but {name} is no table: expected a name that ends in {', '.join(TABLES)}")
+            raise InputError(f"{given} names a column, but {name} is no table: expected a name that ends in {', '.join(KINDS)}")
         rows = [(line,) for line in read_texts(name)]
     else:
         table = read_table(name)
         column, guesses = choose_text(table, text)
         columns = [column] if label is None else [column, table.column(label)]
-        every = list(table.rows(*columns))
-        rows = [row for row in every if not isinstance(row, Malformed) and row[0].strip()]
-        notes += [*table.notes, *guesses]
-        if left := len(every) - len(rows):
-            notes.append(f"{counted(left, 'row')} without a text left out")
+        rows, unusable, unlabelled, empty = [], Unusable(), Unusable(), 0
+        for own, row in zip(table.rows(column), table.rows(*columns), strict=True):  # a text whose label is malformed is used
+            if isinstance(own, Malformed):
+                unusable.add(own)
+            elif not own[0].strip():
+                empty += 1
+            elif isinstance(row, Malformed):
+                unlabelled.add(row)
+                rows.append((*own, ""))
+            else:
+                rows.append(row)
+        notes += [*table.notes, *guesses, *(f"left out: {note}" for note in unusable.notes())]
+        if empty:
+            notes.append(f"left out: {counted(empty, 'row')} without a text")
+        if first := unlabelled.first:
+            texts = counted(unlabelled.number, "text is taken without its label", "texts are taken without their labels")
+            notes.append(f"{texts} (the first: {first.where}, {first.reason})")
     if len(rows) > MOST:
         chosen = np.random.default_rng(0).choice(len(rows), MOST, replace=False)
         notes.append(f"{MOST:,} of {len(rows):,} texts are taken, at random")

@@ -1,6 +1,7 @@
 """``bertcraft encode`` and ``bertcraft fill``: what a model makes of texts."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,16 +33,24 @@ def folder_of(model: str) -> Path:
 
 
 def read_texts(name: str) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input for "-". Raises InputError unless each holds a text."""
+    """The lines of a UTF-8 file, or of standard input for "-". Raises InputError unless each holds a text, and for a table."""
+    from bertcraft.data.tables import is_table
+
     if name != "-" and (Path(name).is_dir() or not Path(name).exists()):
         what = "is a folder" if Path(name).is_dir() else "there is no such file"
         raise InputError(f"{name}: {what}; expected a file with a text on each line, or - for standard input")
+    if is_table(name):
+        raise InputError(
+            f"{name}: by its name a table; expected a file with a text on each line: write its texts alone into a .txt file"
+        )
     content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     shown = "standard input" if name == "-" else name
+    if content.startswith(b"\x1f\x8b"):
+        raise InputError(f"{shown}: is a gzip file; expected a text on each line: unpack it first")
     try:
-        texts = content.decode("utf-8-sig").split("\n")
+        texts = re.split("\r\n|\r|\n", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = len(re.split(b"\r\n|\r|\n", content[: error.start]))
         raise InputError(f"{shown}: line {line} is not UTF-8; save the file as UTF-8") from None
     if not any(text.strip() for text in texts):
         raise InputError(f"{shown} is empty: expected a text on each line")
@@ -51,7 +60,7 @@ def read_texts(name: str) -> list[str]:
     if empty:
         lines = ", ".join(map(str, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         raise InputError(f"{shown}: expected a text on each line, got none on line {lines}; remove the empty lines")
-    return [text.removesuffix("\r") for text in texts]
+    return texts
 
 
 def encode(

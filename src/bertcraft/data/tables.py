@@ -19,6 +19,7 @@ KINDS = {
     ".csv": "CSV", ".tsv": "TSV", ".tab": "TSV", ".json": "JSON", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet",
     ".pq": "Parquet",
 }  # fmt: skip
+_ENDINGS = tuple(KINDS) + tuple(f"{ending}.gz" for ending in KINDS)
 _BATCH = 5_000  # rows of a Parquet file read at a time
 
 _FOREIGN = {  # what is not a text file, whatever its name says
@@ -27,6 +28,11 @@ _FOREIGN = {  # what is not a text file, whatever its name says
     b"\x1f\x8b": "a gzip file: put .gz behind its name",
     b"BZh": "a bzip2 file: decompress it first", b"\x28\xb5\x2f\xfd": "a zstd file: decompress it first", b"%PDF": "a PDF",
 }  # fmt: skip
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by the end of its name, packed or not."""
+    return name.lower().endswith(_ENDINGS)
 
 
 def read_table(path: str | Path) -> Table:
