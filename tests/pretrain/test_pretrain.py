@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertcraft.bench.scaling import free_port
+from bertcraft.data import cache
+from bertcraft.errors import DataError
+from bertcraft.pretrain.texts import divided
 from bertcraft.train.state import load_state
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
@@ -307,9 +311,35 @@ def test_a_folder_of_another_run_is_refused(place, tmp_path):
     assert status == 2 and "rate: 0.0005 there, 0.1 here" in errors
 
 
+def test_two_runs_do_not_write_one_folder(place, tmp_path):
+    (tmp_path / "out").mkdir()
+    with cache.lock(tmp_path / "out" / "lock"):
+        status, _, errors = finish(start(place, tmp_path / "out"))
+    assert status == 2 and f"{tmp_path / 'out'} is in use: another run pretrains into it; wait for it or end it" in errors
+    assert taken(tmp_path / "out") == 0
+
+
+def test_a_refused_length_does_not_stand_in_the_way_of_the_next(place, tmp_path):
+    (tmp_path / "sizes.json").write_text(json.dumps(SMALL | {"max_position_embeddings": 8192}))
+    own = ["--size", tmp_path / "sizes.json"]
+    status, _, errors = finish(start(place, tmp_path / "out", "masked_lm", 2, *own, "--length", 8192))
+    assert status == 2 and "do not fill one row of 8192 tokens: give more text, or shorter rows (--length)" in errors
+    status, _, errors = finish(start(place, tmp_path / "out", "masked_lm", 2, *own, "--length", 16))
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\n"])
+def test_a_corpus_without_a_text_is_named(tmp_path, content):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: its files hold no text")):
+        divided(str(tmp_path), print)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (["--out", "small.json"], "small.json is a file: --out names a folder to make"),
         (["--corpus", "nowhere"], "corpus: got 'nowhere', expected a folder that is there, or one of "),
         (["--sharded"], "give --backend jax"),
         (["--precision", "half"], "precision: got 'half', expected one of float32, float16, bfloat16"),
@@ -333,6 +363,7 @@ def test_what_cannot_be_meant_is_told_in_a_line(place, tmp_path, more, said):
     status, output, errors = finish(start(place, tmp_path / "out", "masked_lm", 12, *more))
     assert (status, output) == (2, "")
     assert said in errors and errors.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists(), "nothing is made before the input is known to be good"
 
 
 def test_trainer_goes_on_with_the_model_in_two_processes(place, tmp_path):

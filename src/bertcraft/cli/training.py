@@ -28,12 +28,14 @@ class Shown:
         """What ``held_out.json`` holds, as a table."""
         from rich.table import Table
 
+        from bertcraft.data.text import counted
+
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column(f"at {held_out['positions']:,} [MASK] of held-out text".replace("[", r"\["))
         for column in ("loss, nats", "words guessed, %"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_row("word frequencies", f"{held_out['unigram']:.3f}", "-")
-        for name, key in (("before", "before"), (f"after {held_out['steps']:,} steps", "after")):
+        for name, key in (("before", "before"), (f"after {counted(held_out['steps'], 'step')}", "after")):
             table.add_row(name, f"{held_out[key]['loss']:.3f}", f"{100 * held_out[key]['accuracy']:.1f}")
         self.console.print(table)
 

@@ -115,7 +115,7 @@ class Stream:
     def _blocks_of(self, window: int) -> Iterator[files.Block]:
         epoch, number = divmod(window, self.windows_an_epoch)
         if number == 0 and epoch and self._ends[window - 1 : window] == [0]:
-            raise DataError(f"the texts do not fill one row of {self.length} tokens: give more text")
+            raise DataError(f"the texts do not fill one row of {self.length} tokens: give more text, or shorter rows (--length)")
         order = epoch_order(len(self.blocks), self.seed, epoch)
         return (self.blocks[i] for i in order[number * WINDOW : (number + 1) * WINDOW])
 

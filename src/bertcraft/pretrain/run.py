@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from bertcraft.tensor import tree
 from bertcraft.train import Rule, adamw, chain
 from bertcraft.train.loop import Engine, FitResult, Progress, fit_on, numpy_engine
 from bertcraft.train.schedules import Schedule
+from bertcraft.train.state import FILE
 
 BACKENDS = ("numpy", "jax")
 PRECISIONS = ("float32", *HALF)
@@ -112,13 +114,15 @@ def pretrain(
     """Train as planned, or go on with the run whose state is in ``folder``; write ``model`` into it, a Hugging Face folder.
 
     With several processes (:func:`bertcraft.pretrain.cluster.join`) each calls it alike; rank 0 writes. ``workers`` tokenise
-    ahead. ``told`` hears what is being prepared. Raises TrainingError, DataError or InputError as its parts do.
+    ahead. ``told`` hears what is being prepared. Raises TrainingError, DataError or InputError as its parts do, InputError where
+    ``folder`` is a file, DataError where another process works in it.
     """
     plan.check()
     if plan.backend == "jax":
         cluster.agree(asdict(plan))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: --out names a folder to make")
     start = open_start(plan.start, plan.length) if plan.start else None
-    folder.mkdir(parents=True, exist_ok=True)
     blocks, kept_back = texts.divided(plan.corpus, told)
     tokenizer = start.model.tokenizer if start else _tokenizer(plan, blocks, told)
     vocab_size = start.model.config.vocab_size if start else tokenizer.get_vocab_size()
@@ -128,7 +132,9 @@ def pretrain(
     engine = _engine(plan, goal, rule)
     params = goal.initial(plan.seed, np.float32)
     held_out = _held_out(kept_back, tokenizer, plan, Words(goal.vocabulary, frequency)) if engine.rank == 0 else None
-    with Stream(blocks, tokenizer, plan.length, plan.seed, workers=workers, counts=folder / f"rows-{engine.rank}.json") as stream:
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = folder / f"rows-{engine.rank}.json"
+    with _alone(folder, engine), Stream(blocks, tokenizer, plan.length, plan.seed, workers=workers, counts=counts) as stream:
         signature = {**asdict(plan), "corpus": stream.digest, "start": start.digest if start else None}
         if plan.backend == "jax":
             cluster.agree({"corpus and vocabulary": stream.digest, "checkpoint to go on from": signature["start"]})
@@ -158,6 +164,8 @@ def pretrain(
                 found = None
             report(progress)
 
+        if not (folder / "state" / FILE).exists():  # too little text is told before there is a state that another plan would find
+            stream.batch(0, plan.batch)
         log = found = before = None
         if held_out:
             before = measured(params)
@@ -178,15 +186,22 @@ def pretrain(
         finally:
             if log:
                 log.close()
-    trained, summary = engine.host(result.params), None
-    if engine.rank == 0:
-        _save(goal, trained, tokenizer, start, folder)
-        if held_out:
-            after = result.evaluations[-1][1]
-            summary = {"steps": result.step, "positions": held_out.masked, "unigram": held_out.unigram}
-            summary |= {"before": before, "after": after}
-            cache.write(folder / "held_out.json", json.dumps(summary, indent=2).encode() + b"\n")
+        trained, summary = engine.host(result.params), None
+        if engine.rank == 0:
+            _save(goal, trained, tokenizer, start, folder)
+            if held_out:
+                after = result.evaluations[-1][1]
+                summary = {"steps": result.step, "positions": held_out.masked, "unigram": held_out.unigram}
+                summary |= {"before": before, "after": after}
+                cache.write(folder / "held_out.json", json.dumps(summary, indent=2).encode() + b"\n")
     return Pretrained(result._replace(params=trained), summary)
+
+
+def _alone(folder: Path, engine: Engine) -> AbstractContextManager:
+    """Keep other runs out of the folder; the first process does, for all of this run."""
+    if engine.rank:
+        return nullcontext()
+    return cache.lock(folder / "lock", busy=f"{folder} is in use: another run pretrains into it; wait for it or end it")
 
 
 def _shown(found: dict) -> str:

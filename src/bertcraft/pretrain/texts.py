@@ -20,7 +20,7 @@ def divided(corpus: str, told: Callable[[str], None]) -> tuple[list[files.Block]
 
     A corpus is written once to the cache as a text file, and says itself what it holds out. Of a folder it is one block in
     twenty, at most four megabytes; where the folder has fewer blocks, they are cut smaller. Raises DataError for a corpus that
-    is neither.
+    is neither, and for a folder whose files hold no text.
     """
     from bertcraft import data
 
@@ -50,6 +50,8 @@ def _divided(folder: str) -> tuple[list[files.Block], list[str]]:
     kept_back = list(range(_ONE_IN // 2, len(blocks), _ONE_IN))
     chosen = {kept_back[i] for i in np.linspace(0, len(kept_back) - 1, min(len(kept_back), _MOST_HELD_OUT)).astype(int)}
     read = [block for i, block in enumerate(blocks) if i not in chosen]
+    if not any(True for block in read for _ in files.texts(block)):  # it stops at the first
+        raise DataError(f"{folder}: its files hold no text")
     return read, [text for i in sorted(chosen) for text in files.texts(blocks[i])]
 
 
