@@ -322,8 +322,6 @@ def _arguments(left: dict[str, Any], tensor_names: Collection[str] | None, may_l
     heads = [mark for mark in ("lm_predictions.", "cls.predictions.") if any(n.startswith(mark) for n in tensor_names or ())]
     if family == "deberta" and heads == ["lm_predictions."]:
         arguments.setdefault("legacy", False)  # the authors' own files have no such key
-    if arguments.get("position_embedding_type", "") is None:
-        del arguments["position_embedding_type"]  # transformers takes its default, too
     for key in ("dtype", "torch_dtype"):  # how the weights were stored: they say it themselves
         left.pop(key, None)
     if tensor_names is not None and head == "base" and family in POOLED:
