@@ -473,6 +473,9 @@ def test_a_student_of_all_layers_is_its_teacher():
         (lambda: technique.spread(6, 0), "expected 1 to 6"),
         (lambda: technique.every(12, 5), "no 5 equal parts"),
         (lambda: technique.start(Config(family="albert", num_hidden_groups=2), {}, [0]), "2 groups of layers"),
+        (lambda: technique.start(Config(family="bert"), {}, [0, 12]), r"layers: got \[0, 12\], expected some of 0 to 11"),
+        (lambda: technique.start(Config(family="bert"), {}, [-1]), r"layers: got \[-1\]"),
+        (lambda: technique.start(Config(family="albert"), {}, []), r"layers: got \[\]"),
     ],
 )
 def test_bad_input_is_told(call, message):

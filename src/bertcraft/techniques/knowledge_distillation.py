@@ -169,9 +169,12 @@ def spread(teacher: int, student: int) -> list[int]:
 def start(config: Config, params: dict, layers: Sequence[int]) -> tuple[Config, dict]:
     """A student that consists of those layers of a model, its embeddings and its head (Sanh et al. 2019, section 3).
 
-    The arrays are the teacher's own: training copies them. An ALBERT has one layer's parameters; its student uses them fewer
-    times. Raises InputError for an ALBERT with several groups of layers, of which none can be left out.
+    layers: counted from 0. The arrays are the teacher's own: training copies them. An ALBERT has one layer's parameters; its
+    student uses them fewer times. Raises InputError for layers that the model lacks, and for an ALBERT with several groups of
+    layers, of which none can be left out.
     """
+    if len(layers) < 1 or not set(layers) <= set(range(config.num_hidden_layers)):
+        raise InputError(f"layers: got {list(layers)}, expected some of 0 to {config.num_hidden_layers - 1}")
     if config.family == "albert" and config.num_hidden_groups > 1:
         raise InputError(f"got an ALBERT with {config.num_hidden_groups} groups of layers; a student can be made of one with 1")
     own, known = replace(config, num_hidden_layers=len(layers)), dict(tree.items(params))
