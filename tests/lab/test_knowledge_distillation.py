@@ -83,11 +83,13 @@ def test_arms_differ_as_they_say_and_every_one_has_as_many_rates():
     assert distilled == labels | {"taught": True, "teacher_rate": 2e-4, "temperature": 2.0, "soft": 5 / 7}
     for name, change in (
         ("cool", {"temperature": 1.0}), ("hot", {"temperature": 8.0}), ("states", {"cosine": 1 / 7}),
-        ("random", {"random": True}), ("judged", {"labelled": 320, "soft": 1.0}),
+        ("random", {"random": True}), ("judged", {"labelled": 320, "soft": 1.0}), ("one-layer", {"layers": 1}),
     ):  # fmt: skip
         assert settings[name] == distilled | change
     assert settings["smoothing"] == labels | {"smoothing": 0.1} and settings["few-labels"] == labels | {"labelled": 320}
     assert settings["teacher"] == labels | {"layers": 6, "teacher": True}
+    for name in ("labels", "teacher"):
+        assert settings[f"{name}-longer"] == settings[name] | {"steps": 960}
     assert settings["few-teacher"] == settings["teacher"] | {"labelled": 320}
     assert {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like} == set(LEARNERS)
     for grid in EXPERIMENT.tuning.grids.values():

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from bertcraft.bert import Config, encoder, initial_params
-from bertcraft.data.batches import pad
+from bertcraft.data.batches import batch_indices, pad
 from bertcraft.lab import taught
 from bertcraft.techniques import knowledge_distillation as technique
 from bertcraft.tensor import functions as F
-from bertcraft.tensor import tree
+from bertcraft.tensor import tree, value_and_grad
+from bertcraft.train import adamw, chain, clip_by_global_norm, fit, warmup_linear
 
 CONFIG = Config(
     family="bert", head="sequence_classification", vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -83,6 +84,32 @@ def test_states_stand_beside_their_own_texts(texts):
     turned = taught.Answers(own.logits, [each[::-1] for each in states])
     wrong = taught.train(START, ids, labels, taught.Recipe(1, 0.0, soft=0.0, cosine=1.0), seed=3, teacher=turned)
     assert wrong.losses[0] > alone + 0.05
+
+
+def test_words_that_no_text_holds_keep_their_vectors_and_all_others_learn_as_in_a_whole_table(texts):
+    """Against the plain loop over whole tables, whose decay alone moves the rows that no text holds."""
+    ids, labels = [np.where(each > 20, each - 10, each) for each in texts[0]], texts[1]
+    recipe = taught.Recipe(steps=8, rate=1e-2)
+    found = taught.train(START, ids, labels, recipe, seed=0)
+    rule = chain(clip_by_global_norm(1.0), adamw(warmup_linear(1e-2, 1, 8), weight_decay=0.01))
+    loss = taught.loss_of(CONFIG, recipe, False)
+
+    def make_batch(step):
+        rows = batch_indices(40, 16, 0, step)
+        return batch_of([ids[i] for i in rows], labels[rows])
+
+    whole = fit(value_and_grad(loss), START[1], rule, make_batch, 8, seed=0)
+    np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
+    name = "bert.embeddings.word_embeddings.weight"
+    (own, other, start) = (dict(tree.items(each)) for each in (found.params, whole.params, START[1]))
+    for key, leaf in own.items():
+        if key != name:
+            np.testing.assert_allclose(leaf, other[key], atol=1e-5)
+    held = np.isin(np.arange(30), np.concatenate([*ids, [0]]))
+    assert not held[21:].any() and held[5:21].all()
+    np.testing.assert_allclose(own[name][held], other[name][held], atol=1e-5)
+    np.testing.assert_array_equal(own[name][~held], start[name][~held])
+    assert np.abs(own[name][5:21] - start[name][5:21]).max() > 1e-3
 
 
 def test_the_first_step_is_that_of_labels_and_the_same_seed_gives_the_same_run(texts):

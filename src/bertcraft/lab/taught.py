@@ -7,7 +7,7 @@ Shapes: n texts, C classes, H hidden size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from bertcraft.bert.config import Config
 from bertcraft.data.batches import batch_indices, pad
 from bertcraft.lab import finetune as tuning
 from bertcraft.techniques import knowledge_distillation as technique
+from bertcraft.tensor import tree
 from bertcraft.tensor.parallel import sharded_value_and_grad
 from bertcraft.train import FitResult, Progress, adamw, chain, clip_by_global_norm, fit, warmup_linear
 
@@ -72,8 +73,17 @@ def train(
     teacher: Answers | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> FitResult:
-    """Train a classifier (configuration, parameters): AdamW, a rate that rises for a tenth of the steps and falls to zero."""
+    """Train a classifier (configuration, parameters): AdamW, a rate that rises for a tenth of the steps and falls to zero.
+
+    Vectors of words that no text holds, which have no gradient, come back as they were: to carry MiniLM's 30,522 through every
+    step takes a third of the time.
+    """
     config, params = start
+    table = f"{config.family}.embeddings.word_embeddings.weight"
+    flat = dict(tree.items(params))
+    held = np.unique(np.concatenate([*token_ids, [config.pad_token_id]]))
+    config = replace(config, vocab_size=len(held), pad_token_id=int(np.searchsorted(held, config.pad_token_id)))
+    token_ids = [np.searchsorted(held, ids).astype(np.int32) for ids in token_ids]
 
     def make_batch(step: int) -> dict:
         rows = batch_indices(len(token_ids), recipe.batch, seed, step)
@@ -90,7 +100,12 @@ def train(
     step = sharded_value_and_grad(loss, shard_size=recipe.batch, threads=1, seed=seed)
     schedule = warmup_linear(recipe.rate, round(0.1 * recipe.steps), recipe.steps)
     rule = chain(clip_by_global_norm(1.0), adamw(schedule, weight_decay=0.01))
-    return fit(step, params, rule, make_batch, recipe.steps, seed=seed, report=report)
+    few = tree.nest(flat | {table: flat[table][held]})
+    result = fit(step, few, rule, make_batch, recipe.steps, seed=seed, report=report)
+    learnt = dict(tree.items(result.params))
+    whole = flat[table].copy()
+    whole[held] = learnt[table]
+    return result._replace(params=tree.nest(learnt | {table: whole}))
 
 
 def first_step(start: tuple[Config, dict], token_ids: Sequence[np.ndarray], labels: np.ndarray, seed: int) -> dict:
