@@ -1,11 +1,12 @@
 """Training a classifier of texts on labels, on a teacher's answers, or on both: what experiment 05 sets side by side.
 
-The classifier is that of :mod:`bertcraft.lab.finetune`. Whatever it learns from, a seed gives the same batches and the same
-dropout; a batch is one shard, so that each loss is its mean over the whole batch, over texts or over tokens.
+The classifier is that of :mod:`bertcraft.lab.finetune`. Whatever it learns from, a seed gives the same batches, and (but
+where states are learnt from) the same dropout; a batch is one shard, so that a loss is its mean over the batch, texts or tokens.
 
 Shapes: n texts, C classes, H hidden size.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,12 +15,15 @@ import numpy as np
 
 from bertcraft.bert import encoder, heads
 from bertcraft.bert.config import Config
+from bertcraft.bert.model import Model
 from bertcraft.data.batches import batch_indices, pad
 from bertcraft.lab import finetune as tuning
 from bertcraft.techniques import knowledge_distillation as technique
 from bertcraft.tensor import tree
 from bertcraft.tensor.parallel import sharded_value_and_grad
 from bertcraft.train import FitResult, Progress, adamw, chain, clip_by_global_norm, fit, warmup_linear
+
+ROUNDS, TIMED = 3, 256  # of the clock, and the texts of each
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,18 @@ def states(config: Config, params: dict, token_ids: Sequence[np.ndarray], togeth
         hidden = encoder.encode(params, config, ids, mask).astype(np.float16)
         found += [own[:length] for own, length in zip(hidden, mask.sum(axis=1), strict=True)]
     return found
+
+
+def probabilities(model: Model, classifier: tuple[Config, dict], texts: Sequence[str], longest: int) -> np.ndarray:
+    """What a classifier (configuration, parameters) with the model's tokenizer answers: (n, C); texts are cut there."""
+    return tuning.predict(tuning.Finetuned(model, "full", *classifier, {}, tuning.Settings(max_length=longest), {}, 0.0), texts)
+
+
+def milliseconds(model: Model, classifier: tuple[Config, dict], texts: Sequence[str], longest: int) -> float:
+    """Processor time of one of the first TIMED texts, tokenizing included: the least of ROUNDS."""
+    times, timed = [], texts[:TIMED]
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        probabilities(model, classifier, timed, longest)
+        times.append(time.process_time() - began)
+    return 1000 * min(times) / len(timed)

@@ -10,6 +10,7 @@ from bertcraft.lab.experiments.knowledge_distillation import WINDOW
 from bertcraft.lab.statistics import mean
 
 FEW = ("few-teacher", "few-labels", "judged")
+LIKE = {"few-teacher": "teacher", "few-labels": "labels", "judged": "distilled", "labels-longer": "labels"}  # hollow: their marks
 
 
 def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
@@ -18,7 +19,7 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     arms = [arm for arm in report.in_order(experiment) if not arm.trivial and arm.name in known]
     paths = [folder / f"{name}.png" for name in ("kept", "price", "losses")]
     _show_kept(paths[0], arms, runs, experiment)
-    _show_price(paths[1], arms, runs)
+    _show_price(paths[1], arms, verdicts.shared(runs, [arm.name for arm in arms]))
     _show_losses(paths[2], arms, runs)
     return paths
 
@@ -42,7 +43,7 @@ def _show_kept(path: Path, arms: list, runs: list[dict], experiment: Experiment)
         accuracies = [each["accuracy"] for each in _figures(runs, "teacher")]
         if accuracies:
             lost = -0.03 * mean(accuracies).mean
-            ax.axvline(lost, color="0.4", linewidth=0.9, linestyle="--", zorder=0, label="97 % of the teacher")
+            ax.axvline(lost, color="0.4", linewidth=0.9, linestyle="--", zorder=0, label="97 % of the teacher\n(of all labels)")
             ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
             ax.set_title(f"teacher: {mean(accuracies).mean:.1f} %")
         ax.axvline(0, color=style.COLOURS[style.BASELINE], linewidth=0.9, zorder=0)
@@ -54,11 +55,14 @@ def _show_kept(path: Path, arms: list, runs: list[dict], experiment: Experiment)
 
 def _show_price(path: Path, arms: list, runs: list[dict]) -> None:
     with style.figure(path, width=6.8, height=3.4) as ax:
-        for place, arm in enumerate(arms):
+        places = {arm.name: place for place, arm in enumerate(arm for arm in arms if arm.name not in LIKE)}
+        for arm in arms:
             own = _figures(runs, arm.name)
             found = mean([each["accuracy"] for each in own])
             half = None if found.low is None else found.high - found.mean
-            look = {**style.line(place), "linestyle": "none"}
+            look = {**style.line(places.get(LIKE.get(arm.name, arm.name), 0)), "linestyle": "none"}
+            if arm.name in LIKE:
+                look |= {"mfc": "white", "alpha": 0.6 if arm.name in FEW else 1}
             ax.errorbar(np.mean([each["ms"] for each in own]), found.mean, yerr=half, capsize=2, label=arm.title, **look)
         ax.set(xlabel="processor time of a text (ms)", ylabel="accuracy on HWU64 (%)", xlim=(0, None))
         ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
