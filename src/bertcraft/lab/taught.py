@@ -133,11 +133,11 @@ def probabilities(model: Model, classifier: tuple[Config, dict], texts: Sequence
     return tuning.predict(tuning.Finetuned(model, "full", *classifier, {}, tuning.Settings(max_length=longest), {}, 0.0), texts)
 
 
-def milliseconds(model: Model, classifier: tuple[Config, dict], texts: Sequence[str], longest: int) -> float:
-    """Processor time of one of the first TIMED texts, tokenizing included: the least of ROUNDS."""
+def sizes(model: Model, classifier: tuple[Config, dict], texts: Sequence[str], longest: int) -> dict:
+    """Millions of parameters; processor time of one of the first TIMED texts, tokenizing included: the least of ROUNDS."""
     times, timed = [], texts[:TIMED]
     for _ in range(ROUNDS):
         began = time.process_time()
         probabilities(model, classifier, timed, longest)
         times.append(time.process_time() - began)
-    return 1000 * min(times) / len(timed)
+    return {"millions": technique.count(classifier[0]) / 1e6, "ms": 1000 * min(times) / len(timed)}

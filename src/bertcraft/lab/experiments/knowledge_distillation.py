@@ -42,10 +42,8 @@ from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Exp
 from bertcraft.lab.taught import Answers, Recipe, first_step, states, train
 from bertcraft.techniques import knowledge_distillation as technique
 
-LONGEST = 24  # tokens a text is cut to
-TEXTS, BATCH, STEPS = 2560, 16, 480  # three readings
-FEW, TESTED = 320, 1032
-LAYERS = 3  # of a student
+LONGEST, LAYERS = 24, 3  # tokens a text is cut to; layers of a student
+TEXTS, STEPS, FEW, TESTED = 2560, 480, 320, 1032  # texts are read three times
 TEACHER_RATE = tuning.RATES["full"]  # in the trials of students
 WINDOW = 20  # steps whose losses are stored as one mean
 SOFT = 5 / 7  # DistilBERT's weights of soft targets, labels and states are 5, 2 and 1
@@ -72,6 +70,10 @@ def requests() -> tuple[Labelled, Split]:
 @functools.cache
 def tokens() -> list[np.ndarray]:
     return [np.array(ids, np.int32) for ids in sentences.tokenize(model(), requests()[0].texts, LONGEST)]
+
+
+def texts_of(rows: np.ndarray) -> list[str]:
+    return [requests()[0].texts[i] for i in rows]
 
 
 def split(texts: int, seed: int) -> Split:
@@ -110,7 +112,8 @@ def teacher(texts: int, labelled: int, steps: int, rate: float, seed: int, part:
     seen = [tokens()[i] for i in parts.train] if labelled == texts else []  # whose students learn from states
     own = Answers(logits, states(config, params, seen))
     rows = getattr(parts, part)
-    return Teacher(figures | sizes(config, params, rows), probabilities(config, params, rows).argmax(axis=1), own)
+    figures |= taught.sizes(model(), (config, params), texts_of(rows), LONGEST)
+    return Teacher(figures, probabilities(config, params, rows).argmax(axis=1), own)
 
 
 def learnt(settings: dict, seed: int, by: Teacher | None, context: Context) -> tuple[tuple[Config, dict], dict]:
@@ -132,13 +135,7 @@ def learnt(settings: dict, seed: int, by: Teacher | None, context: Context) -> t
 
 
 def probabilities(config: Config, params: dict, rows: np.ndarray) -> np.ndarray:
-    return taught.probabilities(model(), (config, params), [requests()[0].texts[i] for i in rows], LONGEST)
-
-
-def sizes(config: Config, params: dict, rows: np.ndarray) -> dict:
-    """Millions of parameters, processor time of one of these texts."""
-    ms = taught.milliseconds(model(), (config, params), [requests()[0].texts[i] for i in rows], LONGEST)
-    return {"millions": technique.count(config) / 1e6, "ms": ms}
+    return taught.probabilities(model(), (config, params), texts_of(rows), LONGEST)
 
 
 @functools.cache
@@ -188,7 +185,7 @@ def run(arm: Arm, seed: int, context: Context) -> dict:
     else:
         (config, params), figures = learnt(settings, seed, by, context)
         found = probabilities(config, params, rows).argmax(axis=1)
-        figures |= sizes(config, params, rows)
+        figures |= taught.sizes(model(), (config, params), texts_of(rows), LONGEST)
     right = found == numbers[rows]
     figures = figures | {"dev" if part == "dev" else "accuracy": 100 * float(right.mean())}
     if by:
@@ -207,7 +204,6 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 
 # ------------------------------------------------------------------------------------------------------------ declaration
 
-_FULL = {"texts": TEXTS, "steps": STEPS}
 _TAUGHT = {"taught": True, "teacher_rate": TEACHER_RATE, "temperature": technique.TEMPERATURE, "soft": SOFT}
 
 
@@ -238,7 +234,7 @@ def _arms(shared: dict, few: int, rate: float | None = None) -> tuple[Arm, ...]:
     return learners + tuple(Arm(*row, trivial=True) for row in rows)
 
 
-ARMS = _arms(_FULL, FEW)
+ARMS = _arms({"texts": TEXTS, "steps": STEPS}, FEW)
 
 METRICS = {
     "accuracy": Metric("accuracy", "%", 2, overlap=TESTED / TEXTS),
@@ -318,7 +314,6 @@ NOTES = (
     "the same 1,032 texts, and intervals are widened for that (Nadeau & Bengio). Teacher, distilled and labels alone have ten.",
     "Rates: the best of five for each arm on development texts, one seed that is not reported; other temperatures take the "
     "distilled student's, the teacher of few labels the teacher's. Probe: logistic regression on MiniLM's mean over tokens.",
-    "Seconds of a run: a teacher is trained once in a process, by whichever run needs it first.",
     "A text: processor time on one thread, tokenizing included; other programs were running.",
 )
 
