@@ -517,8 +517,9 @@ QUESTIONS = {
     "without a teacher too?": "labels alone keep 97 % of the teacher",
     "the teaching helps": "distilled above labels alone",
     "more than smoothing": "distilled above smoothed labels",
-    "softening matters not": "temperature 1 within 1 point of 2",
-    "the copied layers help": "copied layers above a random start",
+    "softening matters not": "temperature 1 within 2 points of 2",
+    "more than patience": "distilled above labels alone, thrice as long",
+    "the copied start helps": "a start from the teacher above a random one",
     "unlabelled texts help": "few labels: judged above labels alone",
 }
 rows_of = {row[0]: row for row in measured.compared(lesson.slug)}
