@@ -14,10 +14,11 @@ from bertcraft.tensor import tree, value_and_grad
 from bertcraft.train import adamw, chain, clip_by_global_norm, fit, warmup_linear
 
 CONFIG = Config(
-    family="bert", head="sequence_classification", vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-    intermediate_size=12, max_position_embeddings=12, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    family="bert", vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+    max_position_embeddings=12, add_pooling_layer=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
 )  # fmt: skip
-START = CONFIG, initial_params(CONFIG, 0, deviation=0.3)
+START = CONFIG, taught.with_head(CONFIG, initial_params(CONFIG, 0, deviation=0.3), 3)
+START[1]["head"]["weight"] += 0.3 * np.random.default_rng(5).standard_normal((3, 8)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,9 @@ def test_each_recipe_has_the_loss_that_it_says(texts):
     batch = batch_of(ids[:6], labels[:6])
     states = rng.standard_normal((*batch["input_ids"].shape, 8)).astype(np.float32)
     batch |= {"logits": rng.standard_normal((6, 3)).astype(np.float32), "states": states}
-    hidden = encoder.encode(params, config, batch["input_ids"], batch["attention_mask"])
-    logits = taught.heads.classification_logits(params, config, hidden)
+    hidden = encoder.encode(params["encoder"], config, batch["input_ids"], batch["attention_mask"])
+    mean = np.sum(hidden * batch["attention_mask"][:, :, None], axis=1) / batch["attention_mask"].sum(axis=1, keepdims=True)
+    logits = mean @ params["head"]["weight"].T + params["head"]["bias"]
     cross, soft = F.cross_entropy(logits, labels[:6]), technique.soft_target_loss(logits, batch["logits"], 3.0)
     cosine = technique.cosine_loss(hidden, states, batch["attention_mask"])
 
@@ -63,9 +65,7 @@ def test_a_student_comes_to_answer_as_its_teacher_without_a_label(texts):
     teacher = taught.Answers(4 * rng.standard_normal((40, 3)).astype(np.float32), [])
     recipe = taught.Recipe(steps=150, rate=1e-2, batch=10, soft=1.0)
     result = taught.train(START, ids, np.full(40, -100), recipe, seed=0, teacher=teacher)
-    batch = batch_of(ids, labels)
-    hidden = encoder.encode(result.params, CONFIG, batch["input_ids"], batch["attention_mask"])
-    found = taught.heads.classification_logits(result.params, CONFIG, hidden).argmax(axis=1)
+    found = taught.read((CONFIG, result.params), ids).logits.argmax(axis=1)
     assert np.mean(found == teacher.logits.argmax(axis=1)) > 0.9
     assert result.losses[-1] < result.losses[0] / 4
 
@@ -73,7 +73,8 @@ def test_a_student_comes_to_answer_as_its_teacher_without_a_label(texts):
 def test_states_stand_beside_their_own_texts(texts):
     """A student whose teacher is itself has no loss of states: whatever the batch and its padding."""
     ids, labels = texts
-    states = taught.states(*START, ids, together=7)
+    states = taught.read(START, ids, keep=True).states
+    assert not taught.read(START, ids).states
     assert [len(own) for own in states] == [len(own) for own in ids] and states[0].dtype == np.float16
     own = taught.Answers(np.zeros((40, 3), np.float32), states)
     alone, both = (
@@ -86,12 +87,13 @@ def test_states_stand_beside_their_own_texts(texts):
     assert wrong.losses[0] > alone + 0.05
 
 
-def test_words_that_no_text_holds_keep_their_vectors_and_all_others_learn_as_in_a_whole_table(texts):
+def test_words_that_no_text_holds_keep_their_vectors_and_all_others_learn_as_in_a_whole_table(texts, monkeypatch):
     """Against the plain loop over whole tables, whose decay alone moves the rows that no text holds."""
     ids, labels = [np.where(each > 20, each - 10, each) for each in texts[0]], texts[1]
     recipe = taught.Recipe(steps=8, rate=1e-2)
-    found = taught.train(START, ids, labels, recipe, seed=0)
+    monkeypatch.setattr(taught, "HEAD_RATE", 1e-2)
     rule = chain(clip_by_global_norm(1.0), adamw(warmup_linear(1e-2, 1, 8), weight_decay=0.01))
+    found = taught.train(START, ids, labels, recipe, seed=0)
     loss = taught.loss_of(CONFIG, recipe, False)
 
     def make_batch(step):
@@ -100,7 +102,7 @@ def test_words_that_no_text_holds_keep_their_vectors_and_all_others_learn_as_in_
 
     whole = fit(value_and_grad(loss), START[1], rule, make_batch, 8, seed=0)
     np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-5)
-    name = "bert.embeddings.word_embeddings.weight"
+    name = "encoder.bert.embeddings.word_embeddings.weight"
     (own, other, start) = (dict(tree.items(each)) for each in (found.params, whole.params, START[1]))
     for key, leaf in own.items():
         if key != name:
@@ -123,3 +125,10 @@ def test_the_first_step_is_that_of_labels_and_the_same_seed_gives_the_same_run(t
     }  # fmt: skip
     tree.map(np.testing.assert_array_equal, first.params, again.params)
     assert first.losses[0] != other.losses[0]
+
+
+def test_the_head_has_a_rate_of_its_own(texts):
+    ids, labels = texts
+    result = taught.train(START, ids, labels, taught.Recipe(steps=1, rate=0.0), seed=0)
+    tree.map(np.testing.assert_array_equal, result.params["encoder"], START[1]["encoder"])
+    assert np.abs(result.params["head"]["weight"] - START[1]["head"]["weight"]).max() > taught.HEAD_RATE / 2
