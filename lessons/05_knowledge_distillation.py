@@ -479,7 +479,7 @@ for i in np.flatnonzero(one != other)[:8]:
 # %% [markdown]
 # It works: 80 batches bring three layers close to six. The judged student read no label; only the teacher had, and its head, from
 # which both students start. But the 320 labels alone do about as well. One run on 400 texts, each share with a standard error of
-# about 2 points, cannot tell the two apart, in what is right or in what is the teacher's answer. So is it the teacher? Ask it of any report that shows its distilled student alone.
+# about 2 points, cannot tell them apart, in what is right or in what is the teacher's answer. So is it the teacher? Ask it of any report that shows its distilled student alone.
 #
 # ### The stored experiment
 #
@@ -500,10 +500,10 @@ lesson.results()
 # %%
 lesson.comparisons()
 
-# %% alt="A row for each student with its accuracy less its teacher's in points and a 95 percent interval; a dashed line marks where 3 percent of the teacher's accuracy are lost."
+# %% alt="Accuracy less the teacher's in points, with intervals. Labels alone and distilled stand at -3.7 and -3.8, left of the dashed line of 97 percent at -2.6. Smoothed labels, other temperatures and hidden states lie between -3.5 and -4.1, one layer at -6.1, labels for thrice as long at -2.0; a random start, off the picture, at -32. Less the teacher of few labels: few labels alone -5.2, judged -1.8."
 lesson.plots(1)
 
-# %% alt="Accuracy on HWU64 against the processor time of a text, a mark for each arm with its interval; the students stand left of their teachers."
+# %% alt="Accuracy on HWU64 against the processor time of a text. The teacher stands at 88 percent and 3 milliseconds, students of three layers near 84 and half of that time, one layer at 82 and 0.5; those of few labels at 74 and 78. A dashed line, the probe of six layers, at 86, a dotted one, of three, at 83; the random start lies at 56."
 lesson.plots(2)
 
 # %% [markdown]
