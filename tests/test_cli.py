@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import bertcraft
 from bertcraft.bert import Config, Model, initial_params
@@ -340,6 +341,35 @@ def test_a_bug_stays_a_traceback(tmp_path):
     result = subprocess.run([sys.executable, tmp_path / "bertcraft_bug.py"], capture_output=True, text=True)
     assert result.returncode == 1
     assert "Traceback" in result.stderr and "ZeroDivisionError: a bug" in result.stderr
+
+
+def test_a_name_that_is_no_utf8_and_a_terminal_without_its_letters_are_no_traceback(model_folder, tmp_path):
+    path = tmp_path / os.fsdecode(b"na\xffme.npy")
+    status, output, errors = bertcraft_command("encode", model_folder, "-", "-o", path, stdin="cat")
+    assert (status, errors) == (0, "") and "na\\udcffme.npy: float32 (1, 24)" in output and path.exists()
+    western = os.environ | {"PYTHONIOENCODING": "ascii"}
+    status, output, errors = bertcraft_command("encode", model_folder, "-", "-o", tmp_path / "名.npy", stdin="cat", env=western)
+    assert (status, errors) == (0, "") and "\\u540d.npy: float32" in output
+
+
+@pytest.mark.parametrize(("chosen", "colour"), [("", "red"), ("1", None)])
+def test_an_error_has_no_colour_where_none_is_wanted(monkeypatch, chosen, colour):
+    from bertcraft import cli
+
+    seen = []
+    monkeypatch.setenv("NO_COLOR", chosen)
+    monkeypatch.setattr(cli.typer, "secho", lambda text, fg, err: seen.append(fg))
+    cli._tell("no", "error")
+    assert seen == [colour]
+
+
+def test_what_is_said_of_a_users_data_is_printed_as_it_is(capsys):
+    from bertcraft.cli.compare import _say
+    from bertcraft.cli.training import Shown
+
+    _say(Console(), "a class :joy: [b]")
+    Shown(1, quiet=False).say("a class :joy: [b]")
+    assert capsys.readouterr() == ("a class :joy: [b]\n", "a class :joy: [b]\n")
 
 
 def test_ctrl_c_ends_with_one_line_and_status_130_and_no_process_stays():

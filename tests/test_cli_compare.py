@@ -19,11 +19,11 @@ CLASSES, EACH = 3, 40
 LONG = "Why was a payment that I made abroad with my card charged at another rate [of exchange] than the one I saw?"
 
 
-def command(*arguments, **options):
+def command(*arguments, cwd=None, **variables):
     """Run the command on one thread in a terminal of 80 columns; returns (exit status, standard output, standard error)."""
-    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | variables
     line = [sys.executable, "-m", "bertcraft.cli", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, encoding="utf-8", env=environment, timeout=600, **options)
+    done = subprocess.run(line, capture_output=True, encoding="utf-8", env=environment, cwd=cwd, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -161,6 +161,14 @@ def test_predict_keeps_the_rows_of_the_file_and_counts_those_without_a_text(comp
     assert notes[2] == "note: 1 row without a text got no label"
 
 
+def test_predict_writes_utf8_to_any_standard_output_and_a_dash_is_that(compared, folder, tmp_path):
+    (tmp_path / "t.csv").write_text("text\nZürich 東京\n", encoding="utf-8")
+    for more in ((), ("-o", "-")):
+        status, output, errors = command("predict", folder / "model", "t.csv", *more, cwd=tmp_path, PYTHONIOENCODING="ascii")
+        assert (status, errors) == (0, "") and output.startswith("text,label,probability\nZürich 東京,")
+    assert os.listdir(tmp_path) == ["t.csv"]
+
+
 def test_a_measured_budget_is_kept(questions):
     if os.getloadavg()[0] > os.cpu_count():
         pytest.skip("others are using this machine, and a plan holds for the speed at which it was made")
@@ -194,6 +202,10 @@ def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
     for inside in ("", "sub"):
         (tmp_path / "file").write_text("")
         assert "a file stands there, expected a folder" in refused("compare", questions, "--save", tmp_path / "file" / inside)
+    for option, name, inside in (("--html", "a.html", ""), ("--figure", "a.png", "model")):
+        pair = (option, tmp_path / name, "--save", tmp_path / name / inside)
+        assert f"{name} is the file of {option}; choose another folder" in refused("compare", questions, *pair, "--steps", 3)
+        assert not (tmp_path / name).exists()
     assert "is a folder" in refused("compare", folder)
     (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"text {i},same\n" for i in range(9)))
     assert "has only the value 'same'; expected at least two classes" in refused("compare", tmp_path / "one.csv")

@@ -3,6 +3,8 @@
 Everything but typer is imported inside the commands, so that ``--help`` is quick.
 """
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -42,7 +44,8 @@ def _tell(message: str, kind: str) -> None:
     if sys.stderr.isatty():
         width = max(40, shutil.get_terminal_size().columns)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-    typer.secho(text, fg="yellow" if kind == "interrupted" else "red", err=True)
+    colour = "yellow" if kind == "interrupted" else "red"
+    typer.secho(text, fg=None if os.environ.get("NO_COLOR") else colour, err=True)
 
 
 app = typer.Typer(
@@ -92,4 +95,7 @@ app.add_typer(lessons.app, name="lessons", help="Build the notebooks of the cour
 
 def main() -> None:
     """Entry point of the command ``bertcraft``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that is no UTF-8, or a letter that the terminal lacks, is no error
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="bertcraft")

@@ -97,6 +97,11 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
         check_output(html, file, ending=(".html", ".htm"))
     if figure is not None:
         check_output(figure, file, ending=(".png",))
+    for option, other in (("--html", html), ("--figure", figure)):
+        if save is not None and other is not None and _within(save, other):
+            raise InputError(
+                f"--save: {printable(str(save))}: {printable(other.name)} is the file of {option}; choose another folder"
+            )
     with _telling() as tell:
         name = printable(file.name)
         tell(f"reading {name}")
@@ -124,6 +129,12 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
         for line in advice.saved(outcome, save):
             _say(console, line)
     _say(console, took)
+
+
+def _within(folder: Path, file: Path) -> bool:
+    """Whether a folder would be where a file will be, or inside it."""
+    place = Path(os.path.realpath(folder))
+    return Path(os.path.realpath(file)) in (place, *place.parents)
 
 
 def printable(name: str) -> str:
@@ -158,8 +169,8 @@ def _classes(data) -> str:
 
 
 def _say(console, text: str) -> None:
-    """A paragraph, wrapped between words; brackets in it are no markup."""
-    console.print(text, markup=False)
+    """A paragraph, wrapped between words; brackets in it are no markup, a name between colons is no emoji."""
+    console.print(text, markup=False, emoji=False)
 
 
 @contextmanager
@@ -183,7 +194,7 @@ def predict(
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.csv", help="The file to write (default: print)."),
+        typer.Option("--output", "-o", metavar="FILE.csv", help="The file to write (default, and -: print)."),
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
 ) -> None:
@@ -207,6 +218,8 @@ def predict(
     from bertcraft.lab.compare import classifier
     from bertcraft.tensor.parallel import cpu_count
 
+    if output == Path("-"):
+        output = None
     if output is not None:
         output = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
         check_output(output, file)
@@ -221,6 +234,7 @@ def predict(
             _write(target, tuned, table, column, threads or cpu_count(), counts, unusable, tell)
 
         if output is None:
+            sys.stdout.reconfigure(encoding="utf-8", newline="")  # as a file is written
             write(sys.stdout)
         else:
 

@@ -22,7 +22,7 @@ class Shown:
         self._every = max(1, steps // 20)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False)
 
     def summary(self, held_out: dict) -> None:
         """What ``held_out.json`` holds, as a table."""

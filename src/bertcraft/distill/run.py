@@ -117,7 +117,7 @@ def _taught(
     lengths = np.array([len(ids) for ids in token_ids])
     steps = plan.steps or max(1, int(min(READINGS * len(read), TOKENS / lengths.mean()) / plan.batch))
     readings = steps * plan.batch / len(read)
-    told(f"{steps:,} steps of {plan.batch} texts: each of {len(read):,} is read {readings:.1f} times")
+    told(f"{counted(steps, 'step')} of {counted(plan.batch, 'text')}: each of {len(read):,} is read {readings:.1f} times")
     if cut := int(np.sum(lengths == LONGEST)) if goal.longest > LONGEST else 0:
         told(f"{counted(cut, 'text')} of {LONGEST} tokens or more: training reads the first {LONGEST}")
     planned(steps)
