@@ -32,6 +32,11 @@ def bertcraft_command(*arguments):
         (("run", "06", "--full", "--threads", "2"), "--threads belongs to a short run: with --full say by --jobs how many"),
         (("run", "09", "--full", "--seeds", "11"), "--seeds: advanced_scheduling has texts for 10 seeds, got 11"),
         (("results", "99"), "there are 01 roberta_optimizations"),
+        (("run", "roberta_optimisations"), "did you mean 'roberta_optimizations'?"),
+        (("run", "01_roberta_optimizations", "--seeds", "2"), "--seeds belongs to the whole experiment: add --full"),
+        (("results", "06", "--check", "--plots", "x"), "--check and --plots do not go together: choose one of them"),
+        (("results", "06", "--check", "--confirm", "HEAD"), "--check and --confirm do not go together"),
+        (("results", "06", "--plots", "x", "--confirm", "HEAD"), "--plots and --confirm do not go together"),
         (("results", "--plots", "x"), "--plots draws the plots of one technique: name it"),
     ],
 )

@@ -153,6 +153,8 @@ def test_learn_starts_jupyterlab_at_the_notebook(tmp_path):
     [
         (("learn", "77", "--copy"), "'77' is no lesson; there are 00_index"),
         (("learn", "22", "--copy"), "22 Neural architecture search is not written yet; there are 00_index"),
+        (("learn", "index", "07", "--copy"), "--copy opens nothing, and what follows a lesson is for JupyterLab; leave out '07'"),
+        (("learn", "--copy", "--folder", "~nosuchuser/x"), "~nosuchuser/x: there is no user nosuchuser here"),
         (("list", "--path", "nowhere"), "names no learning path; there are Efficiency"),
         (("lessons", "build", "77"), "'77' is no lesson"),
     ],

@@ -80,6 +80,15 @@ def test_a_full_disk_is_told_in_terms_of_progress_too(file, monkeypatch):
     assert "BERTCRAFT_CACHE" not in str(failure.value)
 
 
+def test_a_user_that_there_is_not_is_told(monkeypatch):
+    from bertcraft.data import cache
+
+    for variable, asked in (("BERTCRAFT_PROGRESS", progress.path), ("BERTCRAFT_CACHE", cache.folder)):
+        monkeypatch.setenv(variable, "~nosuchuser/x")
+        with pytest.raises(DataError, match="~nosuchuser/x: there is no user nosuchuser here"):
+            asked()
+
+
 def test_the_file_is_in_the_user_s_own_folder_unless_she_chooses(monkeypatch):
     monkeypatch.setenv("BERTCRAFT_PROGRESS", "~/p.json")
     assert progress.path() == type(progress.path())(os.path.expanduser("~/p.json"))

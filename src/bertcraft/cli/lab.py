@@ -101,6 +101,9 @@ def results(
         raise InputError("--plots draws the plots of one technique: name it")
     if confirm and not technique:
         raise InputError("--confirm replays the runs of one technique: name it")
+    given = [name for name, value in (("--check", check), ("--plots", plots), ("--confirm", confirm)) if value]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} do not go together: choose one of them")
     chosen = [_experiment(technique)] if technique else everything()
     if confirm:
         show.confirmed(chosen[0], confirm)
@@ -114,7 +117,12 @@ def results(
 
 
 def _experiment(technique: str):
-    """The experiment of a technique. Raises InputError, with the technique's title where its experiment is not written yet."""
+    """The experiment of a technique, by number, name or both ("01_roberta_optimizations").
+
+    Raises InputError, with the technique's title where its experiment is not written yet, else with the nearest name.
+    """
+    import difflib
+
     from bertcraft.course.catalogue import numbered
     from bertcraft.lab.experiments import everything, experiment
 
@@ -122,4 +130,9 @@ def _experiment(technique: str):
     if found and found.slug not in {each.slug for each in written}:
         listed = ", ".join(f"{each.number:02d} {each.slug}" for each in written)
         raise InputError(f"the experiment of {found.rank:02d} {found.title} is not written yet; there are {listed}")
-    return experiment(technique)
+    try:
+        return experiment(found.slug if found else technique)
+    except InputError as error:
+        if near := difflib.get_close_matches(technique, [each.slug for each in written], n=1):
+            raise InputError(f"{error}; did you mean {near[0]!r}?") from None
+        raise

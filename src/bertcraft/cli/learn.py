@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bertcraft.errors import DataError
+from bertcraft.errors import DataError, InputError
 
 
 def learn(
@@ -36,15 +36,19 @@ def learn(
     """
     from bertcraft.cli.lessons import need
     from bertcraft.course import copies, shelf
+    from bertcraft.data import cache
+    from bertcraft.data.text import listed
 
     if lesson and lesson.startswith("-"):  # what stands after --
         lesson, options = None, [lesson, *(options or ())]
+    if copy and options:
+        raise InputError(f"--copy opens nothing, and what follows a lesson is for JupyterLab; leave out {listed(options)}")
     name = shelf.name_of(lesson) if lesson else shelf.INDEX
     if not copy:
         need("jupyterlab", "ipykernel", otherwise="--copy makes your copies for another program")
     if not shelf.notebook(name).exists():
         raise DataError(f"the notebook of {name} is not built: bertcraft lessons build {name}")
-    done = copies.bring(copies.folder(folder and folder.expanduser()))
+    done = copies.bring(copies.folder(folder and cache.expanded(folder)))
     for path in done.newer:
         print(f"a newer edition, beside your copy: {path}")
     print(f"{len(done.made)} notebooks copied to {done.folder}" if done.made else f"your copies are in {done.folder}")
@@ -60,9 +64,11 @@ def _open(folder: Path, notebook: str, options: list[str]) -> None:
     import subprocess
     import sys
 
+    from bertcraft.data import cache
+
     for name in ("BERTCRAFT_PROGRESS", "BERTCRAFT_CACHE"):  # meant from the folder that we leave
         if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+            os.environ[name] = str(cache.expanded(os.environ[name]).absolute())
     os.chdir(folder)
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{notebook}", *options]
     if os.name == "nt":

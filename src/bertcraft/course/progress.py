@@ -12,10 +12,15 @@ FORMAT = "bertcraft progress 1"
 
 
 def path() -> Path:
-    """``$BERTCRAFT_PROGRESS`` if that is set, else ``progress.json`` in the user's data folder of this system."""
+    """``$BERTCRAFT_PROGRESS`` if that is set, else ``progress.json`` in the user's data folder of this system.
+
+    Raises DataError where the former begins with the ~ of an unknown user.
+    """
     chosen = os.environ.get("BERTCRAFT_PROGRESS")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        from bertcraft.data import cache
+
+        return cache.expanded(chosen).absolute()
     import platformdirs
 
     return Path(platformdirs.user_data_dir("bertcraft", appauthor=False)) / "progress.json"

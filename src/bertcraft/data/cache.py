@@ -20,14 +20,14 @@ def folder(*parts: str) -> Path:
     """The cache folder (or a folder inside it), created if need be.
 
     It is ``$BERTCRAFT_CACHE`` if that is set, else the user's cache folder of this system.
-    Raises DataError when it cannot be created.
+    Raises DataError when it cannot be created, and as :func:`expanded` does.
     """
     chosen = os.environ.get("BERTCRAFT_CACHE")
     if not chosen:
         import platformdirs
 
         chosen = platformdirs.user_cache_dir("bertcraft", appauthor=False)
-    path = Path(chosen).expanduser().absolute().joinpath(*parts)
+    path = expanded(chosen).absolute().joinpath(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,6 +35,15 @@ def folder(*parts: str) -> Path:
             f"cannot create the cache folder {path}: {error.strerror}; set BERTCRAFT_CACHE to a folder that can be written"
         ) from None
     return path
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a user's folder in place of the ~ at its beginning. Raises DataError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0][1:]
+        raise DataError(f"{path}: there is no user {user} here, so ~{user} is no folder; give the path in full") from None
 
 
 def sha256(path: Path) -> str:
