@@ -311,6 +311,8 @@ def test_bad_input_ends_in_one_message_and_status_2(model_folder, tmp_path):
         (("bench", "train", "--hidden", 30, "--heads", 4), "heads"),
         (("bench", "encode", "--texts", tmp_path / "missing.txt", "--model", model_folder), "missing.txt"),
         (("bench", "encode", "--model", tmp_path / "nowhere"), "nowhere"),
+        (("bench", "scaling", "--objective", "next_word"), "error: objective: got 'next_word', expected one of masked_lm"),
+        (("bench", "scaling", "--size", "huge"), "error: size: got 'huge', expected one of tiny"),
     ]
     for arguments, told in cases:
         assert told in refused(*arguments), arguments

@@ -21,6 +21,7 @@ from bertcraft.bench.contest import MeasurementFailed, last_error
 
 PROCESSES = (1, 2, 4)
 TIMEOUT = 600
+VOCABULARY = {"mask_id": 4, "vocab_size": 8192}
 
 
 def run(objective: str, size: str, batch: int, length: int, steps: int, report: Callable[[str], None]) -> dict:
@@ -100,7 +101,7 @@ def _worker(objective: str, size: str, length: int, steps: int, batch: int, rank
 
     if count > 1:
         cluster.join(f"127.0.0.1:{port}", count, rank)
-    goal = objective_of(objective, size, {"mask_id": 4, "vocab_size": 8192}, length)
+    goal = objective_of(objective, size, VOCABULARY, length)
     rule = chain(clip_by_global_norm(1.0), adamw(1e-4))
     engine = xla_engine(goal.loss, rule, seed=0, weight=goal.weight, blank=with_blank_rows)
     params = goal.initial(0, np.float32)

@@ -106,7 +106,9 @@ def bench_scaling(
     from rich.console import Console
 
     from bertcraft.bench import scaling, tables
+    from bertcraft.pretrain.objectives import objective as checked
 
+    checked(objective, size, scaling.VOCABULARY, length)  # what no process could train is told before one starts
     with Console(stderr=True).status("starting") as status:
         result = scaling.run(objective, size, batch, length, steps, status.update)
     _show(result, tables.show_scaling, as_json)

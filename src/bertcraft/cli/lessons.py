@@ -31,9 +31,9 @@ def lessons_build(
     stubs in notebooks/, with the answers in notebooks/solutions/. Building
     twice gives the same bytes. An error, a warning, a path of this machine on
     a page, much more than 90 seconds on two cores or 1.5 MB is refused, as is
-    a page that has not the shape of a lesson (bertcraft/course/shape.py says which; the counts
-    are printed, and the words of the glossary that it uses before it explains
-    them); what was there stays.
+    a page that has not the shape of a lesson (bertcraft/course/shape.py says
+    which; the counts are printed, and the words of the glossary that it uses
+    before it explains them); what was there stays.
 
     [bold]Examples[/]
 
