@@ -82,13 +82,13 @@ def plain(folder: Path | None, config: Config) -> Pipeline:
     """What counts without modules.json: the mean over tokens, of texts that are cut where the folder's tokenizer says."""
     if folder is None:
         return Pipeline()
-    longest, side = _tokenizer_settings(folder)
+    longest, side, _ = _tokenizer_settings(folder)
     return Pipeline(max_length=int(min(longest, config.max_tokens)), truncation_side=side)
 
 
 def reading(folder: Path, config: Config) -> tuple[int, str]:
     """Tokens of the longest text, and the side on which a longer one is cut, as transformers' own pipelines have it."""
-    longest, side = _tokenizer_settings(folder)
+    longest, side, _ = _tokenizer_settings(folder)
     return int(min(longest, LONGEST if config.position_biased_input is False else config.max_tokens)), side
 
 
@@ -222,21 +222,19 @@ def _encoder_settings(folder: Path, config: Config) -> dict[str, Any]:
         _refuse(file, part, (*harmless, "model_max_length") if name in ("tokenizer_args", "processor_kwargs") else harmless)
         given |= part
     named = given.get("model_max_length", content.get("max_seq_length"))
-    longest, side = _tokenizer_settings(folder, named)
-    file = folder / "tokenizer_config.json"
-    padding = read_object(file).get("padding_side") if file.exists() else None
-    if (padding := padding or _stored_sides(folder / "tokenizer.json").get("padding", "right")) != "right":
+    longest, side, padding = _tokenizer_settings(folder, named)
+    if padding != "right":
         raise _wrong(
-            file, "padding_side", padding, "'right': with padding in front, sentence-transformers' vector of a text depends on "
-            f"which texts are encoded with it; {_OTHERWISE}"
+            folder / "tokenizer_config.json", "padding_side", padding, "'right': with padding in front, sentence-transformers' "
+            f"vector of a text depends on which texts are encoded with it; {_OTHERWISE}"
         )  # fmt: skip
     # Distances alone know no longest text: a DeBERTa without positions is cut where the folder says.
     room = LONGEST if named is not None and config.position_biased_input is False else config.max_tokens
     return {"max_length": int(min(longest, room)), "truncation_side": side, "lower_case": lower}
 
 
-def _tokenizer_settings(folder: Path, longest: Any = None) -> tuple[float, str]:
-    """The longest input, where it is not given (infinite where nothing says it), and the side on which it is cut."""
+def _tokenizer_settings(folder: Path, longest: Any = None) -> tuple[float, str, str]:
+    """The longest input, where it is not given (infinite where nothing says it), and the sides on which it is cut and padded."""
     file = folder / "tokenizer_config.json"
     settings = read_object(file) if file.exists() else {}
     if longest is None:
@@ -249,7 +247,7 @@ def _tokenizer_settings(folder: Path, longest: Any = None) -> tuple[float, str]:
     side = settings.get("truncation_side", stored.get("truncation", "right"))
     if side not in ("left", "right"):
         raise _wrong(file, "truncation_side", side, "'left' or 'right'")
-    return longest, side
+    return longest, side, settings.get("padding_side", stored.get("padding", "right"))
 
 
 def _stored_sides(file: Path) -> dict[str, str]:
