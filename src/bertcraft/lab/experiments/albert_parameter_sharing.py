@@ -256,8 +256,7 @@ NOTES = (
     "whose words hardly left their frequencies in a first trial.",
     "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
     "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike. "
-    "Words they hardly learnt: 0.03 to 0.12 nats below their frequencies. A linear model that knows which words stand in which "
-    "sentence told the order of 66.6 % of other pairs, part of them in the test. In the paper a model asked what follows told "
+    "Words they hardly learnt: 0.03 to 0.12 nats below their frequencies. In the paper a model asked what follows told "
     "the order no better than one asked nothing: here within 2 points.",
     "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
 )  # fmt: skip
