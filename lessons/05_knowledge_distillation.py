@@ -529,8 +529,8 @@ for question, name in QUESTIONS.items():
 # %% [markdown]
 # **The claim fails here, and the teacher is no help.** Half the layers keep 95.7 % of the accuracy, 3.8 points less, whether
 # taught or not: distilled less labels alone is -0.04 points [-1.25, +1.17]. The teacher has read the same labelled texts and
-# knows little that the labels do not say; DistilBERT's was heard through all of *pretraining*. Of the rivals only the start is shown to
-# count (28 points). In the mean a logistic regression on the untaught layers is a point behind the student, one on all six
+# knows little that the labels do not say; DistilBERT's was heard through all of *pretraining*. Of the rivals only the start is
+# shown to count (28 points). In the mean a logistic regression on the untaught layers is a point behind the student, one on all six
 # and labels for thrice as long two ahead. With few labels the teacher's judgement gains 3.2 points; corrected, one cannot tell.
 #
 # ### When does it not help?

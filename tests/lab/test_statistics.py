@@ -211,3 +211,11 @@ def test_pairs_must_be_pairs_and_ratios_positive():
     with pytest.raises(InputError, match="above 0"):
         paired_ratio([1.0, -2.0], [1.0, 1.0])
     assert statistics.FORMS == (SUPERIOR, NOT_WORSE, EQUAL, EXACT)
+
+
+def test_the_mean_of_a_figure_has_the_interval_that_its_overlap_widens():
+    from bertcraft.lab.experiment import Metric
+
+    values, metric = [1.0, 2.0, 4.0], Metric("accuracy", "%", overlap=0.5)
+    assert metric.mean(values) == statistics.mean(values, overlap=0.5)
+    assert metric.mean(values).high - metric.mean(values).low > 1.5 * (statistics.mean(values).high - statistics.mean(values).low)

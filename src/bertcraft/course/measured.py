@@ -7,7 +7,7 @@ from pathlib import Path
 from bertcraft.course import catalogue, display, shelf
 from bertcraft.course.display import Page
 from bertcraft.errors import InputError
-from bertcraft.lab import experiments, report, statistics, verdicts, words
+from bertcraft.lab import experiments, report, verdicts, words
 from bertcraft.lab.experiment import Experiment, Metric
 from bertcraft.lab.figures import draw
 from bertcraft.lab.results import Results
@@ -120,4 +120,4 @@ def _plots(slug: str) -> list[bytes]:
 
 
 def _mean(values: list[float], metric: Metric) -> str:
-    return words.interval(statistics.mean(values, overlap=metric.overlap), f".{metric.digits}f") if values else "-"
+    return words.interval(metric.mean(values), f".{metric.digits}f") if values else "-"

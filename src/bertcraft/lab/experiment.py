@@ -5,7 +5,7 @@ Everything else (seeds, storage, intervals, verdicts, tables) is shared by all e
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,10 @@ class Metric:
     unit: str  # "nats a masked token", "%", "ms" ...
     digits: int = 3  # decimals in tables
     overlap: float = 0.0
+
+    def mean(self, values: Sequence[float]) -> statistics.Interval:
+        """The mean of an arm's seeds, with its interval. Raises InputError when there is no value or one is not finite."""
+        return statistics.mean(values, overlap=self.overlap)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     ]  # fmt: skip
     paths = [folder / f"{name}.png" for name in ("kept", "share", "losses")]
     _show_kept(paths[0], runs, experiment)
-    _show_share(paths[1], trained, paired)
+    _show_share(paths[1], trained, paired, experiment)
     _show_losses(paths[2], trained)
     return paths
 
@@ -52,10 +52,10 @@ def _show_kept(path: Path, runs: list[dict], experiment: Experiment) -> None:
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="margins", title_fontsize=8)
 
 
-def _show_share(path: Path, trained: list, runs: list[dict]) -> None:
+def _show_share(path: Path, trained: list, runs: list[dict], experiment: Experiment) -> None:
     with style.figure(path, width=6.8, height=3.4) as ax:
         for place, (arm, figures) in enumerate(trained):
-            found, first = mean([each["accuracy"] for each in figures]), figures[0]
+            found, first = experiment.metrics["accuracy"].mean([each["accuracy"] for each in figures]), figures[0]
             half = None if found.low is None else found.high - found.mean
             label = f"{arm.title} ({first['own']:.2g} %)"
             look = {**style.line(place), "linestyle": "none"}

@@ -63,7 +63,7 @@ def _show_price(path: Path, arms: list, runs: list[dict], experiment: Experiment
         places = {arm.name: place for place, arm in enumerate(arm for arm in arms if arm.name not in LIKE)}
         for arm in arms:
             own = _figures(runs, arm.name)
-            found = mean([each["accuracy"] for each in own])
+            found = experiment.metrics["accuracy"].mean([each["accuracy"] for each in own])
             half = None if found.low is None else found.high - found.mean
             look = {**style.line(places.get(LIKE.get(arm.name, arm.name), 0)), "linestyle": "none"}
             if arm.name in LIKE:
