@@ -2,8 +2,8 @@
 
 The classifier is a linear map of the mean of an encoder's states, from zeros: a sentence encoder's own vector, where the first
 token of MiniLM was never trained. Its parameters are {"encoder": ..., "head": {"weight" (C, H), "bias" (C,)}}. The head learns
-at HEAD_RATE, as one on frozen vectors would. Whatever is learnt from, a seed gives the same batches, and (but where states are
-learnt from) the same dropout; a batch is one shard, so that a loss is its mean over the batch, over texts or over tokens.
+at HEAD_RATE, as one on frozen vectors would. Whatever is learnt from, a seed gives the same batches and the same dropout; a batch
+is one shard, so that a loss is its mean over the batch, over texts or over tokens.
 
 Shapes: n texts, C classes, H hidden size.
 """
