@@ -49,6 +49,8 @@ def test_the_primary_comparison_is_disentangled_against_absolute_at_equal_operat
         assert {key for key in a | b if a.get(key) != b.get(key)} == {
             "packed", "vocab_size", "held_out", "batch", "shard", "tflop",
         }  # fmt: skip
+    for name in ("absolute", "disentangled"):
+        assert EXPERIMENT.arm(f"{name}_longer").settings == EXPERIMENT.arm(name).settings | {"tflop": 6.0}
     tuned = {*EXPERIMENT.tuning.grids, *EXPERIMENT.tuning.like}
     assert tuned == set(TRAINED) and set(EXPERIMENT.tuning.like.values()) <= set(EXPERIMENT.tuning.grids)
 
@@ -76,8 +78,9 @@ def test_arms_start_from_the_same_numbers_but_for_what_they_know_of_positions(ta
     assert common == set(own["none"])
     more = {name: {key.split(".")[-2] if "." in key else key for key in set(found) - common} for name, found in own.items()}
     assert more == {
-        "absolute": {"position_embeddings"}, "absolute_steps": {"position_embeddings"}, "none": set(), "t5": {"t5"},
-        "disentangled": {"rel_embeddings", "pos_proj", "pos_q_proj"}, "c2p": {"rel_embeddings", "pos_proj"},
+        **{name: {"position_embeddings"} for name in ("absolute", "absolute_steps", "absolute_longer")},
+        **{name: {"rel_embeddings", "pos_proj", "pos_q_proj"} for name in ("disentangled", "disentangled_longer")},
+        "none": set(), "t5": {"t5"}, "c2p": {"rel_embeddings", "pos_proj"},
         "p2c": {"rel_embeddings", "pos_q_proj"}, "emd_without": {"rel_embeddings", "pos_proj", "pos_q_proj"},
         "emd": {"rel_embeddings", "pos_proj", "pos_q_proj", "places"},
     }  # fmt: skip

@@ -60,7 +60,9 @@ def test_arms_differ_in_one_precaution_and_those_that_lack_one_are_tuned_alike()
     assert differing("bfloat16_master", "bfloat16_alone") == {"master"}
     assert differing("bfloat16_alone", "bfloat16_stochastic") == {"stochastic"}
     assert differing("float32", "bfloat16_master") == {"form"}
-    assert EXPERIMENT.tuning.like == {"float16_scaled": "float32", "bfloat16_master": "float32"}
+    assert differing("float32", "float32_order") == {"shard"} and differing("float32_longer", "float32") == {"steps"}
+    assert differing("float16_longer", "float16_scaled") == {"steps"}
+    assert set(EXPERIMENT.tuning.like.values()) == {"float32"}
     assert [name for name in TRAINED if name not in EXPERIMENT.tuning.like] == list(EXPERIMENT.tuning.grids)
     assert len({str(grid) for grid in EXPERIMENT.tuning.grids.values()}) == 1
 
@@ -146,7 +148,8 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
     counts = [1] * (module.EXPONENTS[1] - module.EXPONENTS[0] + 1)
     own = {"curve": [6.0, 5.0], "steps": [5, 10], "scale": 2.0**14, "gradients": dict.fromkeys(figures.KINDS, counts)}
     runs = planted({"float32": 5.0, "float16_scaled": 5.0, "unigram": 7.0}, **own)
-    for some in (runs, [run for run in runs if run["seed"] == 0]):
+    more = planted({"float32_longer": 4.0, "float16_longer": 4.1, "float32_order": 5.0}, **own)
+    for some in (runs, [run for run in runs if run["seed"] == 0], runs + more):
         paths = figures.show(tmp_path, some, EXPERIMENT)
         assert [path.name for path in paths] == ["loss.png", "against_float32.png", "gradients.png"]
         assert all(path.stat().st_size > 1000 for path in paths)

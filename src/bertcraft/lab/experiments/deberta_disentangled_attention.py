@@ -115,6 +115,14 @@ ARMS = (
         control="Equal operations give absolute positions more steps: how much do these make up for?",
     ),
     Arm(
+        "absolute_longer", "absolute positions, twice as long", REQUESTS | ABSOLUTE | {"tflop": 6.0},
+        control="Are absolute positions only slower? Here they have twice the operations.",
+    ),
+    Arm(
+        "disentangled_longer", "disentangled attention, twice as long", REQUESTS | DISTANCES | {"tflop": 6.0},
+        control="Does the difference close where both have twice the operations?",
+    ),
+    Arm(
         "t5", "a number for each distance (T5)", REQUESTS | T5,
         control="Is it the vectors that meet the words, or distance alone? Here each distance has one number a head.",
     ),
@@ -171,6 +179,8 @@ def _against(name: str, treatment: str, baseline: str, metric: str = "loss") -> 
 COMPARISONS = (
     _against("disentangled attention against absolute positions, equal operations", "disentangled", "absolute"),
     _against("the same, as many steps", "disentangled", "absolute_steps"),
+    _against("the same, each with twice the operations", "disentangled_longer", "absolute_longer"),
+    _against("the same, twice the operations for absolute positions alone", "disentangled", "absolute_longer"),
     _against("disentangled attention against a number for each distance", "disentangled", "t5"),
     _against("both terms against content to position alone", "disentangled", "c2p"),
     _against("both terms against position to content alone", "disentangled", "p2c"),
@@ -189,8 +199,8 @@ TUNING = Tuning(
     figure="dev",
     better=-1,
     like={
-        "absolute_steps": "absolute", "none": "absolute",
-        **{name: "disentangled" for name in ("c2p", "p2c", "emd", "emd_without")},
+        **{name: "absolute" for name in ("absolute_steps", "absolute_longer", "none")},
+        **{name: "disentangled" for name in ("disentangled_longer", "c2p", "p2c", "emd", "emd_without")},
     },
 )  # fmt: skip
 

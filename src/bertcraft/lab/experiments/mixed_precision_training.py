@@ -191,6 +191,7 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
     def of(name: str, title: str, form: str, control: str = "", *, master: bool = True, scaled: bool = False, **more) -> Arm:
         return Arm(name, title, {**shared, "form": form, "master": master, "scaled": scaled, **more}, control)
 
+    longer = {"steps": 2 * shared["steps"]}
     return (
         of("float32", "float32", "float32"),
         of("float16_scaled", "float16, master, scaled", "float16", scaled=True),
@@ -203,6 +204,15 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
             "bfloat16_stochastic", "bfloat16, stochastic", "bfloat16",
             "Is it that small updates are lost? Rounded stochastically, they count on average.", master=False, stochastic=True,
         ),
+        of(
+            "float32_order", "float32, other order", "float32",
+            "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32.", shard=16,
+        ),
+        of("float32_longer", "float32, twice as long", "float32", "What the next is held against.", **longer),
+        of(
+            "float16_longer", "float16, twice as long", "float16", "With master weights, scaled: does it fall behind later?",
+            scaled=True, **longer,
+        ),
         *ruled.trivial(shared),
         Arm("product_float32", "torch product, float32", {"product": "float32"}),
         Arm("product_bfloat16", "torch product, bfloat16", {"product": "bfloat16"}, "What NumPy has not: the processor's own."),
@@ -211,7 +221,8 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
 
 ARMS = _arms(_SHARED)
 _TRAINED = tuple(arm.name for arm in ARMS if "form" in arm.settings)
-_AS_FLOAT32 = ("float16_scaled", "bfloat16_master")  # what is claimed to need no settings of its own
+# what is claimed to need no settings of its own, or is float32 itself
+_AS_FLOAT32 = ("float16_scaled", "bfloat16_master", "float32_order", "float32_longer", "float16_longer")
 
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats"),
@@ -242,6 +253,10 @@ COMPARISONS = (
     Comparison("bfloat16 alone: costs loss", "bfloat16_alone", "bfloat16_master", "loss", better=1),
     Comparison("stochastic rounding: gains on bfloat16 alone", "bfloat16_stochastic", "bfloat16_alone", "loss", better=-1),
     Comparison("bfloat16, stochastic against float32", "bfloat16_stochastic", "float32", "loss", EQUAL, margin=_MARGIN),
+    Comparison("float32, summed in another order, against itself", "float32_order", "float32", "loss", EQUAL, margin=_MARGIN),
+    Comparison(
+        "float16, scaled, against float32, twice as long", "float16_longer", "float32_longer", "loss", EQUAL, margin=_MARGIN
+    ),
     Comparison("torch's bfloat16 product, time", "product_bfloat16", "product_float32", "product_ms", better=-1, ratio=True),
 )
 
@@ -266,7 +281,8 @@ CLAIM = Claim(
 NOTES = (
     "2 layers, 128 wide, 900 steps of 64 short texts: in larger models, or late in long trainings, gradients are smaller.",
     "Rounding is emulated in float32: products of rounded numbers, sums in float32, results rounded, as torch.autocast casts.",
-    "float16 with both precautions and bfloat16 with master weights take float32's rate; the other arms have rates of their own.",
+    "float16 with both precautions and bfloat16 with master weights take float32's rate, as do float32 in another order and what "
+    "is trained twice as long; the other arms have rates of their own.",
     "Adam's moments are float32 in every arm. A model that is wholly float16 keeps them in float16 too, where squares of small "
     "gradients are 0.",
     "Memory is counted: what arrays of those types would take. Of what layers keep, dropout's masks count a byte.",

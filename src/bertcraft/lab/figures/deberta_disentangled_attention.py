@@ -9,6 +9,7 @@ from bertcraft.lab.experiment import Experiment
 
 BASE = "absolute"
 KINDS = {"absolute": style.BASELINE, "disentangled": style.TECHNIQUE, "t5": 2, "none": 3}  # of positions, and their looks
+LONGER = "_longer"  # how the names of arms end that are trained twice as long; they stand beside one another
 PACKED = "_packed"  # how the names of arms end that read packed rows
 LENGTHS = (32, 64)  # learnt from, and read
 
@@ -50,21 +51,25 @@ def _show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def _show_ends(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Each arm's loss less that of absolute positions, with 95 % intervals; hollow where a check failed."""
+    """Each arm's loss less that of absolute positions trained as long, with 95 % intervals; hollow where a check failed."""
     failed = {each.arm for each in verdicts.checked(experiment, runs) if not each.passed}
-    arms = [arm for arm in experiment.arms if not arm.trivial and arm.name != BASE and _own(runs, arm.name)]
-    arms = [arm for arm in arms if not arm.name.endswith(PACKED)]  # of other text
-    with style.figure(path, width=7.2, height=0.9 + 0.34 * len(arms)) as ax:
-        for y, arm in enumerate(arms):
-            found = verdicts.difference(experiment, runs, arm.name, BASE, "loss")
+    rows = []
+    for arm in experiment.arms:
+        base = BASE + LONGER if arm.name.endswith(LONGER) else BASE
+        if arm.trivial or arm.name == base or arm.name.endswith(PACKED):  # packed rows are other text
+            continue
+        if found := verdicts.difference(experiment, runs, arm.name, base, "loss"):
+            rows.append((arm, base, found))
+    with style.figure(path, width=7.2, height=0.9 + 0.34 * len(rows)) as ax:
+        for y, (arm, base, found) in enumerate(rows):
             reach = None if found.low is None else [[found.mean - found.low], [found.high - found.mean]]
-            color = style.COLOURS[KINDS.get(arm.name, 4)]
-            filling = "white" if failed & {arm.name, BASE} else color
+            color = style.COLOURS[KINDS.get(arm.name.removesuffix(LONGER), 4)]
+            filling = "white" if failed & {arm.name, base} else color
             ax.errorbar(found.mean, y, xerr=reach, fmt="o", color=color, mfc=filling, capsize=3)
         ax.axvline(0, color="0.3", lw=0.9, ls=":")
-        ax.set_yticks(range(len(arms)), [arm.title for arm in arms])
+        ax.set_yticks(range(len(rows)), [arm.title for arm, _, _ in rows])
         ax.invert_yaxis()
-        ax.set(xlabel="loss at [MASK] less that with absolute positions (nats)\nleft is better; hollow: a check failed")
+        ax.set(xlabel="loss at [MASK] less that with absolute positions, as long (nats)\nleft is better; hollow: a check failed")
     return path
 
 

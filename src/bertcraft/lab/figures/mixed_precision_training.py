@@ -27,15 +27,19 @@ def show(folder: Path, runs: list[dict], experiment: Experiment) -> list[Path]:
     return paths
 
 
+LONGER = "_longer"  # how the names of arms end that are trained twice as long
+
+
 def _trained(experiment: Experiment) -> list[str]:
     return [arm.name for arm in experiment.arms if "form" in arm.settings]
 
 
 def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss at [MASK] of unread text against steps, the mean over the seeds that all arms have."""
-    runs = shared(runs, [*_trained(experiment), "unigram"])
+    """Loss at [MASK] of unread text against steps, the mean over the seeds that all arms have; of arms trained as long."""
+    names = [name for name in _trained(experiment) if not name.endswith(LONGER)]
+    runs = shared(runs, [*names, "unigram"])
     with style.figure(path, width=7.6, height=3.6) as ax:
-        for place, name in enumerate(_trained(experiment)):
+        for place, name in enumerate(names):
             own = [run["figures"] for run in runs if run["arm"] == name]
             if own:
                 mean = np.mean([each["curve"] for each in own], axis=0)
@@ -49,18 +53,21 @@ def show_curves(path: Path, runs: list[dict], experiment: Experiment) -> Path:
 
 
 def show_costs(path: Path, runs: list[dict], experiment: Experiment) -> Path:
-    """Loss less that of float32, paired over seeds, with 95 % intervals; the band is what counts as the same."""
-    names = [name for name in _trained(experiment)[1:] if difference(experiment, runs, name, "float32", "loss")]
-    with style.figure(path, width=6.6, height=1.2 + 0.36 * max(len(names), 1)) as ax:
+    """Loss less that of float32 trained as long, paired over seeds, with 95 % intervals; the band is what counts as the same."""
+    costs = {}
+    for name in _trained(experiment):
+        base = "float32" + LONGER if name.endswith(LONGER) else "float32"
+        if name != base and (found := difference(experiment, runs, name, base, "loss")):
+            costs[name] = found
+    with style.figure(path, width=6.6, height=1.2 + 0.36 * max(len(costs), 1)) as ax:
         ax.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN} nats: the same")
-        for row, name in enumerate(names):
-            found = difference(experiment, runs, name, "float32", "loss")
+        for row, (name, found) in enumerate(costs.items()):
             reach = None if found.low is None else [[found.mean - found.low], [found.high - found.mean]]
             look = {**style.line(_trained(experiment).index(name)), "linestyle": "none"}
             ax.errorbar(found.mean, row, xerr=reach, capsize=3, **look)
         ax.axvline(0, color="0.3", lw=0.9, ls=":")
-        ax.set_yticks(range(len(names)), [experiment.arm(name).title for name in names])
-        ax.set(ylim=(len(names) - 0.5, -0.5), xlabel="loss at [MASK] less that of float32 (nats)")
+        ax.set_yticks(range(len(costs)), [experiment.arm(name).title for name in costs])
+        ax.set(ylim=(len(costs) - 0.5, -0.5), xlabel="loss at [MASK] less that of float32, as long (nats)")
         ax.grid(axis="y", visible=False)
         ax.legend(fontsize=7.5)
     return path
