@@ -191,7 +191,6 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
     def of(name: str, title: str, form: str, control: str = "", *, master: bool = True, scaled: bool = False, **more) -> Arm:
         return Arm(name, title, {**shared, "form": form, "master": master, "scaled": scaled, **more}, control)
 
-    longer = {"steps": 2 * shared["steps"]}
     return (
         of("float32", "float32", "float32"),
         of("float16_scaled", "float16, master, scaled", "float16", scaled=True),
@@ -204,25 +203,32 @@ def _arms(shared: dict) -> tuple[Arm, ...]:
             "bfloat16_stochastic", "bfloat16, stochastic", "bfloat16",
             "Is it that small updates are lost? Rounded stochastically, they count on average.", master=False, stochastic=True,
         ),
-        of(
-            "float32_order", "float32, other order", "float32",
-            "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32.", shard=16,
-        ),
-        of("float32_longer", "float32, twice as long", "float32", "What the next is held against.", **longer),
-        of(
-            "float16_longer", "float16, twice as long", "float16", "With master weights, scaled: does it fall behind later?",
-            scaled=True, **longer,
-        ),
         *ruled.trivial(shared),
         Arm("product_float32", "torch product, float32", {"product": "float32"}),
         Arm("product_bfloat16", "torch product, bfloat16", {"product": "bfloat16"}, "What NumPy has not: the processor's own."),
     )  # fmt: skip
 
 
-ARMS = _arms(_SHARED)
+ARMS = (
+    *_arms(_SHARED)[:8],
+    *(
+        Arm(name, title, {**_SHARED, "form": form, "master": True, "scaled": form == "float16", **own}, control)
+        for name, title, form, own, control in (
+            (
+                "float32_order", "float32, other order", "float32", {"shard": 16},
+                "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32.",
+            ),
+            ("float32_longer", "float32, twice as long", "float32", {"steps": 1800}, "What the next is held against."),
+            (
+                "float16_longer", "float16, twice as long", "float16", {"steps": 1800},
+                "With master weights, scaled: does it fall behind later?",
+            ),
+        )
+    ),
+    *_arms(_SHARED)[8:],
+)  # fmt: skip
 _TRAINED = tuple(arm.name for arm in ARMS if "form" in arm.settings)
-# what is claimed to need no settings of its own, or is float32 itself
-_AS_FLOAT32 = ("float16_scaled", "bfloat16_master", "float32_order", "float32_longer", "float16_longer")
+_AS_FLOAT32 = ("float16_scaled", "bfloat16_master")  # what is claimed to need no settings of its own
 
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats"),
@@ -261,11 +267,15 @@ COMPARISONS = (
 )
 
 TUNING = Tuning(
-    grids={name: {"rate": (5e-4, 1e-3, 2e-3, 4e-3)} for name in _TRAINED if name not in _AS_FLOAT32},
+    grids={
+        name: {"rate": (5e-4, 1e-3, 2e-3, 4e-3)}
+        for name in _TRAINED
+        if name not in (*_AS_FLOAT32, "float32_order", "float32_longer", "float16_longer")
+    },
     settings=ruled.TRIAL,
     figure="dev_loss",
     better=-1,
-    like=dict.fromkeys(_AS_FLOAT32, "float32"),
+    like=dict.fromkeys((*_AS_FLOAT32, "float32_order", "float32_longer", "float16_longer"), "float32"),
 )
 
 CLAIM = Claim(
