@@ -229,12 +229,7 @@ METRICS = {
 
 CHECKS = (
     Check(
-        "off the plateau at [MASK] at every budget",
-        ("mlm", "electra", "slow"),
-        "gap",
-        most=-0.5,
-        unit="nats",
-        along="seen",
+        "off the plateau at [MASK] at every budget", ("mlm", "electra", "slow"), "gap", most=-0.5, unit="nats", along="seen",
         metrics=("to_level", "mean"),
     ),
     Check("off the plateau at [MASK]", ("mlm", "electra", "slow", "shared", "masked"), "gap", most=-0.5, unit="nats"),
