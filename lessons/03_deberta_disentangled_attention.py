@@ -541,24 +541,24 @@ lesson.comparisons()
 # %% alt="Two panels, a request a row and packed rows: loss at MASK on unread rows against compute for absolute positions, disentangled attention, T5's numbers and, left, no positions; a dashed line for word frequencies."
 lesson.plots(1)
 
-# %% alt="Each arm's loss less that of absolute positions, with 95 percent intervals."
+# %% alt="Each arm's loss less that of absolute positions trained as long, with 95 percent intervals: both terms and each term alone are far left of it, twice as long halfway; T5's numbers, the decoder and no positions right of it."
 lesson.plots(2)
 
 # %% alt="Loss above word frequencies' on packed rows of 32 tokens, which were learnt from, and of 64, for absolute positions, disentangled attention and T5's numbers."
 lesson.plots(3)
 
 # %% [markdown]
-# The first row is the claim at this size: *reproduced*, half a nat, and the number of steps is not the reason (second row). Is it
-# the vectors, or distance alone? A bare number for each distance is worse here than absolute places: it is that distances meet
-# *words*. Content to position alone does nearly as well as both terms. The decoder, at a rate tuned without it, only harms; but
-# two of its five runs hardly left the plateau: take that as a question. In packed rows neither rival has left it, so nothing is
-# compared there; the disentangled model has, and rows twice as long as it knows cost it 0.06 nats.
+# The first row is the claim at this size: *reproduced*, half a nat, and the number of steps is not the reason (second row).
+# With twice the operations for both, half of it is left; for absolute positions alone they buy more, 0.27 nats: distances are
+# worth less than twice the compute. Is it the vectors, or distance alone? A bare number for each distance is worse here than
+# absolute places: it is that distances meet *words*. Content to position alone does nearly as well as both terms. The decoder,
+# at a rate tuned without it, only harms; but two of its five runs hardly left the plateau. In packed rows neither rival has
+# left it, so nothing is compared there; the disentangled model has, and rows twice as long cost it 0.06 nats.
 #
 # ### When does it not help?
 #
 # - **When time counts, not operations.** Shifting and picking are no operations, but take time: look at the column of a step's time.
-# - **With fused attention kernels** that take no bias of this form: DeBERTa cannot use most of them. It is one reason why newer
-#   encoders rotate queries and keys instead (rotary positions).
+# - **With fused attention kernels** that take no bias of this form: DeBERTa cannot use most of them.
 #
 # ## 6. In production (10 minutes)
 #
@@ -581,7 +581,7 @@ if lesson.installed("transformers", "torch"):
 # guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what is released is the discriminator, and filling gaps with it
 # gives noise. And `pos_att_type` in old files is a string, `"c2p|p2c"`.
 #
-# A model of transformers opens here, with its tokenizer, and what is saved here opens there:
+# A model of transformers opens here, and what is saved here opens there:
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -769,15 +769,14 @@ check.positions(positions)
 # **Model answer.** (a) $q^\pi_{i-j}\cdot k^\pi_{i-j}$ (with the same row in both): one number a row of the table, $2\kappa$ a head.
 # (b) Nothing: the softmax divides it out. The fourth term differs from key to key of one query, with their distance, so it does
 # change the weights. (c) It *is* a number for each distance, written as a product of two vectors that have other work as well;
-# T5's are free. So it could say nothing that T5's cannot, and DeBERTa could well have added T5's: that it "says nothing of the
-# text" is true of both.
+# T5's are free. So it could say nothing that T5's cannot, and DeBERTa could well have added T5's.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
 #
 # - **"Parameters" in the repository's table leave out embeddings.** Version 3 has 128,000 pieces: its base model counts 86 million in
 #   the layers and 98 million in the table of words.
-# - **The people in "human level"** are crowd workers after a short training, as reported, not experts.
+# - **The people in "human level"** are crowd workers, as reported, not experts.
 # - **Dropout falls on the table**, in each layer anew; leaving it out gives other training curves.
 # - **The table's ends must be learnt.** A row that training never reads ($\kappa$ longer than the texts) is noise when a longer text
 #   comes.
