@@ -1,6 +1,7 @@
 """The command in processes of its own, in a terminal of 80 columns."""
 
 import gzip
+import io
 import os
 import re
 import resource
@@ -157,6 +158,19 @@ def test_encode_reads_standard_input_with_windows_line_ends_and_a_byte_order_mar
     assert status == 0
     expected = bertcraft.load(model_folder).encode(["the cat", "the dog ran"])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
+
+
+def test_encode_writes_to_standard_output_for_a_dash(model_folder, tmp_path):
+    line = [sys.executable, "-m", "bertcraft.cli", "encode", model_folder, "-", "-o", "-"]
+    done = subprocess.run(line, input=b"the cat\n", capture_output=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0 and b"standard output: float32 (1, 24), encoded in" in done.stderr
+    found = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+    np.testing.assert_allclose(found, bertcraft.load(model_folder).encode(["the cat"]), atol=1e-6)
+    assert not os.listdir(tmp_path)
+    terminal, other = os.openpty()
+    shown = subprocess.run(line, input=b"the cat\n", stdout=other, stderr=subprocess.PIPE, timeout=120)
+    os.close(terminal), os.close(other)
+    assert shown.returncode == 2 and b"vectors are no text to show in a terminal" in shown.stderr
 
 
 @pytest.fixture(scope="module")

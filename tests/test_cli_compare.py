@@ -190,6 +190,7 @@ def test_bad_options_and_files_end_in_one_message(questions, folder, tmp_path):
     assert "no column 'intend'; its columns are 'id', 'question', 'intent'; did you mean 'intent'?" in refused(
         "compare", questions, "--label", "intend"
     )
+    assert "--text and --group both name 'question'" in refused("compare", questions, "--text", "question", "--group", "question")
     assert "--budget: got 'soon', expected a time such as 90s, 10m or 1.5h" in refused("compare", questions, "--budget", "soon")
     assert "no such folder" in refused("compare", questions, "--html", tmp_path / "none" / "report.html")
     assert "did you mean lora?" in refused("compare", questions, "--techniques", "lorra")

@@ -8,12 +8,13 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertcraft.data import json_table, labelled, task
@@ -650,6 +651,71 @@ def test_splits_differ_by_seed_and_cover_real_data(write):
     first, second = split(data, 0), split(data, 1)
     assert not np.array_equal(first.test, second.test)
     assert 0.19 < len(first.test) / len(data) < 0.21 and 0.09 < len(first.dev) / len(data) < 0.11
+
+
+def grouped_rows(write, rows, **options):
+    """``rows``: (text, label, film)."""
+    path = write(
+        "".join(json.dumps(dict(zip(("text", "label", "film"), row, strict=True))) + "\n" for row in rows), "films.jsonl"
+    )
+    return read_labelled(read_table(path), "text", "label", group="film", **options)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(6, 40), st.integers(1, 9), st.integers(0, 100))
+def test_texts_of_a_group_stay_together_though_their_labels_differ(write, films, most, seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, most + 1, films)
+    sizes[:6] = 2  # both classes stand in six films at least
+    rows = [(f"{film} {i}", "ab"[(i + film) % 2], f"film {film}") for film, size in enumerate(sizes) for i in range(size)]
+    rows = [rows[i] for i in rng.permutation(len(rows))]
+    data = grouped_rows(write, rows)
+    assert f"{films:,} groups of up to {sizes.max()} texts: each is kept on one side of every split" in data.notes
+    parts = split(data, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(rows)))
+    owners = [{rows[i][2] for i in part} for part in parts]
+    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    assert all({data.numbers[i] for i in part} == {0, 1} for part in parts)
+
+
+def test_equal_texts_join_their_groups_and_a_text_without_a_group_stands_alone(write):
+    rows = [(f"{film} {i}", "ab"[i % 2], film) for film in "pqrstuv" for i in range(2)]
+    data = grouped_rows(write, [*rows, ("P 0!", "a", "q"), ("alone", "a", None), ("alone too", "b", " ")])
+    groups = dict(zip(data.texts, data.groups.tolist(), strict=True))
+    assert groups["p 0"] == groups["p 1"] == groups["q 0"] == groups["P 0!"] != groups["r 0"] == groups["r 1"]
+    assert len(set(groups.values())) == 6 + 2 and groups["alone"] != groups["alone too"]
+    assert any(note.startswith("1 text stands there more than once (2 rows)") for note in data.notes)
+
+
+def test_a_column_of_groups_that_helps_nobody_is_told(write):
+    unique = grouped_rows(write, [(text, label, number) for number, (text, label) in enumerate(pairs(a=6, b=6))])
+    assert "--group: no two texts are of one group, so it changes nothing" in unique.notes
+    with pytest.raises(DataError, match="the column 'film' of --group is empty; expected what texts of one group share"):
+        grouped_rows(write, [(text, label, "") for text, label in pairs(a=6, b=6)])
+    with pytest.raises(DataError, match="the column 'film' holds lists or objects in 12 rows .*expected one group"):
+        grouped_rows(write, [(text, label, ["x"]) for text, label in pairs(a=6, b=6)])
+    with pytest.raises(DataError, match="fewer than two of them with texts in 5 different groups"):
+        grouped_rows(write, [(text, label, text[-1] in "abc") for text, label in pairs(a=9, b=9)])
+
+
+def test_groups_that_cannot_be_parted_are_refused(write):
+    rows = [(f"{film} {i}", label, film) for film in range(40) for i, label in enumerate("ab")]
+    rows += [(f"{film} c", "c", film) for film in range(5)]
+    data = grouped_rows(write, rows)
+    joined = replace(data, groups=np.maximum(data.groups - 3, 0))  # c stands in two groups: three sides cannot have it
+    with pytest.raises(DataError, match=r"in 100 random splits of the 37 groups.* \(the last one lacked 'c'\); give more groups"):
+        split(joined, 0)
+
+
+def test_the_column_of_groups_is_neither_that_of_texts_nor_of_labels(write):
+    table = read_table(write("film,words,stars\nx,a,1\n", "films.csv"))
+    assert choose_columns(table, None, None, "film")[:2] == ("words", "stars")
+    with pytest.raises(DataError, match="--text and --group both name 'film'"):
+        choose_columns(table, "film", None, "film")
+    with pytest.raises(DataError, match="--label and --group both name 'stars'"):
+        choose_columns(table, None, "stars", "stars")
+    with pytest.raises(DataError, match="no column 'movie'"):
+        choose_columns(table, None, None, "movie")
 
 
 # ---- size

@@ -228,6 +228,14 @@ def test_a_budget_too_small_says_what_would_do(data):
     assert budget.fitting(COSTS, ["full"] * 15, parts, 0.0, 5, Clock(360)).steps >= budget.FEWEST_STEPS
 
 
+def test_a_budget_that_the_baselines_use_up_ends_before_all_of_them_are_done():
+    late = time.monotonic() - 60
+    for clock, done in ((Clock(60, late), 0), (Clock(None, late), 3), (Clock(100, late), 3)):
+        budget.check(clock, done, 5)
+    with pytest.raises(InputError, match="60 s were used up by the baselines of 2 of 5 splits.*give about 6m, or fewer --seeds"):
+        budget.check(Clock(60, late), 2, 5)
+
+
 def test_a_budget_that_is_too_large_is_not_used_up(data):
     plan = budget.fitting(COSTS, [FULL], compare.splits(data, 0, 1)[0], 0.0, 5, Clock(1e9))
     assert plan.steps == 100 and plan.enough

@@ -202,6 +202,19 @@ def test_the_state_of_another_run_is_refused_and_kept(tmp_path, options, message
     assert (tmp_path / FILE).read_bytes() == content
 
 
+def test_a_run_that_ended_before_its_first_step_does_not_stand_in_the_way_of_another(tmp_path):
+    def out_of_memory(step):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(folder=tmp_path, signature={"rate": 0.1}, make_batch=out_of_memory)
+    assert load_state(tmp_path)[0] == 0
+    changed = train(folder=tmp_path, signature={"rate": 0.2}, params=tree.map(lambda leaf: 2 * leaf, PARAMS))
+    whole = train(params=tree.map(lambda leaf: 2 * leaf, PARAMS))
+    assert changed.step == whole.step == load_state(tmp_path)[0] > 0
+    np.testing.assert_array_equal(changed.losses, whole.losses)
+
+
 def test_a_state_that_fit_did_not_save_is_refused(tmp_path):
     save_state(tmp_path, 3, PARAMS, {}, {})
     with pytest.raises(TrainingError, match="seed: nothing there, 3 here"):

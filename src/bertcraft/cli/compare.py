@@ -30,6 +30,12 @@ def compare(
     file: Annotated[Path, FILE],
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the texts (default: if obvious).")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the labels (default: if obvious).")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="What texts share that belong together: a film, writer, patient. No split parts them."
+        ),
+    ] = None,
     techniques: Annotated[str | None, typer.Option(metavar="A,B,...", help="What to try (default: lora), or all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many random splits.")] = 5,
     budget: Annotated[
@@ -77,10 +83,10 @@ def compare(
 
     names = chosen(techniques)
     limit = seconds(budget or BUDGET) if budget or steps is None else None
-    _compare(file, text, label, names, seeds, Clock(limit, began), steps, save, html, figure, seed, threads)
+    _compare(file, (text, label, group), names, seeds, Clock(limit, began), steps, save, html, figure, seed, threads)
 
 
-def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, seed, threads) -> None:
+def _compare(file, columns, names, seeds, clock, steps, save, html, figure, seed, threads) -> None:
     from rich.console import Console
 
     from bertcraft.cli.models import check_output, make_folder
@@ -106,8 +112,8 @@ def _compare(file, text, label, names, seeds, clock, steps, save, html, figure, 
         name = printable(file.name)
         tell(f"reading {name}")
         table = read_table(file)
-        text, label, guesses = choose_columns(table, text, label)
-        data = read_labelled(table, text, label)
+        text, label, guesses = choose_columns(table, *columns)
+        data = read_labelled(table, text, label, group=columns[2])
         if save is not None:
             make_folder(save, "--save")
         facts = [f"{name}: {counted(len(data), 'text')}, {_classes(data)}", *table.notes, *guesses, *data.notes]

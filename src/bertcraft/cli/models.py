@@ -69,7 +69,7 @@ def encode(
         str,
         typer.Argument(metavar="TEXTS", help="A UTF-8 file with a text on each line, or - for standard input."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE.npy")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; - is standard output.", metavar="FILE.npy")],
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What to put before each text.")] = None,
     prompt_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="The prompt that the model's folder has under this name.")
@@ -90,21 +90,34 @@ def encode(
       sort -u log.txt | bertcraft encode ./my_model - -o vectors.npy
       bertcraft encode ./e5 asked.txt -o asked.npy --prompt-name query
     """
+    import io
     import time
 
+    import numpy as np
+
     lines = read_texts(texts)
+    printed = output == Path("-")
+    if printed and sys.stdout.isatty():
+        raise InputError("-o -: vectors are no text to show in a terminal; name a file, or send them to another command")
     target = Path(os.path.realpath(output))  # what a link points to is replaced, not the link
-    check_output(target, *([] if texts == "-" else [Path(texts)]))
+    if not printed:
+        check_output(target, *([] if texts == "-" else [Path(texts)]))
     from bertcraft import load
 
     opened = load(folder_of(model))
     start = time.perf_counter()
     vectors = opened.encode(lines, prompt=prompt, prompt_name=prompt_name)
     seconds = time.perf_counter() - start
-    _save(target, vectors)
+    if printed:
+        file = io.BytesIO()  # np.save asks a file for its place, and a pipe has none
+        np.save(file, vectors)
+        sys.stdout.buffer.write(file.getbuffer())
+    else:
+        _save(target, vectors)
     rows, width = vectors.shape
     speed = f"{seconds:.1f} s, {rows / seconds:,.0f} texts a second"
-    print(f"{output}: float32 ({rows}, {width}), encoded in {speed}")
+    name = "standard output" if printed else output
+    print(f"{name}: float32 ({rows}, {width}), encoded in {speed}", file=sys.stderr if printed else sys.stdout)
 
 
 def check_output(path: Path, *others: Path, ending: tuple[str, ...] = ()) -> None:

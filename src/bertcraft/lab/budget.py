@@ -34,6 +34,16 @@ class Clock:
         return self.budget is None or self.elapsed + seconds <= 1.07 * self.budget
 
 
+def check(clock: Clock, done: int, splits: int) -> None:
+    """Raises InputError where the baselines of some splits have used up a budget that has to last for all of them and more."""
+    if done and clock.budget is not None and clock.elapsed > 0.95 * clock.budget:
+        needed = 2 * clock.elapsed * splits / done  # half of it for fine-tuning
+        raise InputError(
+            f"--budget: {clock.budget:,.0f} s were used up by the baselines of {done} of {splits} splits, before any "
+            f"fine-tuning; give about {math.ceil(needed / 60)}m, or fewer --seeds"
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every arm of every seed does. ``test`` and ``dev``: how many texts are classified at most."""

@@ -127,6 +127,8 @@ def compare(
     vectors = frozen.Vectors(model, data.texts, PLAIN.max_length, threads)
     light: list[dict[str, Baseline]] = []
     for number, own in enumerate(parts, 1):
+        if steps is None:
+            budget.check(clock, number - 1, seeds)
         tell(f"TF-IDF + logistic regression, split {number} of {seeds}")
         words = tfidf(data, own)
         tell(f"logistic regression on the frozen encoder's vectors, split {number} of {seeds}")

@@ -116,7 +116,7 @@ class _Run:
     def resume(self, folder: Path, signature: dict, steps: int) -> None:
         """Continue from the state in the folder, if there is one of the same run."""
         saved = load_state(folder)
-        if saved is None:
+        if saved is None or saved[0] == 0:  # before its first step a run has learnt nothing, whatever it was
             return
         step, params, rule_state, metadata = saved
         check_signature(folder, metadata.get("signature", {}), signature)
