@@ -256,7 +256,10 @@ def _sizes(groups: np.ndarray) -> str:
     sizes = np.bincount(groups)
     if sizes.max() == 1:
         return "--group: no two texts are of one group, so it changes nothing"
-    return f"{len(sizes):,} groups of up to {sizes.max():,} texts: each is kept on one side of every split"
+    said = f"{len(sizes):,} groups of up to {sizes.max():,} texts: each is kept on one side of every split"
+    if sizes.max() > len(groups) / 10:
+        said += f"; the largest has {sizes.max() / len(groups):.0%} of all texts, so splits differ much in size"
+    return said
 
 
 def _joined(labels: list[str]) -> str | None:
