@@ -83,7 +83,7 @@ def places(word: str) -> np.ndarray:
     return texts.train == texts.tokenizer.token_to_id(word)
 
 
-# %% alt="Left: the places of the word card in its requests spread from 2 to 15. Right: the place of card less that of credit, in requests that have both, is 1 in most, nine in ten."
+# %% alt="Left: the places of the word card in its requests spread from 1 to 19. Right: the place of card less that of credit, in requests that have both, is 1 in most, nine in ten."
 with style.shown(columns=2, width=8.2, height=2.7) as (left, right):
     row, place = np.nonzero(places("card"))
     left.hist(place, bins=np.arange(0.5, 20.5), color=style.COLOURS[0])
@@ -300,7 +300,7 @@ print("released:", *np.round(math.sqrt(3) * released[0, 0]), "printed:", *np.rou
 # ### Late places: the enhanced mask decoder
 #
 # *A new store opened beside the new mall*: mask *store* and *mall*. Their neighbours are alike; that one of them is the subject
-# only its place tells. So DeBERTa brings absolute places in at the end of pretraining, as the queries of the last layer, which
+# only its place tells. So DeBERTa adds absolute places just before words are guessed, to the queries of the last layer, which
 # runs twice:
 
 # %%
@@ -428,7 +428,7 @@ with style.shown(width=6.2, height=3.0) as ax:
 
 # %% [markdown]
 # Both curves end below the dashed line, so both models use what stands around a gap. For equal operations the disentangled one is
-# ahead from a third of the way on. That is one seed and one rate for both; the stored experiment has ten seeds and tunes rates.
+# ahead from the second point on. That is one seed and one rate for both; the stored experiment has ten seeds and tunes rates.
 #
 # ### The same requests, further to the right
 #
@@ -456,7 +456,7 @@ lost = {
 }
 print("the disentangled model's loss moves by less than 1e-4:", np.ptp(lost["disentangled"]) < 1e-4)
 
-# %% alt="Loss at MASK against the number of places that the requests are moved, 0 to 32. The disentangled line is level. That of absolute positions rises with every place, to above the dashed line of word frequencies."
+# %% alt="Loss at MASK against the number of places that the requests are moved, 0 to 32. The disentangled line is level. That of absolute positions rises with every place, up to the dashed line of word frequencies."
 with style.shown(width=6.2, height=2.8) as ax:
     for i, (title, losses) in enumerate(lost.items()):
         ax.plot(PLACES, losses, **style.line(i), label=title)
@@ -525,7 +525,7 @@ with style.shown(width=6.4, height=3.4) as ax:
 #
 # ### The stored experiment
 #
-# The same, twice as wide, five times the compute, ten seeds. First, whether the question can be asked:
+# The same, twice as wide, five or ten times the compute. First, whether the question can be asked:
 
 # %%
 from bertcraft.course import display, measured
@@ -541,23 +541,23 @@ lesson.comparisons()
 # %% alt="Two panels, a request a row and packed rows: loss at MASK on unread rows against compute for absolute positions, disentangled attention, T5's numbers and, left, no positions; a dashed line for word frequencies."
 lesson.plots(1)
 
-# %% alt="Each arm's loss less that of absolute positions trained as long, with 95 percent intervals: disentangled attention near minus 0.47, twice as long near minus 0.23, either term alone between; a number for each distance 0.5 and no positions 0.8 above it, the decoder too, with wide intervals."
+# %% alt="Each arm's loss less that of absolute positions trained as long, with 95 percent intervals: disentangled attention near minus 0.47, twice as long near minus 0.23, either term alone between; a number for each distance 0.5 and no positions 0.8 above it, the decoder's wide interval holds zero."
 lesson.plots(2)
 
 # %% alt="Loss above word frequencies' on packed rows of 32 tokens, which were learnt from, and of 64, for absolute positions, disentangled attention and T5's numbers."
 lesson.plots(3)
 
 # %% [markdown]
-# The first row is the claim at this size: *reproduced*, half a nat, and the number of steps is not the reason (second row).
-# With twice the operations for both, half of it is left; for absolute positions alone they buy more, 0.27 nats: distances are
-# worth less than twice the compute. Is it the vectors, or distance alone? A bare number for each distance is worse here than
-# absolute places: it is that distances meet *words*. Content to position alone does nearly as well as both terms. The decoder,
+# The first row is the claim at this size: *reproduced*, half a nat, though absolute positions take more steps (second row).
+# With twice the operations for both, half of it is left; for absolute positions alone they buy 0.27 nats more than distances do:
+# these are worth less than twice the compute. Is it the vectors, or distance alone? A bare number for each distance is worse here than
+# absolute places: it is that distances meet *words*. Neither term alone can be told from both, once corrected. The decoder,
 # at a rate tuned without it, only harms; but two of its five runs hardly left the plateau. In packed rows neither rival has
 # left it, so nothing is compared there; the disentangled model has, and rows twice as long cost it 0.06 nats.
 #
 # ### When does it not help?
 #
-# - **When time counts, not operations.** Shifting and picking are no operations, but take time: look at the column of a step's time.
+# - **When time counts, not operations.** Shifting and picking are no operations, but take time: 50 ms a step for 40 (first rows; times scatter).
 # - **With fused attention kernels** that take no bias of this form: DeBERTa cannot use most of them.
 #
 # ## 6. In production (10 minutes)
@@ -578,7 +578,7 @@ if lesson.installed("transformers", "torch"):
 
 # %% [markdown]
 # Three traps. The masked-LM classes of transformers have no enhanced mask decoder: they guess from a layer that pretraining did not
-# guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what is released is the discriminator, and filling gaps with it
+# guess from. Version 3 is pretrained as ELECTRA is (lesson 02): what opens is the discriminator, and filling gaps with it
 # gives noise. And `pos_att_type` in old files is a string, `"c2p|p2c"`.
 #
 # A model of transformers opens here, and what is saved here opens there:

@@ -158,6 +158,7 @@ ARMS = (
     ),
     Arm("untrained", "untrained", REQUESTS | DISTANCES | {"method": "untrained"}, trivial=True),
     Arm("unigram", "word frequencies", REQUESTS | DISTANCES | {"method": "unigram"}, trivial=True),
+    Arm("unigram_packed", "word frequencies, packed rows", PACKED | DISTANCES | {"method": "unigram"}, trivial=True),
 )  # fmt: skip
 LEARNT = tuple(arm.name for arm in ARMS if not arm.trivial and arm.name != "none")
 
@@ -231,7 +232,7 @@ WHOLE = Experiment(
     number=3,
     slug="deberta_disentangled_attention",
     title="DeBERTa's disentangled attention",
-    scale="encoders of 2 layers, 128 wide, on short requests, 3 TFLOP each",
+    scale="encoders of 2 layers, 128 wide, on short requests, 3 TFLOP each (twice as long: 6)",
     question="For as much compute, does a model guess words better when distances have vectors of their own?",
     claim=CLAIM,
     arms=ARMS,

@@ -216,7 +216,7 @@ ARMS = (
         for name, title, form, own, control in (
             (
                 "float32_order", "float32, other order", "float32", {"shard": 16},
-                "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32.",
+                "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32, by another release of BLAS.",
             ),
             ("float32_longer", "float32, twice as long", "float32", {"steps": 1800}, "What the next is held against."),
             (
@@ -289,10 +289,11 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    "2 layers, 128 wide, 900 steps of 64 short texts: in larger models, or late in long trainings, gradients are smaller.",
+    "2 layers, 128 wide, 900 steps (twice as long: 1,800) of 64 short texts: in larger models, or late in long trainings, "
+    "gradients are smaller.",
     "Rounding is emulated in float32: products of rounded numbers, sums in float32, results rounded, as torch.autocast casts.",
     "float16 with both precautions and bfloat16 with master weights take float32's rate, as do float32 in another order and what "
-    "is trained twice as long; the other arms have rates of their own.",
+    "is trained twice as long; the other arms were tuned alone, and all chose the same rate.",
     "Adam's moments are float32 in every arm. A model that is wholly float16 keeps them in float16 too, where squares of small "
     "gradients are 0.",
     "Memory is counted: what arrays of those types would take. Of what layers keep, dropout's masks count a byte.",
@@ -305,7 +306,7 @@ WHOLE = Experiment(
     slug="mixed_precision_training",
     title="Mixed precision",
     question="Is a model whose products are of 16-bit numbers as good as one in float32, and which precautions does it need?",
-    scale="a model of 2 layers, 128 wide; 3,840 short texts, 57,600 rows read",
+    scale="a model of 2 layers, 128 wide; 3,840 short texts, 57,600 rows read (twice as long: 115,200)",
     claim=CLAIM,
     arms=ARMS,
     metrics=METRICS,
