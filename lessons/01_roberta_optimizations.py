@@ -10,9 +10,9 @@
 # %% [markdown]
 # # 01. RoBERTa: the same model, a better recipe
 #
-# RoBERTa has BERT's architecture to the last matrix. In 2019 it matched or beat every model published as *better* than BERT.
-# Everyone quotes the sum of its changes. You will run their code, see what it does to the text, and measure the one that every
-# later recipe has kept: masks drawn anew.
+# RoBERTa has BERT's layers to the last matrix. In 2019 it matched or beat every model published as *better* than BERT.
+# Everyone quotes the sum of its changes. You will run their code, see what it does to the text, and measure the one that most
+# later recipes have kept: masks drawn anew.
 #
 # You need NumPy, [lesson 00](00_foundations.ipynb) for masked language models and [its second part](00_foundations_2.ipynb) for
 # intervals. The sections take 205 minutes, half of them exercises.
@@ -511,11 +511,11 @@ if lesson.installed("transformers", "torch"):
     print(f"rows in which nothing at all was chosen: {(~at.any(axis=1)).sum()} of {len(rows)}")
 
 # %% [markdown]
-# It differs from BERT's code in four ways (the last appendix shows the first two).
+# Four things to know (the last appendix shows the first two).
 #
 # 1. **A coin for each word** instead of a fixed number. A row of $n$ words has no target at all with probability $0.85^n$, and a
 #    *batch* without any gives `nan`, a mean of nothing.
-# 2. **Random words come from the whole vocabulary**, special tokens included.
+# 2. **Random words come from the whole vocabulary**, special tokens included, as in BERT's code, not ours.
 # 3. **Labels everywhere**, -100 at the places that do not count, and logits computed there all the same: the 25 % of section 5.
 # 4. `whole_word_mask=True` also changes the die: all chosen words become [MASK] (100/0/0).
 #
@@ -711,8 +711,8 @@ check.recipe(recipe)
 # %% [markdown]
 # ### 8.7 What should the model believe? (two stars, 15 minutes)
 #
-# A perfectly trained model sees the word *alarm*, not [MASK], at a position. (a) Before any context is read, how likely is it
-# that the position was chosen ($\rho=0.15$)? (b) *Given* that it was chosen: context says that *alarm* stands there with
+# A perfectly trained model sees the word *alarm*, not [MASK], at a position. (a) Of all positions that show a word, how
+# many were chosen ($\rho=0.15$)? (b) *Given* that it was chosen: context says that *alarm* stands there with
 # probability $p$. How likely is it, by Bayes, that *alarm* is the true word, for a vocabulary of $V$ words? Take $V=30{,}000$
 # and $p=0.1$, then $p=10^{-6}$. At which $p$ is the true word as likely as a random one?
 
@@ -724,8 +724,8 @@ check.recipe(recipe)
 # $p=0.1$ that is 0.9997; for $p=10^{-6}$ it is 0.029: a word that fits is almost surely the original, one that does not is
 # almost surely random. They meet at $p=1/V$. (A replaced word can be the true one by chance; that adds a term of the size
 # $p/V$.) So half of the *shown* words at chosen places are true on average, but the model need not spread its belief in halves:
-# context decides. If no token were kept (80/20/0), a shown word would be evidence against itself, and the model would learn to
-# distrust what it reads, where later it reads true words only.
+# context decides. Were none kept (80/20/0), the answer would be $p$: a shown word would tell nothing, and the model would learn
+# to overlook what it reads, where later it reads true words only.
 
 # %% [markdown]
 # ## 9. Pitfalls, references, what next (5 minutes)
@@ -734,7 +734,7 @@ check.recipe(recipe)
 # - **"No NSP" is confounded** with the input format, in the paper and in most summaries of it: see appendix B.
 # - **Positions begin at 2** in RoBERTa checkpoints (padding_idx + 1), which is why they have 514. Feeding positions from 0 gives no
 #   error, only worse results.
-# - Adam's $\beta_2=0.98$ and $\epsilon=10^{-6}$ belong to the recipe for large batches; the library defaults do not.
+# - Adam's $\beta_2=0.98$ belongs to the recipe for large batches, $\epsilon=10^{-6}$ is BERT's already; library defaults are neither.
 # - A held-out loss must be taken under fixed masks, the same for all models, and at [MASK].
 #
 # **Read**: Liu et al. 2019, [RoBERTa](https://arxiv.org/abs/1907.11692), sections 4.1 to 4.4. Devlin et al. 2019,
@@ -765,7 +765,7 @@ check.recipe(recipe)
 # $$B^*=S\,/\,\lVert g\rVert^2 \tag{6}$$
 #
 # the direction is known well enough: better take more steps (McCandlish et al. 2018). As training goes on, $\lVert g\rVert^2$
-# shrinks faster than $S$, so large batches pay **late**. Gradients of groups of 8 rows are averaged to batches of 8, 16 ... 256,
+# shrinks faster than $S$, so large batches pay **late**. Gradients of groups of 8 rows are averaged to batches of 8, 16 ... 128,
 # at the start and after the live run with dynamic masks:
 
 # %% quick="GROUPS = 8"
@@ -812,7 +812,7 @@ with style.shown(columns=2, width=8.2, height=3.4) as panels:
     panels[0].set_ylabel("squared length of gradients")
 
 # %% [markdown]
-# The points lie on $S/B$: that is (5), no more than averaging. What changes is the level of $\lVert g\rVert^2$. At the start the
+# The points lie on $S/B$: that is (5), no more than averaging. $S$ falls to a sixth, $\lVert g\rVert^2$ further. At the start the
 # rows agree on where to go; later each has its own wish, and it takes a large batch to hear what they share. (Where the band
 # reaches down to nothing, only the lower bound of $B^*$ means anything.) BERT-base at equal epochs, in the paper: perplexity 3.99
 # with batches of 256, 3.68 with 2,000, and 3.77 with 8,000: too large, even there.

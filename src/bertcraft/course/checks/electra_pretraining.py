@@ -45,7 +45,7 @@ def _chance_loss(chance_loss) -> None:
     same(got, _entropy(f), "the loss for rate=0.15, right=0.65", rtol=1e-6)
     got = chance_loss(0.15, 1.0)
     if isinstance(got, (int, float, np.number)) and not np.isfinite(got):
-        raise Wrong("for a perfect generator (right=1) it returns nan: 0 ln 0 has to be 0 here, a case by itself")
+        raise Wrong("for right=1 it returns nan: 0 ln 0 has to be 0 here, a case by itself")
     same(got, 0.0, "the loss for right=1: no fakes", atol=1e-6)
     same(chance_loss(0.5, 0.0), math.log(2), "the loss for rate=0.5, right=0", rtol=1e-6)
 
