@@ -734,7 +734,8 @@ check.recipe(recipe)
 # - **"No NSP" is confounded** with the input format, in the paper and in most summaries of it: see appendix B.
 # - **Positions begin at 2** in RoBERTa checkpoints (padding_idx + 1), which is why they have 514. Feeding positions from 0 gives no
 #   error, only worse results.
-# - Adam's $\beta_2=0.98$ belongs to the recipe for large batches, $\epsilon=10^{-6}$ is BERT's already; library defaults are neither.
+# - Adam's $\beta_2=0.98$ belongs to the recipe for large batches, $\epsilon=10^{-6}$ is BERT's already; library defaults are
+#   neither.
 # - A held-out loss must be taken under fixed masks, the same for all models, and at [MASK].
 #
 # **Read**: Liu et al. 2019, [RoBERTa](https://arxiv.org/abs/1907.11692), sections 4.1 to 4.4. Devlin et al. 2019,

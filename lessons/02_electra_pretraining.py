@@ -63,8 +63,8 @@ with style.shown(columns=2, width=8.2, height=3.3) as (left, right):
 
 # %% [markdown]
 # The smaller the model, the larger the gain. Does that go on, down to a model that trains in minutes? Part 5 tries. Two
-# conditions are usually left out. The claim is about *pretraining*: in use both models cost the same. And for large models at equal
-# compute it is under two points; the factor is large because the curve is flat up there.
+# conditions are usually left out. The claim is about *pretraining*: in use both models cost the same. And for large models at
+# equal compute it is under two points; the factor is large because the curve is flat up there.
 #
 # ## 2. Background and motivation (10 minutes)
 #
@@ -90,7 +90,8 @@ with drawing.schematic(columns=4, rows=3, width=9.6, row_height=0.95) as s:
 
 # %% [markdown]
 # ($B$ rows of $L$ tokens.) The generator guessed *the* right, so that token is an original; *ate* fits and is a fake. **Predict
-# first.** Is a yes or no at every token worth more than a word at every seventh? Count the *nats* of each answer. Appendix A does.
+# first.** Is a yes or no at every token worth more than a word at every seventh? Count the *nats* of each answer. Appendix A
+# does.
 #
 # The trainings of this lesson read short requests to assistants:
 
@@ -502,10 +503,10 @@ with style.shown(width=8.6, height=3.2) as ax:
 #
 # ### The stored experiment
 #
-# The same model, twice as wide, up to twenty times the compute, ten seeds. The rate stays at its height; at a sixteenth, an eighth
-# ... all of the compute a branch lets it fall to zero and is fine-tuned on 1,920 questions of TREC (47 kinds). So each point is a
-# finished training with its own compute, and the ratio of computes is the curves' distance in height, at 1.5 points a doubling (fixed beforehand). One arm has
-# cheap fakes: a word that often follows the one before.
+# The same model, twice as wide, up to twenty times the compute, ten seeds. The rate stays at its height; at a sixteenth, an
+# eighth ... all of the compute a branch lets it fall to zero and is fine-tuned on 1,920 questions of TREC (47 kinds). So each
+# point is a finished training with its own compute, and the ratio of computes is the curves' distance in height, at 1.5 points a
+# doubling (fixed beforehand). One arm has cheap fakes: a word that often follows the one before.
 #
 # First, whether the question can be asked:
 
@@ -527,8 +528,8 @@ lesson.plots(1)
 lesson.plots(2)
 
 # %% [markdown]
-# The claim is *not testable here*: at four of its five points the generator had not learnt, at two neither model. At 8 TFLOP, where both
-# have, the two cannot be told apart. The masked LM stands 4.4 points above no pretraining (a check). On the same five
+# The claim is *not testable here*: at four of its five points the generator had not learnt, at two neither model. At 8 TFLOP,
+# where both have, the two cannot be told apart. The masked LM stands 4.4 points above no pretraining (a check). On the same five
 # seeds TF-IDF stands 5.3 points above the masked language model, 7.5 above ELECTRA.
 #
 # ### When does it not help?
@@ -649,7 +650,8 @@ check.fake_labels(fake_labels)
 # %% [markdown]
 # ### 8.2 The zero of the plot (one star, 10 minutes)
 #
-# The $\mathcal H(f)$ of (6), with $f$ from (5); `right` is $\bar p$. A generator that is always right makes no fakes: then the loss is 0.
+# The $\mathcal H(f)$ of (6), with $f$ from (5); `right` is $\bar p$. A generator that is always right makes no fakes: then the
+# loss is 0.
 
 
 # %% exercise="chance_loss" stars=1

@@ -104,7 +104,7 @@ for title, flash in (("plain attention", False), ("FlashAttention", True)):
           f"equal at {bert_states / one:.0f} texts; a card of {CARD / 1e9:.0f} GB holds {int((CARD - bert_states) / one)}")  # fmt: skip
 
 # %% [markdown]
-# At five texts, or at eleven with FlashAttention. A batch of 256 needs 89 GB with plain attention. Ways out:
+# Past five texts, or at eleven with FlashAttention. A batch of 256 needs 89 GB with plain attention. Ways out:
 #
 # - **A smaller batch**, with a learning rate of its own. It often works: see *Status today*.
 # - **More machines**: each takes a part of the batch, and gradients are added over the network.
@@ -189,7 +189,7 @@ with drawing.schematic(columns=5, rows=3, width=9.4, row_height=0.95) as s:
 # $$\text{peak}=16P+\begin{cases}B\,S&\text{the whole batch}\\ \frac BK\,S&K\text{ micro-batches}\\ B\,(S_0+S_1)&\text{recomputation}
 # \end{cases} \tag{6}$$
 #
-# Work: the same for accumulation (**it saves no operations**; adding gradients costs next to nothing), about $\frac43$ for
+# Work: the same for accumulation (**it saves no operations**; many small pieces cost time: section 5), about $\frac43$ for
 # recomputation, since a backward pass is two forward passes' worth.
 #
 # ### A loss that is no sum over texts
@@ -487,7 +487,7 @@ lesson.plots(2)
 # | sum against mean of means, AdamW | 0.000: equal; each gradient was clipped to the same length |
 # | the same, SGD with momentum, unclipped | +0.259 [+0.235, +0.283]: not equal, worse than *where all go on* |
 #
-# So far, sorting made the mean over tokens worse and the mean over texts not measurably better.
+# So far, the bug on sorted texts made the mean over tokens worse, that over texts not measurably better.
 #
 # ### When does it not help?
 #
@@ -821,9 +821,10 @@ check.which_way(which_way)
 #
 # $$\lVert\tilde g-g\rVert\approx\frac{\sigma_n}{\bar n}\cdot\frac{\sigma}{\sqrt K} \tag{7}$$
 #
-# and $\sigma/\sqrt K$ is the distance of a batch's gradient from that of all texts there are: noise that training lives with
-# anyway. The bug adds $\sigma_n/\bar n$ times as much again. Squares add up, so with $\sigma_n/\bar n=0.3$ the total noise grows
-# by $\sqrt{1+0.09}$: by 4 %. Equations (1), (3), (5) and (7), for many cuts of made-up losses:
+# and $\sigma/\sqrt K$ is about the distance of a batch's gradient from that of all texts there are: noise that training lives
+# with anyway. The bug's is $\sigma_n/\bar n$ times that. It adds to it where a larger count lowers the scatter (independent
+# tokens); where it does not, as below, the weighted mean is the noisier of the two. Equations (1), (3), (5) and (7), for many
+# cuts of made-up losses:
 
 # %% alt="Histograms of the mean of means less the batch's loss over 4,000 cuts. Where counts have nothing to do with losses the errors scatter around zero, from about -0.2 to 0.2; where long texts are easier they scatter around 0.14 and are seldom below zero."
 rng = np.random.default_rng(1)
@@ -861,10 +862,10 @@ print(f"equation (7) for the first: {np.sqrt((25**2 - 1) / 12) / 16 * 0.5 / 8**0
 # 2.08. Nothing is miscounted, but accumulated gradients are those of another loss. Recomputation of layers keeps this loss exact.
 # The remedy in the manner of accumulation (Gao et al. 2021) rests on the chain rule. The loss needs only the sentence vectors, and
 # these are small. So encode every micro-batch and keep only the vectors $x$; take the loss of all of them together, and its
-# gradient by each, $g$; then encode each micro-batch *again* and take the gradient of $\sum x_k\cdot g_k$, with $g_k$ held
+# gradient by each, $r$; then encode each micro-batch *again* and take the gradient of $\sum x_k\cdot r_k$, with $r_k$ held
 # constant:
 #
-# $$\frac{\partial\mathcal L}{\partial\theta}=\sum_k\left(\frac{\partial x_k}{\partial\theta}\right)^{\!\top}g_k \tag{9}$$
+# $$\frac{\partial\mathcal L}{\partial\theta}=\sum_k\left(\frac{\partial x_k}{\partial\theta}\right)^{\!\top}r_k \tag{9}$$
 #
 # It is recomputation with the whole encoder as one layer, and costs the same: one more forward pass.
 

@@ -128,10 +128,10 @@ with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
 #
 # ### Why the rate has to fall
 #
-# One direction of the valley: a weight $w$ with the loss $\frac12\kappa w^2$; $\kappa$ is its curvature. Its gradient is $\kappa w$,
-# that of a batch $\kappa w+\sigma\xi$ with noise $\xi$ of mean 0 and variance 1. Square the step
-# $w_{t+1}=w_t-\eta_t(\kappa w_t+\sigma\xi)$ and take the mean over the noise, $\mathbb E$. The noise does not depend on $w_t$, so the
-# mixed term is 0:
+# One direction of the valley: a weight $w$ with the loss $\frac12\kappa w^2$; $\kappa$ is its curvature. Its gradient is $\kappa
+# w$, that of a batch $\kappa w+\sigma\zeta$ with noise $\zeta$ of mean 0 and variance 1. Square the step
+# $w_{t+1}=w_t-\eta_t(\kappa w_t+\sigma\zeta)$ and take the mean over the noise, $\mathbb E$. The noise does not depend on $w_t$,
+# so the mixed term is 0:
 #
 # $$\mathbb E\,w_{t+1}^2=(1-\eta_t\kappa)^2\;\mathbb E\,w_t^2+\eta_t^2\sigma^2\tag{1}$$
 #
@@ -193,9 +193,9 @@ with drawing.schematic(columns=5, rows=2, width=10.0, row_height=1.0) as s:
 #
 # $$\omega_t=\sqrt{\frac{(n_t-4)(n_t-2)\,n_\infty}{(n_\infty-4)(n_\infty-2)\,n_t}}\qquad(n_t>5),\tag{8}$$
 #
-# and does not divide at all in the first five updates. $\omega_t$ is a warm-up that nobody had to choose. Ma and Yarats (2021) hold
-# that (5) is reason enough, and find a straight warm-up of $2/(1-\beta_2)$ steps as good: 2,000 for $\beta_2=0.999$, 100 for RoBERTa's
-# 0.98.
+# and, in its code, does not divide at all in the first five updates (the paper: four). $\omega_t$ is a warm-up that nobody had to
+# choose. Ma and Yarats (2021) hold that (5) is reason enough, and find a straight warm-up of $2/(1-\beta_2)$ steps as good: 2,000
+# for $\beta_2=0.999$, 100 for RoBERTa's 0.98.
 
 # %% alt="The factor of RAdam and the straight warm-up of two over one minus beta two against updates, for beta two of 0.98 and of 0.999, on a logarithmic axis; both factors are 0 for five updates, then above the straight line, which reaches 1 after 100 and 2,000 updates; the factors arrive later."
 updates = np.unique(np.geomspace(1, 10_000, 200).astype(int)) - 1
@@ -450,10 +450,11 @@ with style.shown(width=6.6, height=2.7) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# Without warm-up the first update is nearly as long as (5) says. How many parameters does it lead astray? A coin would differ from
-# the mean of a hundred batches in half of the signs; one batch differs in two of five. After 60 steps that is no better: batches have
-# not become surer, but $m$ averages some ten of them. Whether long early updates do *harm* depends on the model: deep ones with
-# norms behind their layers are reported to need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two layers may shrug it off.
+# Without warm-up the first update is nearly as long as (5) says. How many parameters does it lead astray? A coin would differ
+# from the mean of a hundred batches in half of the signs; one batch differs in two of five. After 60 steps that is no better:
+# batches have not become surer, but by (7) $m$ averages nineteen of them. Whether long early updates do *harm* depends on the
+# model: deep ones with norms behind their layers are reported to need warm-up (lesson [15](15_layer_norm_variants.ipynb)), two
+# layers may shrug it off.
 #
 # ### Live: the budget is not known
 #
@@ -548,18 +549,20 @@ lesson.plots(1)
 lesson.plots(2)
 
 # %% [markdown]
-# **The claim is contradicted.** A line to zero ends 0.100 [+0.033, +0.168] nats *above* a constant rate. Does a fall hurt? No:
-# *flat, then down* is lowest of all. What the line lacks is travel. After 1,000 steps the model still learns fast, and the sum of its
-# rates explains most of the order; a line's is half of a constant rate's. *Prolonged* has the least with this peak and ends last,
-# +0.260 [+0.211, +0.310], *reproduced*. *Cut in its middle* has nearly the largest and costs nothing, -0.139 [-0.300, +0.021].
+# **The claim is contradicted.** A line to zero ends 0.100 [+0.033, +0.168] nats *above* a constant rate. (In words guessed one
+# cannot tell: 19.5 and 19.0 %.) Does a late fall hurt? Not shown: *flat, then down* ends below constant at 0.002, above it at
+# 0.0014. At peak 0.002 a larger sum of rates mostly means less loss; but constant 0.0014 and the line from 0.0028, of equal sums,
+# end 0.66 apart. *Prolonged* has the least with this peak and ends last, +0.260 [+0.211, +0.310], *reproduced*. *Cut in its
+# middle* has the third largest; of a cost one *cannot tell*, -0.139 [-0.300, +0.021].
 #
 # Is it the grid? Rates between, tried afterwards on five seeds: a constant rate gains 0.140 nats from 0.002 to 0.0014, a line loses
-# 0.436 from 0.002 to 0.0028. A finer grid would widen the gap.
+# 0.436 from 0.002 to 0.0028. A line below 0.002 was not tried.
 #
-# **Warm-up is needed, even by two layers**: without it +0.245 [+0.189, +0.300], *reproduced*, and its best rate is half of the others'.
-# RAdam without one is 0.111 *below* the line with one, [-0.204, -0.019]: its own warm-up replaces ours. Of the cosine one cannot tell.
+# **Warm-up is needed, even by two layers**: without it +0.245 [+0.189, +0.300], *reproduced*, and its best rate is half of the
+# others'. RAdam without one ends 0.111 *below* the line with one, [-0.204, -0.019]; whether they are equal one *cannot tell*, nor
+# of cosine, inverse square root and *flat, then down*.
 #
-# So: the shorter the training, the later the fall. A run of a million steps has long arrived, and may well need the line's.
+# One length was measured. A run of a million steps has long arrived, and may well need the line's.
 #
 # ### When does it not help?
 #
@@ -650,7 +653,7 @@ if lesson.installed("transformers", "torch"):
 
 # %% exercise="line" stars=1
 def line(step, peak, warmup, total):
-    """0 at step 0, ``peak`` at step ``warmup``, 0 from step ``total`` on, straight between."""
+    """From 0 up to ``peak`` at step ``warmup`` (which may be 0), 0 from step ``total`` on, straight between."""
     ### BEGIN SOLUTION
     if step < warmup:
         return peak * step / warmup

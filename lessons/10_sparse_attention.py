@@ -15,7 +15,7 @@
 # of tokens. Whether that is a good trade depends on two questions: *how far does a token hear after some layers*, and *what did
 # the looks cost in the first place*.
 #
-# You need both parts of [lesson 00](00_foundations.ipynb). The sections take 195 minutes, half of them exercises.
+# You need both parts of [lesson 00](00_foundations.ipynb). The sections take 195 minutes, 90 of them exercises.
 
 # %%
 import numpy as np
@@ -138,11 +138,11 @@ with drawing.schematic(columns=5, rows=3, width=9.6, row_height=0.95) as s:
 # a_{ij}=\frac{e^{q_i\cdot k_j/\sqrt D}}{\sum_{m\in S(i)}e^{q_i\cdot k_m/\sqrt D}}\tag{1}$$
 #
 # BERT has $S(i)=\{1,\dots,L\}$. Everything in this lesson is another choice of $S$. With $d$ places to either side, a dilation
-# $\delta$ and the set $G$ of global tokens,
+# $\delta$ and the set $\mathcal G$ of global tokens,
 #
 # $$S_\text{window}(i)=\{j:\ |i-j|\le d\}\tag{2}$$
 # $$S_\text{dilated}(i)=\{j:\ |i-j|\in\{0,\,\delta,\,2\delta,\dots,d\delta\}\}\tag{3}$$
-# $$S_\text{global}(i)=\begin{cases}\{1,\dots,L\}& i\in G\\ S_\text{window}(i)\cup G & \text{otherwise}\end{cases}\tag{4}$$
+# $$S_\text{global}(i)=\begin{cases}\{1,\dots,L\}& i\in\mathcal G\\ S_\text{window}(i)\cup\mathcal G & \text{otherwise}\end{cases}\tag{4}$$
 #
 # Global tokens, such as [CLS] or the question that is asked about a text, see all and are seen by all. BigBird cuts the text into
 # blocks, and adds chance: a block sees itself, its two neighbours, the first, the last and some random blocks.
@@ -456,7 +456,7 @@ display.show(measured.checks(lesson.slug))
 lesson.plots(2)
 
 # %% [markdown]
-# Who has a path learns to use it: a global question, BigBird (whose first block, global, holds the question) and [CLS] alone, a
+# These learn to use their paths: a global question, BigBird (whose first block, global, holds the question) and [CLS] alone, a
 # gate of one vector, do as well as dense attention. The window stops where (6) says. (The comparison below
 # *cannot tell*: five seeds leave 6 points to either side of guessing.) **Hearing is not yet learning**: the dilated window varies
 # by seed where news must pass through other tokens. These scores are at the ceiling: they tell who hears, not who reads better.
@@ -484,13 +484,14 @@ lesson.comparisons()
 
 # %% [markdown]
 # The first comparison is like with like: the same library, dense or banded. It is more than the 2.4 of operations, which do not
-# count moving 3.2 GB of scores. The second decides in practice: up to 1,024 tokens the fused kernel takes *all* pairs in less
-# time than our window takes its few; from 2,048 on the window is ahead, 2.2 times at 8,192, and still needs more memory. Today
-# both ideas join in fused *window* kernels (FlashAttention, FlexAttention).
+# count moving 3.2 GB of scores. The second mixes kernel and library: up to 1,024 tokens PyTorch's *whole layer*, all pairs fused,
+# takes less time than ours with a window; from 2,048 on the window is ahead, 2.2 times at 8,192, and still needs more memory.
+# Today both ideas join in fused *window* kernels (FlashAttention, FlexAttention).
 #
 # ### When does it not help?
 #
-# - **Up to about 1,000 tokens**: three blocks of keys are most of the text, and the feed-forward half costs more anyway.
+# - **Up to 1,000 tokens, 2,000 against a fused kernel**: three blocks of keys are much of the text, and the feed-forward half
+#   costs more anyway.
 # - **Where the first tokens tell enough.** Cutting is the baseline to beat.
 # - **In a wide model.** The wider it is, the later the quadratic part matters: $6H$.
 #
@@ -675,18 +676,19 @@ check.band_scores(band_scores)
 # ### 8.6 Predict, then measure (two stars, 15 minutes)
 #
 # In the live run, give the plain window four layers instead of two (`"layers": 4` in `live`). Up to which distance can the second
-# word be heard, by (6), and up to which is it *likely* to be learnt, by (7)? Then take two layers of the arm `dilated`.
+# word be heard, by (6)? Two layers have $\sigma=6.9$ and learnt all 16: will four learn all they hear? Then take two layers of
+# the arm `dilated`.
 
 # %% [markdown] solution=true
 # **What to expect.** Four layers reach $4\cdot 8=32$ tokens, with $\sigma=\sqrt{4\cdot 24}=9.8$. The dilated head reaches 32
 # tokens in one layer and 64 in two, every fourth place only; with the other head's step of up to 8, everything up to 40. In both
-# cases news from afar has to pass through tokens that must each learn to hand it on: expect accuracy to fall before the reach.
+# cases news from afar has to pass through tokens that must each learn to hand it on. Two layers did; four need not: measure.
 
 # %% [markdown]
 # ### 8.7 Which model reads the contracts? (two stars, 15 minutes, a decision)
 #
-# A team classifies contracts of about 3,000 tokens on a GPU. Five seeds, points over cutting at 512 tokens, 95 % intervals, time
-# of a training step relative to cutting:
+# A team classifies contracts of about 3,000 tokens on a GPU. Invented figures: five seeds, points over cutting at 512, 95 %
+# intervals, time of a training step relative to cutting:
 #
 # | arm | gain | less the fused dense | step |
 # | --- | --- | --- | --- |
@@ -741,8 +743,8 @@ check.take(take)
 # %% [markdown]
 # ## Appendix A. Reach is not influence (5 minutes)
 #
-# Equation (7) with real weights and real text: four layers, $d=8$, a passage of 129 tokens. How strongly does the middle token's
-# last hidden state depend on each token's embedding? That is a gradient.
+# Equation (7) with untrained weights and real text: four layers, $d=8$, a passage of 129 tokens. How strongly does the middle
+# token's last hidden state depend on each token's embedding? That is a gradient.
 
 # %%
 from bertcraft.bert import initial_params

@@ -328,8 +328,8 @@ with style.shown(width=6.2, height=2.8) as ax:
     ax.legend(fontsize=8)
 
 # %% [markdown]
-# At the rate 1 a quarter arrive unclipped, clipped about half. At 3 the threshold 1 has lost its lead, and 0.1, no help at small
-# rates, has the largest. **Clipped short enough, a high rate still works**: the claim in miniature.
+# At the rate 1 a quarter arrive unclipped, clipped about half. At 3 only 0.1, no help at small rates, still helps; and
+# unclipped, too, 3 is the best rate.
 #
 # ### Live: a small BERT, and one bad batch
 #
@@ -378,7 +378,7 @@ print("the paper's thresholds, half to ten times the mean:", technique.threshold
 print(f"longer than 1: {np.mean(norms > 1):.0%} of the steps; than twice the mean: {np.mean(norms > 2 * norms.mean()):.0%}")
 
 # %% [markdown]
-# Every gradient of this run is longer than 1: clipped at 1, each is divided by its own norm. Hardly one is twice as long as the mean.
+# Every gradient of this run is longer than 1: clipped at 1, each is divided by its own norm. None is twice as long as the mean.
 #
 # **Predict first**: the same run with the bad batch, unclipped; clipped at 1; and unclipped with torch's $\beta_2=0.999$ in place
 # of 0.98. Which one is thrown off, which one stands still?
@@ -488,10 +488,10 @@ lesson.plots(3)
 # frequencies, where gradients are mostly *short*. No run left the plateau and came back.
 #
 # Nor does clipping do a warm-up's work: without one no run trains at 0.001, where all do with one. At 0.0005 five of five clipped
-# runs train, three of five unclipped (asked afterwards).
+# runs train, three of five unclipped (asked afterwards): too few to tell.
 #
 # Unclipped gradient descent overflows from 0.96 on. Clipped, its numbers stay finite to the ladder's end: at least 8 times, in
-# all five seeds, too few (*cannot tell*). It trains nowhere.
+# all five seeds: 1 in 16 by chance (*cannot tell*). It trains nowhere.
 #
 # **So clipping is an insurance**: it pays when something breaks, as with the planted batch, and buys no higher rate here.
 #
@@ -582,7 +582,7 @@ if lesson.installed("transformers"):
 # | --- | --- |
 # | loss leaps once and stays high | clip at one to two times the usual norm; look at the batch |
 # | loss flat for hundreds of steps after a leap in the norm | the same; or a smaller $\beta_2$ |
-# | every step is clipped | under Adam harmless; under gradient descent raise the threshold, or read it as a lower rate |
+# | every step is clipped | under Adam a lower threshold changes nothing more; under gradient descent raise the threshold, or read it as a lower rate |
 # | the norm grows for many steps before the leap | the rate: clipping hides it |
 # | loss hardly falls in 16 bits | unscale before you clip |
 #

@@ -3,7 +3,7 @@
 The technique has no founding paper; it is the chain rule and a sum. The loss of a batch with N predicted tokens is a mean
 over tokens, so with micro-batches of n_1 ... n_K tokens and mean losses L_1 ... L_K
 
-    L = (1/N) sum over tokens = sum_k (n_k / N) L_k,   N = n_1 + ... + n_K                                         (1)
+    L = (1/n) sum over tokens = sum_k (n_k / n) L_k,   n = n_1 + ... + n_K                                         (1)
 
 and its gradient is the same sum of theirs. What each micro-batch kept for its backward pass is freed before the next one
 starts: memory for activations falls to that of one micro-batch; parameters, gradients and optimiser state stay.
@@ -75,7 +75,7 @@ def accumulate(
         raise InputError(f"the weights of the micro-batches add up to {whole:g}: expected at least one predicted token")
     total = None
     for k, part in enumerate(parts):
-        share = float(weights[k]) / whole  # n_k / N
+        share = float(weights[k]) / whole  # n_k / n
         scaled = value_and_grad(lambda p: loss(p, part, rng(k)) * share)(params)
         total = scaled if total is None else tree.map(operator.add, total, scaled)
     return total

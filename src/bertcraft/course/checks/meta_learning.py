@@ -188,7 +188,7 @@ EXERCISES = (
          "The loss after the step is h (1 - rate h)^2 / 2 times (theta - c)^2, a parabola: add them up, set the slope to 0."),
     ),
     Exercise(
-        "meta_batch", "The second step leaks", 2, _check_meta_batch,
+        "meta_batch", "The first task leaks", 2, _check_meta_batch,
         ("Print theta at the beginning of each task.",
          "The inner loop needs a variable of its own, `adapted = theta`, set anew for each task."),
     ),

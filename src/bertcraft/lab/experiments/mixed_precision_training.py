@@ -216,7 +216,8 @@ ARMS = (
         for name, title, form, own, control in (
             (
                 "float32_order", "float32, other order", "float32", {"shard": 16},
-                "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32, by another release of BLAS.",
+                "How far apart do trainings end that differ by float32's rounding alone? Sums of 16 texts, not of 32, by another "
+                "release of BLAS.",
             ),
             ("float32_longer", "float32, twice as long", "float32", {"steps": 1800}, "What the next is held against."),
             (
