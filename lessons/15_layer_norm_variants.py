@@ -497,7 +497,7 @@ lesson.comparisons()
 # %% alt="Loss at MASK of texts read where each rate ended, a mark a seed and a line through medians for each arm. Post-LN, clipped or not, lies on the dotted line of word frequencies, 5.7, at all four rates from 0.001 on; at 0.00025 and 0.0005 it ends at 4.9 and 4.4. Pre-LN, with layer norm or RMSNorm, ends near 3.3 at 0.001 and 0.002, at 4.5 to 4.8 at 0.004 and near 5.5 at 0.008; sandwich rises from 4.3 to 5.3, the line half a nat below word frequencies. Post-LN with a warm-up ends at 2.9 and 2.7, then on the dotted line. DeepNorm falls from 3.6 to 1.2 at 0.004, where two of five stay on the dotted line, and is on the dotted line at 0.008."
 lesson.plots(1)
 
-# %% alt="Norm of the expected gradient at the start, logarithmic. Left, by layer of twelve: post-LN level at 0.17; pre-LN falls from 0.17 to 0.10, sandwich from 0.36 to 0.12; DeepNorm level at 0.023. Right, the last layer's against 3 to 24 layers: post-LN level, power 0.05; pre-LN falls from 0.15 to 0.08, power -0.30, less steeply than the dotted theory; sandwich power -0.43, DeepNorm -0.50."
+# %% alt="Norm of the expected gradient at the start, logarithmic. Left, by layer of twelve: post-LN level at 0.17; pre-LN falls from 0.17 to 0.10, sandwich from 0.36 to 0.12; DeepNorm level at 0.023. Right, the last layer's against 3 to 24 layers: post-LN level, power 0.05; pre-LN falls from 0.15 to 0.08, power -0.30, along the dotted line of (10); sandwich power -0.43, DeepNorm -0.50."
 lesson.plots(2)
 
 # %% [markdown]

@@ -477,7 +477,7 @@ lesson.plots(1)
 # %% alt="Largest norm of a gradient in each tenth of a run of one seed, logarithmic, a line for each rate, left unclipped, right clipped at 1. Both much alike: at rates of 0.0005 and 0.001 between 2 and 10 all along; at 0.002 from 6 down to 2; at 0.004 it falls from 5 to about the threshold of 1, at higher rates to a half, and stays there. Single peaks: 13 at the rate 0.002, unclipped, and a last 3 at 0.004, clipped."
 lesson.plots(2)
 
-# %% alt="Highest rate of each way of clipping over that of no clipping, with 95 percent intervals. Under AdamW: norm 1 at 0.81, from 0.64 to 1.03; half the mean and adaptive 0.87, from 0.59 to 1.28; ten times the mean and by value exactly 1. Gradient descent, finite numbers: 8."
+# %% alt="Highest rate of each way of clipping over that of no clipping, with 95 percent intervals. Under AdamW: norm 1 at 0.81, from 0.64 to 1.03; half the mean and adaptive 0.87, from 0.59 to 1.28; ten times the mean and by value exactly 1. Gradient descent, finite numbers: at least 8."
 lesson.plots(3)
 
 # %% [markdown]

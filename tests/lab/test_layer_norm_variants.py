@@ -125,7 +125,7 @@ def test_plots_are_drawn_and_short_forms_have_arms_of_the_full_one(tmp_path):
         for name in TRAINED for seed in (0, 1)
     ]  # fmt: skip
     layers, depths = EXPERIMENT.arm("start_pre").settings["layers"], EXPERIMENT.arm("start_pre").settings["depths"]
-    start = {"by_layer": np.ones((layers, 2)).tolist(), "by_depth": [1.0] * len(depths), "slope": -0.5}
+    start = {"by_layer": np.ones((layers, 2)).tolist(), "by_depth": [1.0] * len(depths), "slope": -0.5, "states": [1.5] * layers}
     runs += [{"arm": f"start_{name}", "seed": 0, "figures": start} for name in figures.WIRINGS]
     paths = figures.show(tmp_path, runs, EXPERIMENT)
     assert [path.name for path in paths] == ["rates.png", "start.png"] and all(path.stat().st_size > 1000 for path in paths)

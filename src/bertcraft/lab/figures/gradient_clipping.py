@@ -71,6 +71,10 @@ def show_norms(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     return path
 
 
+def _titled(arm, metric: str) -> str:
+    return f"{arm.title}: finite, at least" if metric == "finite" else arm.title
+
+
 def show_highest(path: Path, runs: list[dict], experiment: Experiment) -> Path:
     """The highest rate that trains, of gradient descent that stays finite, over that of no clipping, with 95 % intervals."""
     rows = []
@@ -78,14 +82,20 @@ def show_highest(path: Path, runs: list[dict], experiment: Experiment) -> Path:
         for arm in _trained(runs, experiment, rule):
             alike = arm.settings["warmup"] == experiment.arm(base).settings["warmup"]
             if alike and arm.name != base and (found := difference(experiment, runs, arm.name, base, metric, ratio=True)):
-                rows.append((arm, found))
+                rows.append((arm, metric, found))
     with style.figure(path, width=6.4, height=1.0 + 0.36 * max(len(rows), 1)) as ax:
-        for row, (_, found) in enumerate(rows):
+        for row, (_, metric, found) in enumerate(rows):
             reach = None if found.low is None else [[found.mean - found.low], [found.high - found.mean]]
-            ax.errorbar(found.mean, row, xerr=reach, capsize=3, color=style.COLOURS[style.TECHNIQUE], marker="o", ls="none")
+            look = {"color": style.COLOURS[style.TECHNIQUE], "ls": "none", "capsize": 3}
+            ax.errorbar(found.mean, row, xerr=reach, marker=">" if metric == "finite" else "o", **look)  # none above was tried
         ax.axvline(1, color="0.3", lw=0.9, ls=":")
-        ax.set_yticks(range(len(rows)), [arm.title for arm, _ in rows])
-        ax.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="highest rate, times that of no clipping")
+        ax.set_yticks(range(len(rows)), [_titled(arm, metric) for arm, metric, _ in rows])
+        ax.set(
+            ylim=(len(rows) - 0.5, -0.5),
+            xscale="log",
+            xlim=(0.5, 10),
+            xlabel="highest rate that trains, times that of no clipping",
+        )
         ax.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         ax.minorticks_off()
         ax.grid(axis="y", visible=False)

@@ -63,10 +63,10 @@ def show_start(path: Path, runs: list[dict], experiment: Experiment, starts: lis
             axes[0].plot(layers, np.mean([each["by_layer"] for each in own], axis=0)[:, 1], **look, label=WIRINGS[name])
             last = np.mean([each["by_depth"] for each in own], axis=0)
             axes[1].plot(depths, last, **look, label=f"{WIRINGS[name]}: power {np.mean([each['slope'] for each in own]):.2f}")
-            if name == "pre":
-                axes[1].plot(
-                    depths, last[0] * (depths / depths[0]) ** -0.5, color="0.5", lw=0.9, ls=":", label="theory of pre-LN"
-                )
+            if name == "pre":  # the lesson's (10), with what a half adds as the states grow by it
+                added = (np.mean([each["states"][-1] for each in own]) - 1) / (2 * layers[-1])
+                falls = np.sqrt((1 + 2 * depths[0] * added) / (1 + 2 * depths * added))
+                axes[1].plot(depths, last[0] * falls, color="black", lw=1.2, ls=":", zorder=5, label="equation (10), pre-LN")
         axes[0].set(xlabel=f"layer of {layers[-1]}", ylabel="norm of the expected gradient", yscale="log")
         axes[1].set(xlabel="layers of the model", ylabel="the last layer's", xscale="log", yscale="log")
         axes[1].set_xticks(depths, [str(depth) for depth in depths])

@@ -58,6 +58,7 @@ def show_times(path: Path, timed: Sequence[tuple[Arm, list[dict]]]) -> None:
             ax.set(xlabel="length (tokens)", yscale="log")
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        right.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2348" else "")
         left.set_ylabel("a layer, forward and backward (s)")
         right.set_ylabel("times as long as the window's layer")
         left.legend(fontsize=8)
