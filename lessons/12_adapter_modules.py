@@ -460,7 +460,7 @@ lesson.plots(1)
 # times fewer numbers to update.
 #
 # A percentage of full's accuracy flatters: the start already answers something. More honest is the way from there to full.
-# Here on the five seeds that all arms have (the prefix is the gated one):
+# Here on the five seeds that all arms have:
 
 # %%
 from bertcraft.lab import verdicts
@@ -475,7 +475,7 @@ mean_of = {
 if {"start", "full"} <= set(mean_of):
     for name, value in sorted(mean_of.items(), key=lambda each: -each[1]):
         part = (value - mean_of["start"]) / (mean_of["full"] - mean_of["start"])
-        print(f"{name:12} {value:5.1f} %, {part:.0%} of the way from the start to full")
+        print(f"{experiment.EXPERIMENT.arm(name).title:16} {value:5.1f} %, {part:.0%} of the way from the start to full")
 else:
     print("Not measured yet.")
 
