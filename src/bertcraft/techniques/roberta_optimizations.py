@@ -53,7 +53,8 @@ def chosen_positions(is_word: np.ndarray, order: np.ndarray, rate: float) -> tup
     """Choose ``rate`` of each row's words, at least one: their positions, (N, M), and which of these count, booleans (N, M).
 
     is_word booleans (N, L); order (N, L), random: the words with the smallest numbers are chosen. The share of a row is rounded
-    to whole tokens (BERT's code counts [CLS] and [SEP], too), so M is the same for texts of one length. Nothing counts in a row without words.
+    to whole tokens (BERT's code counts [CLS] and [SEP], too), so M is the same for texts of one length. Nothing counts in a row
+    without words.
     """
     number = np.where(is_word.any(axis=1), np.maximum(1, np.rint(rate * is_word.sum(axis=1))), 0).astype(np.int64)
     most = max(int(number.max(initial=0)), 1)

@@ -220,8 +220,8 @@ CLAIM = Claim(
 
 NOTES = (
     "MiniLM has 6 layers: 0.9 a layer is what 0.95 is over twelve. 500 labelled texts, 200 steps of 16.",
-    "Seeds take the three tasks in turn, so a mean over ten has 4, 3 and 3 of TREC, HWU64 and BANKING77, one over five 2, 2 and 1: "
-    "compare the paired differences.",
+    "Seeds take the three tasks in turn, so a mean over ten has 4, 3 and 3 of TREC, HWU64 and BANKING77, one over five 2, 2 and "
+    "1: compare the paired differences.",
     "A seed's texts are drawn from one pool for each task, and are judged by the same 500 texts: intervals are widened for it.",
     "A head ten times as fast, and a decay of 1/2.6, have grids of their own rate, that of the top layer.",
 )
