@@ -920,6 +920,6 @@ for title in ("fakes by frequency", "ELECTRA"):
     print(f"{title:19s} chance {last['chance']:.3f}, table {by_word:.3f}, discriminator {last['detection']:.3f}")
 
 # %% [markdown]
-# Filled from so few rows, the table itself is off by about 0.02 nats. The discriminator of easy fakes gained 0.036: that is
+# Filled from so few rows, the table is up to 0.02 nats *worse* than chance. The discriminator of easy fakes gained 0.036: that is
 # context. ELECTRA's gained 0.009: this table cannot tell. A generator with favourites makes a table that beats (6); then the
 # table is the zero to look at.

@@ -530,7 +530,7 @@ if lesson.installed("transformers", "torch", "peft"):
     print(f"trained in peft {trainable:,}, here {technique.count(lora.trained):,}")
 
 # %% [markdown]
-# And merged: any library opens it, with no trace of the method. (After 80 steps all three answers are wrong.)
+# And merged: any library opens it, with no trace of the method. (After 80 steps, do not trust its answers.)
 
 # %%
 if lesson.installed("transformers", "torch"):
@@ -734,7 +734,7 @@ check.take(take)
 #   Houlsby's table has 2.1 % where equation 2 gives 1.9 % ($r = 64$).
 # - **Fewer trained parameters do not make a model faster in use**, and save little of the memory for activations.
 # - **A new rate for each method**, with the same number of trials for the baseline.
-# - **Train long enough.** An earlier experiment here stopped after 40 steps: interval -5.0 to +0.3.
+# - **Train long enough.** A comparison that stops early judges starts, not methods.
 # - **Best of five seeds on validation data**, as in the paper, is not a mean.
 # - Frozen does not mean evaluation mode: dropout inside the frozen layers is still on while you train.
 #

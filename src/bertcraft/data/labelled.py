@@ -189,7 +189,7 @@ def _together(marks: list[str], members: list[str]) -> list[int]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    place: dict[tuple[str, str | int], int] = {}
+    place: dict[tuple[str, str], int] = {}
     ends = [
         [place.setdefault(end, len(place)) for end in (("text", mark), ("group", own) if own else ("text", mark))]
         for mark, own in zip(marks, members, strict=True)
