@@ -17,54 +17,24 @@ the plateau at word frequencies, and is withdrawn.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
 
 from bertcraft.bert import Config, Model
-from bertcraft.lab import pretraining
+from bertcraft.lab import parts, pretraining
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain import held_out as held_out_loss
 from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as technique
 
-CORPUS = "utterances"
-PARTS = 12  # of the corpus: seeds 0 to 9 have one each, the seeds of tuning (from 1000 on) the two others
-TRAINED, DEVELOPED, TESTED = 3840, 256, 300  # texts of a part; the test texts suffice for seeds 0 to 9, a trial takes none
-MASKS = 3  # under which every development or test text is judged
 REPLAYED = 40  # first losses that are stored and can be replayed
 SENTENCES = (
     "how do i activate my new [MASK] ?",
     "set an [MASK] for seven in the morning",
     "what is the exchange [MASK] for euros ?",
 )
-
-# -------------------------------------------------------------------------------------------------------------- texts
-
-
-def part_of(seed: int) -> int:
-    """Which part of the corpus a seed has."""
-    return seed % 10 if seed < 1000 else 10 + seed % 2
-
-
-@lru_cache(maxsize=2)
-def texts_of(setting: Setting, seed: int) -> Texts:
-    """The texts of a seed's part, as rows; more of them than a part has go on into the next (as the short form's do)."""
-    from bertcraft.data.batches import frame, pad, tokenize
-
-    tokenizer, texts = pretraining.documents(setting.corpus, setting.vocab_size)
-    pad_id, cls_id, sep_id = (tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]"))
-    rows = {}
-    for name, size, most in (
-        ("train", TRAINED, setting.texts), ("dev", DEVELOPED, DEVELOPED), ("held_out", TESTED, setting.held_out),
-    ):  # fmt: skip
-        numbers = (part_of(seed) * size + np.arange(most)) % len(texts[name])
-        framed = frame(tokenize(tokenizer, [texts[name][i] for i in numbers]), cls_id, sep_id, setting.length)
-        rows[name] = pad(framed, pad_id, setting.length)[0]
-    return Texts(tokenizer, **rows, log_frequency=held_out_loss.log_frequency(rows["train"], tokenizer.get_vocab_size()))
-
 
 @dataclass(frozen=True)
 class Task:
@@ -80,25 +50,25 @@ class Task:
         return technique.masked_lm_loss(params, batch, rng, self.config)
 
     def evaluate(self, params: dict) -> dict:
-        """Figures at [MASK] and at all chosen positions, and the loss at [MASK] on development texts."""
-        found = self.judged["held_out"](params, self.config) if "held_out" in self.judged else {}
-        return {
-            **{name: found[name] for name in ("loss", "accuracy", "loss_all") if found},
-            "dev": self.judged["dev"](params, self.config)["loss"],
-        }
+        """Loss and accuracy at [MASK], the losses stored beside, and the loss at [MASK] on development texts."""
+        dev = {"dev": self.judged["dev"](params, self.config)["loss"]}
+        if "held_out" not in self.judged:
+            return dev
+        found = self.judged["held_out"](params, self.config)
+        return {"loss": found["loss"], "accuracy": found["accuracy"], **parts.beside(found), **dev}
 
 
 def task_of(settings: dict, seed: int) -> Task:
     """The task that an arm's settings describe."""
     own = {field.name for field in fields(Setting)}
     setting = Setting(**{name: value for name, value in settings.items() if name in own})
-    texts = texts_of(setting, seed)
+    texts = parts.texts_of(setting, seed)
     config = pretraining.config_of(
         setting, len(texts.log_frequency),
         hidden_dropout_prob=settings["dropout"], attention_probs_dropout_prob=settings["dropout"],
     )  # fmt: skip
     judged = {
-        name: HeldOut(np.concatenate([getattr(texts, name)] * MASKS), texts)  # a row's number decides its mask
+        name: HeldOut(np.concatenate([getattr(texts, name)] * parts.MASKS), texts)  # a row's number decides its mask
         for name in ("dev", "held_out")
         if len(getattr(texts, name))
     }
@@ -126,7 +96,7 @@ def untrained(settings: dict, seed: int, task: Task) -> dict:
         right = labels[masked & (labels >= 0)] == task.texts.log_frequency.argmax()
         return {"loss": held_out.unigram, "loss_all": held_out.unigram_all, "accuracy": 100 * float(right.mean())}
     found = task.evaluate(pretraining.initial(task.config, task.texts, seed))
-    return {"loss": found["loss"], "loss_all": found["loss_all"], "accuracy": 100 * found["accuracy"]}
+    return {"loss": found["loss"], "accuracy": 100 * found["accuracy"], **parts.beside(found)}
 
 
 def figures(task: Task, result) -> dict:
@@ -138,7 +108,7 @@ def figures(task: Task, result) -> dict:
         return {"dev": dev[-1], "curve_dev": dev, **first}
     best, last = int(np.argmin(dev)), found[-1]
     return {
-        "loss": last["loss"], "accuracy": 100 * last["accuracy"], "loss_all": last["loss_all"],
+        "loss": last["loss"], "accuracy": 100 * last["accuracy"], **parts.beside(last),
         "stopped": found[best]["loss"], "stopped_after": (best + 1) / len(steps), "training": float(result.losses[-50:].mean()),
         "readings": [step * task.setting.batch / len(task.texts.train) for step in steps],
         "curve": [each["loss"] for each in found], "curve_dev": dev, "unigram": task.judged["held_out"].unigram, **first,
@@ -187,8 +157,8 @@ def replay(arm: Arm, seed: int, context: Context) -> dict:
 # 4e-3 neither was (6.41, 6.28; 6.41).
 READ = 76_800  # rows that a run reads
 _SHARED = {
-    "method": "train", "corpus": CORPUS, "length": 24, "vocab_size": 4096, "held_out": TESTED, "batch": 64, "steps": 1200,
-    "warmup": 60, "shard": 32, "dropout": 0.1, "evaluations": 8,
+    "method": "train", "corpus": parts.CORPUS, "length": 24, "vocab_size": 4096, "held_out": parts.TESTED, "batch": 64,
+    "steps": 1200, "warmup": 60, "shard": 32, "dropout": 0.1, "evaluations": 8,
 }  # fmt: skip
 
 
@@ -263,7 +233,8 @@ CLAIM = Claim(
 )
 
 NOTES = (
-    "A BERT of 2 layers, 128 wide, that reads 1,920 short texts 40 times: BERT read far more text as often, and a larger model.",
+    "A BERT of 2 layers, 128 wide, that reads 1,920 short texts 40 times. BERT, far larger, is reported to have read its "
+    "corpus about as often.",
     "Each seed has texts of its own, to learn from and to be judged on; only the word pieces are shared. This replaced a design "
     "whose seeds shared their texts and whose interval, widened for that, could not tell; its seeds were other ones.",
     "Losses are those of texts not read, at positions that show [MASK], under masks that all arms share, 15 % of the words.",
@@ -286,7 +257,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=80,
-    code=(pretraining, held_out_loss),
+    code=(parts, pretraining, held_out_loss),
     notes=NOTES,
 )
 
