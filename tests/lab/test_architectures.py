@@ -71,6 +71,8 @@ def test_it_is_judged_as_held_out_text_is_and_trained_by_the_loss_of_the_techniq
     )
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     assert found["accuracy"] == pytest.approx(100 * expected["accuracy"]) and judge.unigram == held_out.unigram
+    assert len({found[name] for name in ("loss", "loss_kept", "loss_random", "loss_all")}) == 4
+    assert all(found[name] == expected[name] for name in ("loss_kept", "loss_random", "loss_all"))
     batch = task.make_batch(0)
     technique = masking.masked_lm_loss(task.architecture.start, batch, None, task.architecture.config)
     assert task.architecture.loss(task.architecture.start, batch) == technique

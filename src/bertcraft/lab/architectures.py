@@ -13,19 +13,17 @@ import numpy as np
 
 from bertcraft.bert import Config, encoder, heads, initial_params
 from bertcraft.errors import InputError
-from bertcraft.lab import flops, pretraining
+from bertcraft.lab import flops, parts, pretraining
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import roberta_optimizations as masking
-from bertcraft.tensor import functions as F
 from bertcraft.tensor import tree
 from bertcraft.tensor.parallel import sharded_value_and_grad
 
 COUNTED = 4  # batches whose operations are counted; their mean is the price of a step
 REPLAYED = 20  # first losses that are stored and can be replayed
 TIMED = 5  # gradients of which the fastest is the time of a step
-ROWS = 250  # judged at a time
 
 
 @dataclass(frozen=True)
@@ -108,23 +106,13 @@ class Judge:
     """Rows of unread text under masks that all arms and seeds share; ``unigram``: the loss of word frequencies at [MASK]."""
 
     def __init__(self, rows: np.ndarray, texts: Texts):
-        held_out = HeldOut(rows, texts)
-        self.batch, self.unigram = held_out.batch, held_out.unigram
-        self._mask_id = texts.vocabulary["mask_id"]
+        self._held_out = HeldOut(rows, texts)
+        self.batch, self.unigram = self._held_out.batch, self._held_out.unigram
 
     def __call__(self, architecture: Architecture, params: dict) -> dict[str, float]:
-        """At positions that show [MASK]: "loss" in nats, "accuracy" in %."""
-        whole, config, losses, right = architecture.whole(params), architecture.config, [], []
-        for start in range(0, len(self.batch["at"]), ROWS):
-            part = masking.trimmed({name: array[start : start + ROWS] for name, array in self.batch.items()})
-            hidden = architecture.encode(whole, config, part["input_ids"], part["attention_mask"], at=part["at"])
-            shown = np.take_along_axis(part["input_ids"], part["at"], axis=1)
-            counted = (part["labels"] != F.IGNORED) & (shown == self._mask_id)
-            logits, true = heads.masked_lm_logits(whole, config, hidden[counted]), part["labels"][counted]
-            losses.append(F.logsumexp(logits) - np.take_along_axis(logits, true[:, None], axis=1)[:, 0])
-            right.append(logits.argmax(axis=1) == true)
-        loss, accuracy = (float(np.concatenate(each).mean(dtype=np.float64)) for each in (losses, right))
-        return {"loss": loss, "accuracy": 100 * accuracy}
+        """At positions that show [MASK]: "loss" in nats, "accuracy" in %; the losses of :func:`parts.beside`."""
+        found = self._held_out(architecture.whole(params), architecture.config, architecture.encode)
+        return {"loss": found["loss"], "accuracy": 100 * found["accuracy"], **parts.beside(found)}
 
 
 @lru_cache(maxsize=4)
@@ -185,9 +173,9 @@ def run(
 ) -> dict:  # fmt: skip
     """Train and judge: what was learnt, and what it cost.
 
-    "loss", "accuracy", and "gap", the loss less that of word frequencies, of ``part``; "loss_64" and "gap_64" where 64 is among
-    the ``others``, lengths of rows to read besides; "curve": losses on the way, after "steps"; "tflop", "parameters" and "time"
-    (ms of a step). ``look``: what else is to be told of the trained parameters.
+    What a :class:`Judge` finds in ``part``, and "gap", the loss less that of word frequencies; "loss_64" and "gap_64" where 64 is
+    among the ``others``, lengths of rows to read besides; "curve": losses on the way, after "steps"; "tflop", "parameters" and
+    "time" (ms of a step). ``look``: what else is to be told of the trained parameters.
     """
     judges = {length: judge(setting_of(settings), part, length) for length in (task.setting.length, *others)}
     own = judges.pop(task.setting.length)

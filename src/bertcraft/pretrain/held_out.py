@@ -6,6 +6,7 @@ than word frequencies are. Only positions that show [MASK] tell whether it uses 
 "loss" and "accuracy" mean here.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,8 +62,8 @@ class HeldOut:
         self.masked = int(masked.sum())
         self.unigram, self.unigram_all = float(unigram[masked].mean()), float(unigram.mean())
 
-    def __call__(self, params: dict, config: Config) -> dict[str, float | None]:
-        """Losses in nats and accuracies as shares, each a mean over tokens.
+    def __call__(self, params: dict, config: Config, encode: Callable = encoder.encode) -> dict[str, float | None]:
+        """Losses in nats and accuracies as shares, each a mean over tokens; ``encode``: how states are computed.
 
         "loss" and "accuracy" at positions that show [MASK]; "loss_kept" at those that show the true word, "loss_random" at those
         that show another one; "loss_all" and "accuracy_all" at all of them. None where there is no such position.
@@ -71,9 +72,8 @@ class HeldOut:
         losses, right = [], []
         for start in range(0, len(self.batch["at"]), ROWS):
             part = masking.trimmed({name: array[start : start + ROWS] for name, array in self.batch.items()})
-            hidden = encoder.encode(
-                params, config, part["input_ids"], part["attention_mask"], part.get("token_type_ids"), at=part["at"]
-            )
+            types = {name: part[name] for name in ("token_type_ids",) if name in part}
+            hidden = encode(params, config, part["input_ids"], part["attention_mask"], at=part["at"], **types)
             counted = part["labels"] != F.IGNORED
             logits, true = heads.masked_lm_logits(params, config, hidden[counted]), part["labels"][counted]
             losses.append(F.logsumexp(logits) - np.take_along_axis(logits, true[:, None], axis=1)[:, 0])

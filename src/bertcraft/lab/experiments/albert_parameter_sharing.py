@@ -37,7 +37,6 @@ from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Exp
 from bertcraft.lab.pretraining import Setting, Texts
 from bertcraft.lab.statistics import EXACT
 from bertcraft.pretrain import held_out as held_out_loss
-from bertcraft.pretrain.held_out import HeldOut
 from bertcraft.techniques import albert_parameter_sharing as technique
 from bertcraft.techniques import roberta_optimizations as masking
 
@@ -63,13 +62,7 @@ def share(settings: dict, seed: int, context: Context) -> dict:
     if part := settings.get("judged_on"):
         found = architectures.run(task, settings, seed, context, part)
         return {"dev": found["loss"], **{name: found[name] for name in ("gap", "curve", "first_losses")}}
-    return architectures.run(task, settings, seed, context, look=lambda params: beside(task, params) | changes(task, params))
-
-
-def beside(task: architectures.Task, params: dict) -> dict:
-    """The losses of unread text at kept and at random tokens, and at all chosen positions."""
-    judge, own = HeldOut(task.texts.held_out, task.texts), task.architecture
-    return parts.beside(judge(own.whole(params), own.config))
+    return architectures.run(task, settings, seed, context, look=lambda params: changes(task, params))
 
 
 def changes(task: architectures.Task, params: dict) -> dict:

@@ -19,7 +19,7 @@ import numpy as np
 
 from bertcraft.bert import encoder
 from bertcraft.bert.relative_positions import distance_buckets
-from bertcraft.lab import architectures, flops, pretraining
+from bertcraft.lab import architectures, flops, parts, pretraining
 from bertcraft.lab.architectures import Architecture
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
 from bertcraft.lab.pretraining import Setting, Texts
@@ -243,7 +243,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=60,
-    code=(architectures, pretraining, flops, held_out_loss),
+    code=(architectures, parts, pretraining, flops, held_out_loss),
     notes=NOTES,
 )
 
