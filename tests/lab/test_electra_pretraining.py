@@ -180,6 +180,8 @@ def test_a_run_gives_sane_figures_and_its_replay_is_its_beginning(name, tmp_path
     assert len(found["compute"]) == len(found["scores"]) == len(found["seen"]) == 2
     assert found["compute"] == pytest.approx(TINY["budgets"], rel=0.1) and found["scores"][-1] == found["accuracy"]
     assert ("told" in found) == (name != "mlm") and ("gap" in found) == (name != "neighbours")
+    beside = {found.get(loss) for loss in ("loss", "loss_kept", "loss_random", "loss_all")}
+    assert len(beside - {None}) == (0 if name == "neighbours" else 4)
     assert ("to_level" in found) == (name != "neighbours") and 0 <= found["intents"] <= 100
     again = replay_arm(EXPERIMENT, arm, 1, Context())
     assert again == {key: found[key] for key in again} and len(again["first_losses"]) > 2

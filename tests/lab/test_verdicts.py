@@ -131,6 +131,20 @@ def test_a_check_without_another_arm_holds_the_mean_of_a_figure():
     assert not found.passed and words.checked(EXPERIMENT, found)[2] == "4.00 (at least 4.10)"
 
 
+def test_runs_that_do_not_agree_with_their_mean_are_told():
+    """A bound that parts the runs, whichever side their mean is on."""
+    stored = runs(**LEARNT)
+    values = sorted(run["figures"]["loss"] for run in stored if run["arm"] == "a")
+    assert len(set(values)) == 5
+    for bound, said in (
+        (values[1] - 1e-9, "passed in the mean, 1 of 5 runs failed"), (values[-1], "failed in the mean, 1 of 5 runs passed"),
+        (values[0], "passed"), (values[-1] + 1e-9, "failed"),
+    ):  # fmt: skip
+        check = Check("above", ("a",), "loss", least=bound)
+        (found,) = verdicts.checked(replace(EXPERIMENT, checks=(check,)), stored)
+        assert words.checked(EXPERIMENT, found)[3] == said and found.runs == 5
+
+
 def test_all_but_the_primary_are_corrected_together():
     """Twelve comparisons that would each be significant alone: the first is judged alone, the others as a family."""
     close = runs(a=4.0, b=4.035, unigram=6.0)

@@ -10,12 +10,15 @@ from bertcraft.lab.statistics import Interval
 
 
 class Checked(NamedTuple):
-    """A check of one arm: the mean that was held against its bound, and whether it passed."""
+    """A check of one arm: the mean that was held against its bound, and whether it passed; of how many ``runs`` it is the mean,
+    and how many of them fail by themselves where the mean passes, or pass where it fails (``otherwise``)."""
 
     check: Check
     arm: str
     value: float
     passed: bool
+    runs: int
+    otherwise: int
 
 
 class Outcome(NamedTuple):
@@ -69,7 +72,9 @@ def checked(experiment: Experiment, runs: Sequence[dict]) -> list[Checked]:
         for arm in check.arms:
             if values := _held(check, arm, runs):
                 value = statistics.mean(values).mean
-                found.append(Checked(check, arm, value, check.holds(value)))
+                passed = check.holds(value)
+                otherwise = sum(check.holds(each) != passed for each in values)
+                found.append(Checked(check, arm, value, passed, len(values), otherwise))
     return found
 
 

@@ -51,8 +51,12 @@ def claimed(comparison: Comparison) -> str:
 
 
 def checked(experiment: Experiment, found: Checked) -> tuple[str, str, str, str]:
-    """Arm, check, figure and "passed" or "failed": "dynamic masks", "off the plateau", "-0.98 nats (at most -0.50)", "passed"."""
-    return experiment.arm(found.arm).title, found.check.name, _held(found), "passed" if found.passed else "failed"
+    """Arm, check, figure and whether it passed: "dynamic masks", "off the plateau", "-0.98 nats (at most -0.50)", "passed"; where
+    the runs do not agree "passed in the mean, 2 of 5 runs failed"."""
+    said = "passed" if found.passed else "failed"
+    if found.otherwise:
+        said += f" in the mean, {found.otherwise} of {found.runs} runs {'failed' if found.passed else 'passed'}"
+    return experiment.arm(found.arm).title, found.check.name, _held(found), said
 
 
 def verdict(experiment: Experiment, outcome: Outcome) -> str:

@@ -39,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertcraft.lab import downstream, flops, forgeries, pretraining, replaced_tokens
+from bertcraft.lab import downstream, flops, forgeries, parts, pretraining, replaced_tokens
 from bertcraft.lab.downstream import Finetuning
 from bertcraft.lab.experiment import Arm, Check, Claim, Comparison, Context, Experiment, Metric, Tuning, shorter
 from bertcraft.lab.pretraining import Setting
@@ -111,6 +111,7 @@ def look(task: Task, settings: dict, seed: int, last: bool, params: dict) -> dic
     if task.guesser:
         guessed = held_out(guesser, task.guesser)
         found |= {"loss": guessed["loss"], "gap": guessed["loss"] - held_out.unigram, "unigram": held_out.unigram}
+        found |= parts.beside(guessed)  # at kept tokens, at random ones, at all
     return found | (detection(task, held_out, params) if task.detects else {})
 
 
@@ -298,7 +299,7 @@ WHOLE = Experiment(
     run=run,
     replay=replay,
     minutes=80,
-    code=(pretraining, replaced_tokens, downstream, forgeries, flops, held_out_loss),
+    code=(parts, pretraining, replaced_tokens, downstream, forgeries, flops, held_out_loss),
     notes=NOTES,
     beside=("ELECTRA against masked LM, 8 TFLOP",),
 )
