@@ -272,6 +272,8 @@ def test_the_headline_carries_what_it_would_mislead_without():
     beside = replace(EXPERIMENT, beside=("c against b", "a is faster"))
     assert words.headline(beside, stored).startswith(f"{alone}. c against b: +0.0")
     assert words.headline(beside, stored).endswith("; cannot tell. a is faster: 0.500 times in time; reproduced")
+    fewer = [run for run in stored if run["arm"] != "c" or run["seed"] < 3]  # its figure is no verdict yet
+    assert ", 3 seeds; " in words.headline(beside, fewer) and "seeds" not in words.headline(beside, stored)
     for wrong in ("nothing of its", "a against b"):
         with pytest.raises(InputError, match=wrong):
             replace(EXPERIMENT, beside=(wrong,))

@@ -68,15 +68,18 @@ def verdict(experiment: Experiment, outcome: Outcome) -> str:
 
 
 def headline(experiment: Experiment, runs: Sequence[dict]) -> str:
-    """The claim itself as it was measured, and what it must not be read without; "not measured yet" where it was not."""
-    if verdicts.primary(experiment, runs) is None:
+    """The claim itself as it was measured, and what it must not be read without, with its seeds where it has fewer; "not measured
+    yet" where it was not."""
+    primary = verdicts.primary(experiment, runs)
+    if primary is None:
         return NOT_YET
     told, metric = [], None
     for each in verdicts.outcomes(experiment, runs):
         comparison = each.comparison
         if comparison is experiment.primary or comparison.name in experiment.beside:
             of = "" if comparison.metric == metric else f" in {experiment.metrics[comparison.metric].title}"
-            told.append(f"{comparison.name}: {effect(experiment, each)}{of}; {verdict(experiment, each)}")
+            seeds = "" if each.interval.n in (0, primary.interval.n) else f", {counted(each.interval.n, 'seed')}"
+            told.append(f"{comparison.name}: {effect(experiment, each)}{of}{seeds}; {verdict(experiment, each)}")
             metric = comparison.metric
     return ". ".join(told)
 
