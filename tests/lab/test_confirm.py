@@ -62,14 +62,17 @@ def test_what_computes_the_same_is_confirmed_and_what_does_not_is_refused(tree):
     assert status == 0 and "up to date: the code of 9 runs has changed since, and was confirmed to compute the same" in said
 
     commit(tree)
-    append(technique, "\n\ndef still_more():\n    return 2\n")  # confirmed once more: by the code between, or by the first
-    status, said = bertcraft(tree, "results", "01", "--confirm", "HEAD")
-    assert status == 2 and "name the last commit before the change" in said
-    assert bertcraft(tree, "results", "01", "--confirm", "HEAD~1")[0] == 0
+    append(technique, "\n\ndef still_more():\n    return 2\n")  # confirmed once more, by the code between
+    assert bertcraft(tree, "results", "01", "--confirm", "HEAD")[0] == 0
     assert bertcraft(tree, "results", "01", "--check")[0] == 0
 
+    commit(tree)
     experiment = tree / "src/bertcraft/lab/experiments/roberta_optimizations.py"
     experiment.write_text(experiment.read_text().replace("+ missed,", "+ missed * 1.001 + arm.settings['effect'] / 1000,"))
-    status, said = bertcraft(tree, "results", "01", "--confirm", "HEAD~1")
-    assert status == 2 and "gives other figures than that of HEAD~1 in better, untrained: bertcraft run 01 --full" in said
+    status, said = bertcraft(tree, "results", "01", "--confirm", "HEAD")
+    assert status == 2 and "gives other figures than that of HEAD in better, untrained: bertcraft run 01 --full" in said
     assert bertcraft(tree, "results", "01", "--check")[0] == 1
+    commit(tree)
+    append(technique, "\n\ndef most():\n    return 3\n")  # HEAD is neither the code of the runs nor computes the same
+    status, said = bertcraft(tree, "results", "01", "--confirm", "HEAD")
+    assert status == 2 and "name the last commit before the change" in said

@@ -40,7 +40,8 @@ def confirm(experiment: Experiment, results: Results, commit: str) -> int:
     """Hold today's code to that of a commit, and note in the file of results that both compute the same; how many replays agreed.
 
     A run of every arm is replayed, the cheapest that is stale. Raises InputError where no run is stale by its code, where the
-    commit's code is not that of the runs, and where a figure differs: then they have to be measured again.
+    commit's code is neither that of the runs nor confirmed to compute the same, and where a figure differs: then they have to be
+    measured again.
     """
     runs = {}
     for run in sorted(results.of_other_code(), key=lambda run: run["seconds"]):
@@ -52,7 +53,7 @@ def confirm(experiment: Experiment, results: Results, commit: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         old, were = _replayed(_source(here.parent, commit, Path(folder)), asked)
     stored = {run["code"] for run in runs.values()}
-    if stored != {old}:
+    if not stored <= results.same_as(old):
         raise InputError(
             f"{experiment.name}: the runs are of the code {', '.join(sorted(stored))}, that of {commit} is {old}: name the last "
             "commit before the change"

@@ -91,13 +91,16 @@ class Results:
             content["confirmed"] = [*content.get("confirmed", []), noted]
             _write(self.path, content)
 
-    def _codes(self) -> set[str]:
-        """Today's code, and what was confirmed to compute the same as it, or as code that was."""
-        codes = {fingerprint.of(self.experiment)}
+    def same_as(self, code: str) -> set[str]:
+        """A fingerprint, and those of older code that was confirmed to compute the same as it, or as code that was."""
+        codes = {code}
         for noted in reversed(self.read().get("confirmed", [])):
             if noted["code"] in codes:
                 codes.add(noted["was"])
         return codes
+
+    def _codes(self) -> set[str]:
+        return self.same_as(fingerprint.of(self.experiment))
 
     def missing_trials(self) -> list[Trial]:
         """The trials that a full experiment still has to run."""
