@@ -189,6 +189,8 @@ ARMS = (
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats"),
     "accuracy": Metric("words guessed at [MASK]", "%", 1),
+    "loss_kept": Metric("loss at kept words", "nats"),
+    "loss_random": Metric("loss at random words", "nats"),
     "loss_all": Metric("loss at all chosen", "nats"),
     "stopped": Metric("loss at [MASK], stopped early", "nats"),
 }
