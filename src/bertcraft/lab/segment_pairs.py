@@ -19,6 +19,7 @@ from bertcraft.lab import pretraining
 from bertcraft.lab.experiment import Context
 from bertcraft.lab.pretraining import Setting
 from bertcraft.pretrain.held_out import HeldOut, Words, log_frequency, mask
+from bertcraft.pretrain.objectives import FIRST_WORD
 from bertcraft.techniques import albert_parameter_sharing as technique
 from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import functions as F
@@ -169,3 +170,26 @@ def finetuned(task: Task, params: dict, kind: str, seed: int, *, steps: int, rat
     rule = chain(clip_by_global_norm(1.0), adamw(warmup_linear(rate, steps // 10, steps), weight_decay=0.01))
     make_batch = lambda i: drawn(task, kind, seed + 5000, i)[0]  # noqa: E731  drawn and ordered anew
     return judged(task, fit(step, params, rule, make_batch, steps, seed=seed).params, kind, part)[0]
+
+
+def told_by_words(corpus: Corpus, kind: str, length: int, seed: int, part: str) -> float:
+    """The share in % that naive Bayes tells right, which knows the words of each sentence and not where they stand.
+
+    It counts the pairs of training articles as they are drawn for one reading, and is judged as the encoders are.
+    """
+    from sklearn.naive_bayes import MultinomialNB
+
+    counts = MultinomialNB()
+    read = pairs_of(corpus, "train", kind, length, seed, 0)
+    counts.fit(_counted(read, len(corpus.words.log_frequency)), read.labels)
+    unread = pairs_of(corpus, part, kind, length, 0, 0)
+    return 100 * float(counts.score(_counted(unread, len(corpus.words.log_frequency)), unread.labels))
+
+
+def _counted(pairs: masking.SentencePairs, vocab_size: int):
+    """How often each word stands in the first sentence, and how often in the second: sparse (N, 2 * vocabulary)."""
+    from scipy.sparse import csr_array
+
+    rows, places = np.nonzero(pairs.input_ids >= FIRST_WORD)
+    columns = pairs.input_ids[rows, places] + vocab_size * pairs.token_type_ids[rows, places]
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(pairs.labels), 2 * vocab_size))

@@ -33,7 +33,8 @@ def effect(experiment: Experiment, outcome: Outcome) -> str:
     unit = "times" if comparison.ratio else unit
     if comparison.form == statistics.EXACT:
         return f"{found.mean:.4g} {unit}".strip()
-    form = f".{_ratio_digits(metric.digits)}f" if comparison.ratio else f"+z.{metric.digits}f"
+    digits = 3 if comparison.margin else _ratio_digits(metric.digits)  # a bound of 0.97 is held by 0.968, not by 0.974
+    form = f".{digits}f" if comparison.ratio else f"+z.{metric.digits}f"
     return f"{interval(found, form)} {unit}".strip()
 
 

@@ -20,6 +20,10 @@ for the order, 2e-3, 500 steps: 61.8 % of the order told by its own head, after 
 in which sentence told the order of 66.6 % of the held-out encyclopedia's pairs (part of them are in the test), of 50 % of held-
 out messages of conversations and of sentences of novels and speeches: so pairs are of the encyclopedia.
 
+The checks of the questions first looked at what is told after fine-tuning on the very question, 60.8 % of what follows where a
+model that was asked nothing tells 58.9. A later reader of the runs saw that this is no check of what pretraining learnt: by its
+own head the model asked what follows tells 59.5 %, below the bar, so the comparisons with it are not testable.
+
 Trials of the model asked what follows were best at 4e-3, the end of its grid from 5e-4 on: the rates of either question were
 moved up once.
 """
@@ -74,6 +78,10 @@ def changes(task: architectures.Task, params: dict) -> dict:
 
 def trivial(settings: dict, seed: int) -> dict:
     """What is had for nothing, and published models, which are only counted."""
+    if settings["method"] == "words":
+        corpus = segment_pairs.corpus_of(settings["corpus"], settings["vocab_size"])
+        told = partial(segment_pairs.told_by_words, corpus, length=settings["length"], seed=seed, part="held_out")
+        return {kind: told(kind) for kind in segment_pairs.ASKED}
     if settings["method"] != "count":
         return architectures.trivial(architectures.task_of(settings, seed, build), settings["method"])
     config = Config(family=settings["family"], **technique.SIZES["large"])
@@ -165,6 +173,7 @@ ARMS = (
     Arm("words", "asked nothing", {**_PAIRS, "asked": None}, control="Does a question about pairs do anything at all?"),
     Arm("untrained", "untrained", {**SHARED, "method": "untrained"}, trivial=True),
     Arm("unigram", "word frequencies", {**SHARED, "method": "unigram"}, trivial=True),
+    Arm("counts", "words by sentence, counted", {**_PAIRS, "method": "words"}, trivial=True),
     Arm("bert_large", "BERT-large, counted", {"method": "count", "family": "bert"}, trivial=True),
     Arm("albert_large", "ALBERT-large, counted", {"method": "count", "family": "albert"}, trivial=True),
 )  # fmt: skip
@@ -183,11 +192,11 @@ METRICS = {
     "next": Metric("whether it follows, fine-tuned", "%", 1, overlap=_ASIDE),
 }
 
-LEARNT = 60.0  # % of pairs: below it a question was not learnt
+LEARNT = 60.0  # % of pairs told in pretraining, by the arm's own head: below it the question was not learnt
 CHECKS = (
     Check("off the plateau at [MASK]", SHARES, "gap", most=-0.5, unit="nats", metrics=("loss", "accuracy")),
-    Check("order learnt", ("order",), "order", least=LEARNT, unit="%", digits=1, metrics=("order", "next")),
-    Check("learnt what follows", ("next",), "next", least=LEARNT, unit="%", digits=1, metrics=("order", "next")),
+    Check("order learnt", ("order",), "asked", least=LEARNT, unit="%", digits=1, metrics=("order", "next")),
+    Check("learnt what follows", ("next",), "asked", least=LEARNT, unit="%", digits=1, metrics=("order", "next")),
 )
 
 COMPARISONS = (
@@ -250,7 +259,9 @@ NOTES = (
     "Parameters count the head in; ALBERT-large and BERT-large are counted with pooler, without head. Operations: all products.",
     "Sentence order: shared models of 2 layers that read encyclopedia sentences; all are fine-tuned on either question alike. "
     "Words they hardly learnt: 0.03 to 0.12 nats below their frequencies. In the paper a model asked what follows told "
-    "the order no better than one asked nothing: here within 2 points.",
+    "the order no better than one asked nothing: the margin for that is 2 points here.",
+    "Whether a question was learnt is checked before fine-tuning; the check first looked at figures after it, which a model that "
+    "was asked nothing nearly has. Words by sentence: naive Bayes, which knows the words of either sentence, not their places.",
     "Not tested: depth beyond 4 layers, where sharing saves most; LAMB; masks of several words; downstream tasks.",
 )  # fmt: skip
 
