@@ -550,14 +550,15 @@ lesson.plots(3)
 # %% [markdown]
 # The first row is the claim at this size: *reproduced*, half a nat, though absolute positions take more steps (second row). With
 # twice the operations for both, half of it is left; for absolute positions alone they buy 0.27 nats more than distances do: these
-# are worth less than twice the compute. Is it the vectors, or distance alone? A bare number for each distance is worse here than
-# absolute places: it is that distances meet *words*. Neither term alone can be told from both, once corrected. The decoder, at a
-# rate tuned without it, only harms; but two of its five runs hardly left the plateau. In packed rows neither rival has left it,
-# so nothing is compared there; the disentangled model has, and rows twice as long cost it 0.06 nats.
+# are worth less than twice the compute. A bare number for each distance is worse here than absolute places: what counts is that
+# distances meet *words*. Neither term alone can be told from both, once corrected. The decoder, at a rate tuned without it, only
+# harms; but two of its five runs hardly left the plateau. In packed rows neither rival has left it (absolute places have 0.98
+# nats at *kept* words: they only copy), so nothing is compared; the disentangled model has, and rows twice as long cost it 0.06
+# nats.
 #
 # ### When does it not help?
 #
-# - **When time counts, not operations.** Shifting and picking are no operations, but take time: 50 ms a step for 40 (first rows;
+# - **When time counts, not operations.** Shifting and picking are no operations, but take time: 54 ms a step for 44 (first rows;
 #   times scatter).
 # - **With fused attention kernels** that take no bias of this form: DeBERTa cannot use most of them.
 #

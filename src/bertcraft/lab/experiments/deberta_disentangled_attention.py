@@ -165,6 +165,8 @@ LEARNT = tuple(arm.name for arm in ARMS if not arm.trivial and arm.name != "none
 _OVERLAP = 3000 / TRAINED  # texts tested over texts trained on, the same for all seeds; of packed rows it is a little less
 METRICS = {
     "loss": Metric("loss at [MASK]", "nats", overlap=_OVERLAP),
+    "loss_kept": Metric("loss at kept words", "nats", overlap=_OVERLAP),
+    "loss_random": Metric("loss at random words", "nats", overlap=_OVERLAP),
     "accuracy": Metric("words guessed at [MASK]", "%", 1, overlap=_OVERLAP),
     "longer": Metric(f"what rows of {LONGER} cost", "nats", overlap=_OVERLAP),
     "time": Metric("a step", "ms", 1),
