@@ -203,7 +203,7 @@ print("loss", value, " along w", gradient["w"], " along b", gradient["b"])
 # ```python
 # elementwise(np.multiply, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x)
 # elementwise(np.exp,      lambda g, z, x: g * z)
-# elementwise(np.tanh,     lambda g, z, x: g * (1 - z * z))
+# elementwise(np.tanh,     lambda g, z, x: g * (1 - z * z))  # in the library another form where z is near 1
 # ```
 #
 # The lines are NumPy themselves, so a derivative leaves a tape too and can be differentiated again. $\sin$ differentiated
@@ -288,7 +288,7 @@ for name, by_hand in {"x": g @ weight, "weight": g.T @ x, "bias": g.sum(axis=0)}
 #
 # NumPy stretches an argument of shape `(2,)` or `(1, 2)` or `(5, 1)` to fit `(5, 2)`. The gradient `g` arrives in the
 # stretched shape; the argument wants one of its **own** shape. Whatever was repeated has as many paths as copies. Write the
-# function that every line of the table ends with.
+# function that every such line ends with.
 
 
 # %% exercise="unbroadcast" stars=2
@@ -364,8 +364,9 @@ print("the library's attention on shuffled tokens = its results, shuffled:", np.
 # %% [markdown]
 # ### Exercise 3 (two stars, 15 minutes): attention
 #
-# Write equation 4 for any $L$ and $D$. One trap is not on the napkin: $e^{1000}$ is infinite on a computer. Subtract each
-# row's largest score first: it changes no weight (why?) and no exponential can overflow.
+# Write equation 4 for any $L$ and $D$. Two traps are not on the napkin. `np.sqrt` of an integer is a float64 and makes float64 of
+# float32 arrays: take `math.sqrt`. And $e^{1000}$ is infinite on a computer. Subtract each row's largest score first: it changes
+# no weight (why?) and no exponential can overflow.
 
 
 # %% exercise="attend" stars=2
@@ -461,7 +462,7 @@ from bertcraft.bert.encoder import post_layer_norm, Sockets  # inline
 from matplotlib.patches import Rectangle
 
 boxes = {
-    0.9: ("attention", "03 disentangled, 10 sparse; 12 LoRA and prefixes"),
+    0.9: ("attention", "03 disentangled, 10 sparse; 12 LoRA, prefixes, IA3"),
     2.1: ("norm", "15 RMSNorm and others"),
     3.3: ("feed_forward", "21 mixture of experts; 12 IA3"),
     4.5: ("norm", "15 RMSNorm and others"),
@@ -470,7 +471,7 @@ with style.shown(width=7.0, height=3.7) as axes:
     axes.axis("off")
     axes.set(xlim=(-1.9, 8.4), ylim=(-0.4, 6.1))
     axes.add_patch(Rectangle((-1.7, 0.2), 3.2, 4.95, fill=False, linestyle="--", edgecolor="0.5"))
-    axes.text(1.7, 5.25, "wiring: 15 pre-LN, 12 adapters; 04 uses one layer many times", va="center", color=style.COLOURS[1])
+    axes.text(1.7, 5.25, "wiring: 15 pre-LN, 12 adapters", va="center", color=style.COLOURS[1])
     for up, (name, who) in boxes.items():
         box = dict(boxstyle="round,pad=0.45", facecolor="0.93", edgecolor="0.4")
         axes.text(0, up, name, ha="center", va="center", bbox=box, family="monospace")
@@ -647,7 +648,7 @@ print(f"knowing nothing {UNIFORM:.2f}, knowing frequencies {UNIGRAM:.2f} nats")
 #
 # Write equation 6, averaged over the positions that are asked for. Positions with the label $-100$ are not asked for and must
 # not count, neither in the sum nor in the number that it is divided by. Mind the overflow of exercise 3. And mind that
-# `array[-100]` is no error in Python.
+# `array[-100]` is no error where an array has 100 places.
 
 
 # %% exercise="masked_loss" stars=2
@@ -859,7 +860,7 @@ if lesson.installed("torch"):
 # Devlin et al. 2019, "BERT", arXiv:1810.04805, section 3.1 (masks); Ba, Kiros and Hinton 2016, "Layer Normalization",
 # arXiv:1607.06450; Press, Smith and Lewis 2022, "Train Short, Test Long", arXiv:2108.12409; Baydin et al. 2018, "Automatic
 # Differentiation in Machine Learning: a Survey", arXiv:1502.05767; Jain and Wallace 2019, "Attention is not Explanation",
-# arXiv:1902.10186. In the library: `bertcraft/tensor/tensor.py` (380 lines), `derivatives.py`, `bert/encoder.py`.
+# arXiv:1902.10186. In the library: `bertcraft/tensor/tensor.py` (400 lines), `derivatives.py`, `bert/encoder.py`.
 #
 # Next: [part 2](00_foundations_2.ipynb). Then, by path: **Efficiency and deployment** starts at lesson 01, **Training and
 # optimization** at 06, **Architecture and innovation** at 03, **Applications and specialization** at 11. The

@@ -27,12 +27,12 @@ check, hint, solution = lesson.check, lesson.hint, lesson.solution
 # **checkpoint**, the parameters in a file. **Fine-tuning** starts from a checkpoint and trains on the labelled texts of one
 # task, and takes minutes. In between, one thing is added: the part that gives the answer.
 #
-# Every text begins with the token **[CLS]** and ends with **[SEP]**. The tokens between are cut by **WordPiece**: frequent
-# words of the **vocabulary** stay whole, others are cut into pieces. Texts that are read together must be equally long:
-# shorter ones are filled up with **[PAD]**, which attention and losses leave out. (Pretraining wastes nothing on padding: it
-# uses **packed rows**, filled with text from end to end.) After the last layer each token has its **hidden state**, a vector
-# of $H$ numbers. The one at [CLS] is taken for the whole text. It goes through the **pooler**, a linear map and a tanh, and
-# then through the new **head**, a linear map to one logit a class:
+# Every text begins with the token **[CLS]** and ends with **[SEP]**. The tokens between are cut by **WordPiece**: frequent words
+# of the **vocabulary** stay whole, others are cut into pieces. Texts that are read together must be equally long: shorter ones
+# are filled up with **[PAD]**, which attention and losses leave out. (Pretraining on long texts avoids padding by **packed
+# rows**, filled with text from end to end.) After the last layer each token has its **hidden state**, a vector of $H$ numbers.
+# The one at [CLS] is taken for the whole text. It goes through the **pooler**, a linear map and a tanh, and then through the new
+# **head**, a linear map to one logit a class:
 #
 # $$z = W_{\mathrm{head}} \tanh(W_{\mathrm{pool}} h_1 + b_{\mathrm{pool}}) + b_{\mathrm{head}} \tag{1}$$
 #
@@ -177,8 +177,8 @@ for step in range(STEPS):
 print("after ", "loss {:.2f} nats, {:.1%} right".format(*score(tuned)))
 
 # %% [markdown]
-# The loss before is near $\ln 8 = 2.08$ **nats**: a choice among eight. Forty steps were enough to pass TF-IDF: pretraining has
-# done most of the work. (One run on 145 texts: how far to trust such a difference is the question of section 3.) How does it look
+# The loss before is near $\ln 8 = 2.08$ **nats**: a choice among eight. Forty steps were enough to pass TF-IDF, from the start
+# that pretraining gave. (One run on 145 texts: how far to trust such a difference is the question of section 3.) How does it look
 # on texts of yours?
 
 # %%
@@ -536,7 +536,8 @@ check.choose(choose)
 # - **Five seeds of one task are one task.** The interval is about seeds.
 # - **Settings chosen on test texts** make every interval too good, and no formula mends it.
 # - **Two intervals that overlap** may belong to a clear difference: look at the interval of the difference.
-# - **A pooler that training left out** (MiniLM's) gives no good vector before fine-tuning. Sentence encoders use the mean.
+# - **A pooler that training left out** (MiniLM's) gives no good vector before fine-tuning. Many sentence encoders, MiniLM too,
+#   use the mean.
 #
 # Read on: Devlin et al. 2019, "BERT", arXiv:1810.04805, sections 3.2 and 4.1 (fine-tuning); Srivastava et al. 2014,
 # "Dropout", JMLR 15; Student 1908, "The Probable Error of a Mean", Biometrika 6; Holm 1979, "A Simple Sequentially Rejective

@@ -43,10 +43,10 @@ glossary.table("Evidence")
 # %% [markdown]
 # ## Notation
 #
-# One letter has one meaning in all lessons. Sizes are capitals; a shape is written as NumPy has it, so $(B, L, H)$ is a batch
-# of rows of vectors. A letter that a lesson needs for itself alone is explained there, also where this
-# table has it for something else (in the foundations' smallest examples $t$ is the right answer; $d$ is a difference of two runs,
-# and $s$ the standard deviation of such differences).
+# With few exceptions one letter has one meaning in all lessons. Sizes are capitals; a shape is written as NumPy has it, so
+# $(B, L, H)$ is a batch of rows of vectors. A letter that a lesson needs for itself alone is explained there, also where this table
+# has it for something else (in the foundations' smallest examples $t$ is the right answer, in lesson 02 a token's place; $d$ is a
+# difference of two runs, and $s$ the standard deviation of such differences).
 
 # %%
 glossary.notation()
