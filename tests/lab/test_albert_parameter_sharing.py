@@ -11,6 +11,7 @@ from bertcraft.lab.experiments import albert_parameter_sharing as module
 from bertcraft.lab.figures import albert_parameter_sharing as figures
 from bertcraft.lab.runner import replay_arm, run_arm
 from bertcraft.techniques import albert_parameter_sharing as technique
+from bertcraft.techniques import roberta_optimizations as masking
 from bertcraft.tensor import tree
 
 EXPERIMENT = module.EXPERIMENT
@@ -81,7 +82,7 @@ def test_what_is_counted_of_published_models_is_what_the_claim_says():
 def test_a_model_on_the_plateau_or_a_question_that_was_not_learnt_is_not_testable():
     def runs(**changed):
         good = {name: {"loss": 5.0 - 0.1 * (name == "own"), "gap": -1.0} for name in module.SHARES}
-        good |= {name: {"order": 70.0 + (name == "order"), "next": 70.0} for name in module.PAIRED}
+        good |= {name: {"order": 70.0 + (name == "order"), "next": 70.0, "asked": 65.0} for name in module.PAIRED}
         good = {arm: own | changed.get(arm, {}) for arm, own in good.items()}
         return [
             {"arm": arm, "seed": seed, "figures": {name: value * (1 + 0.001 * (seed % 3)) for name, value in own.items()}}
@@ -96,8 +97,22 @@ def test_a_model_on_the_plateau_or_a_question_that_was_not_learnt_is_not_testabl
     primary, order = EXPERIMENT.primary.name, "order told: asked for it before against nothing"
     assert verdict(primary) == statistics.REPRODUCED != statistics.NOT_TESTABLE
     assert verdict(primary, shared={"gap": -0.3}) == statistics.NOT_TESTABLE
-    assert verdict(order) != statistics.NOT_TESTABLE == verdict(order, order={"order": 55.0})
-    assert verdict(primary, order={"order": 55.0}) == statistics.REPRODUCED, "pairs say nothing of sharing"
+    assert verdict(order) != statistics.NOT_TESTABLE == verdict(order, order={"asked": 55.0}), "whatever fine-tuning brings"
+    assert verdict("what follows: asked for it before against nothing", next={"asked": 55.0}) == statistics.NOT_TESTABLE
+    assert verdict(primary, order={"asked": 55.0}) == statistics.REPRODUCED, "pairs say nothing of sharing"
+
+
+def test_words_by_sentence_are_counted_in_either_and_tell_the_order_of_many_pairs():
+    pairs = masking.SentencePairs(
+        input_ids=np.array([[2, 7, 7, 3, 8, 3], [2, 8, 3, 7, 3, 0]]),
+        token_type_ids=np.array([[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]),
+        labels=np.array([0, 1]),
+    )
+    expected = np.zeros((2, 20))
+    expected[0, 7], expected[0, 10 + 8], expected[1, 8], expected[1, 10 + 7] = 2, 1, 1, 1
+    assert np.array_equal(segment_pairs._counted(pairs, 10).toarray(), expected)
+    told = module.trivial(EXPERIMENT.arm("counts").settings, 0)
+    assert 55 < told["next"] < told["order"] < 70
 
 
 # ------------------------------------------------------------------------------------------------------------- sharing
