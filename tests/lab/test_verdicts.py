@@ -266,6 +266,14 @@ def test_a_difference_that_is_nothing_to_the_digits_printed_has_no_minus():
     assert words.effect(EXPERIMENT, verdicts.outcomes(EXPERIMENT, stored)[0]) == "+0.000 nats"
 
 
+def test_a_ratio_that_is_held_to_a_margin_shows_on_which_side_of_its_bound_it_is():
+    coarse = replace(EXPERIMENT, metrics=EXPERIMENT.metrics | {"ms": Metric("time", "ms", 1)})
+    for form, said in (({"form": NOT_WORSE, "margin": 0.03}, "0.500 times"), ({}, "0.50 times")):
+        comparison = Comparison("a keeps 97 % of b", "a", "b", "ms", better=-1, ratio=True, **form)
+        planted = replace(coarse, comparisons=(comparison,))
+        assert words.effect(planted, verdicts.primary(planted, runs(**LEARNT))) == said
+
+
 def test_the_headline_carries_what_it_would_mislead_without():
     stored = runs(**LEARNT)
     alone = words.headline(EXPERIMENT, stored)

@@ -72,6 +72,14 @@ def test_the_mean_over_all_positions_is_the_cross_entropy_of_the_batch():
     assert found["loss"] == pytest.approx(float(heads.masked_lm_loss(params, CONFIG, hidden, at_mask)))
 
 
+def test_types_of_tokens_are_read_where_there_are_some():
+    params, one, other = initial_params(CONFIG, 1), HeldOut(ROWS, WORDS), HeldOut(ROWS, WORDS)
+    other.batch["token_type_ids"] = np.ones_like(other.batch["input_ids"])
+    assert abs(one(params, CONFIG)["loss"] - other(params, CONFIG)["loss"]) > 1e-6
+    other.batch["token_type_ids"][:] = 0
+    assert one(params, CONFIG) == other(params, CONFIG)
+
+
 def test_who_knows_the_word_frequencies_alone_has_the_unigram_loss():
     params = tree.map(np.zeros_like, initial_params(CONFIG, 0))
     held_out = HeldOut(ROWS, WORDS)
