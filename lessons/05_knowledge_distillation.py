@@ -529,9 +529,10 @@ for question, name in QUESTIONS.items():
 # %% [markdown]
 # **The claim narrowly fails here; whether the teacher helps, one cannot tell.** Half the layers keep 95.7 % of the accuracy
 # [94.5, 96.9]; distilled less labels alone is -0.04 points [-1.25, +1.17]. Perhaps a teacher that read the same labels adds little;
-# DistilBERT's was heard through all of *pretraining*. Only the start is shown to count (28 points): random, it lacks all
-# pretraining, below TF-IDF. A logistic regression on the untaught layers is 0.7 points behind, one on all six two ahead; labels for
-# thrice as long keep 98 % (distilled so long: not run). With few labels the teacher's judgement gains 3.2 points; one cannot tell.
+# DistilBERT's was heard through all of *pretraining*. Only the start is shown to count (28 points); but a random one
+# lacks all pretraining, too, and ends below TF-IDF. A logistic regression on the untaught layers is 0.7 points behind, one on all
+# six two ahead; labels for thrice as long keep 98 % (distilled so long: not run). With few labels the teacher's judgement gains 3.2
+# points; one cannot tell.
 #
 # ### When does it not help?
 #
