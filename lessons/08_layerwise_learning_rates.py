@@ -124,7 +124,7 @@ def mapped(x, y, strength=300.0):
 # %% alt="Two curves over the depth of MiniLM, from the embeddings at 0 to layer 6. Left: the share of questions whose kind a linear map names, between 60 and 63 percent at every depth. Right: the share of the words' variance that another explains, falling from 38 percent at depths 0 and 1 to 12 at layer 6."
 texts, kinds = [questions.texts[i] for i in rows], questions.numbers[rows]
 split_up = [text.casefold().split() for text in texts]
-counted = sorted({word for words in split_up for word in words}, key=lambda word: -sum(word in words for words in split_up))
+counted = sorted({word for words in split_up for word in words}, key=lambda w: (-sum(w in words for words in split_up), w))
 holds = np.array([[word in words for word in counted[20:120]] for words in split_up], float)
 vectors = by_depth(model, texts)
 of_kind = [100 * np.mean(mapped(x, np.eye(len(questions.labels))[kinds]).argmax(1) == kinds[READ:]) for x in vectors]
