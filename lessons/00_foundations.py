@@ -203,7 +203,7 @@ print("loss", value, " along w", gradient["w"], " along b", gradient["b"])
 # ```python
 # elementwise(np.multiply, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x)
 # elementwise(np.exp,      lambda g, z, x: g * z)
-# elementwise(np.tanh,     lambda g, z, x: g * (1 - z * z))  # in the library another form where z is near 1
+# elementwise(np.tanh,     lambda g, z, x: g * (1 - z * z))  # in the library another form where z * z is near 1
 # ```
 #
 # The lines are NumPy themselves, so a derivative leaves a tape too and can be differentiated again. $\sin$ differentiated
