@@ -226,11 +226,19 @@ METRICS = {
     "intents": Metric("HWU64, fine-tuned", "%", 1, overlap=1032 / _SHARED["labels"]),
     "gap": Metric("at [MASK], to word frequencies", "nats", 2),
     "told": Metric("detection below chance", "%", 1),
+    "loss": Metric("loss at [MASK]", "nats"),
+    "loss_kept": Metric("loss at kept words", "nats"),
+    "loss_random": Metric("loss at random words", "nats"),
 }
 
 CHECKS = (
     Check(
-        "off the plateau at [MASK] at every budget", ("mlm", "electra", "slow"), "gap", most=-0.5, unit="nats", along="seen",
+        "off the plateau at [MASK] at every budget",
+        ("mlm", "electra", "slow"),
+        "gap",
+        most=-0.5,
+        unit="nats",
+        along="seen",
         metrics=("to_level", "mean"),
     ),
     Check("off the plateau at [MASK]", ("mlm", "electra", "slow", "shared", "masked"), "gap", most=-0.5, unit="nats"),
