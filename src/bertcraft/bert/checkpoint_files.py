@@ -37,7 +37,7 @@ class StoredTensor:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes."""
+    """The content of a regular file of at most `limit` bytes. Raises CheckpointError for a larger or an unreadable one."""
     try:
         size = _size(path)
         if size > limit:
@@ -139,7 +139,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def read_array(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
     """The values of a floating tensor, finite numbers of `dtype`, read straight into the array returned.
 
-    Only a tensor stored in another dtype is copied once more.
+    Only a tensor stored in another dtype is copied once more. Raises CheckpointError for numbers that cannot be read, do not fit
+    into memory, are too few, or are not finite.
     """
     count, source = math.prod(tensor.shape), f"{tensor.path}: {tensor.name}"
     try:

@@ -247,7 +247,7 @@ def encode_sentences(
 
 
 def mask_token(model: "Model") -> str:
-    """The tokenizer's own mask token."""
+    """The tokenizer's own mask token. Raises InputError where it has none."""
     from bertcraft.data.tokenizer import special_token
 
     token = special_token(model.tokenizer, "mask_token")

@@ -47,7 +47,10 @@ def headline(slug: str) -> str:
 
 
 def arms(slug: str, metrics: tuple[str, ...] = (), chosen: tuple[str, ...] = ()) -> Page:
-    """A row an arm, the trivial ones last, a column a metric: the mean over seeds with its 95 % interval."""
+    """A row an arm, the trivial ones last, a column a metric: the mean over seeds with its 95 % interval.
+
+    Raises InputError for a metric or an arm that the experiment has not.
+    """
     found, stored = experiment(slug), runs(slug)
     if not found or not stored:
         return NOTHING
@@ -100,7 +103,10 @@ def compared(slug: str) -> list[tuple[str, ...]]:
 
 
 def plot(slug: str, n: int):
-    """The n-th plot of the experiment, from 1, as an image; a message where nothing is stored."""
+    """The n-th plot of the experiment, from 1, as an image; a message where nothing is stored.
+
+    Raises InputError for another n.
+    """
     found, stored = experiment(slug), runs(slug)
     if not found or not stored:
         return NOTHING

@@ -63,7 +63,10 @@ def pack(token_lists: Iterable[np.ndarray], length: int, cls_id: int, sep_id: in
 
 
 def frame(token_lists: Iterable[np.ndarray], cls_id: int, sep_id: int, length: int | None = None) -> list[np.ndarray]:
-    """Each text as [CLS] tokens [SEP], int32; with ``length``, tokens are cut so that none is longer."""
+    """Each text as [CLS] tokens [SEP], int32; with ``length``, tokens are cut so that none is longer.
+
+    Raises InputError for a length below 2.
+    """
     if length is not None and length < 2:
         raise InputError(f"length is {length}: expected at least 2, room for [CLS] and [SEP]")
     room = None if length is None else length - 2

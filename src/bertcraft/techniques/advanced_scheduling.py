@@ -82,7 +82,7 @@ def warm_restarts(peak: float, first: int, factor: int = 1, lowest: float = 0.0)
     """SGDR: half cosines from ``peak`` to ``lowest``, the first of ``first`` steps, the next ``factor`` times as long, and so on.
 
     Loshchilov & Hutter 2017, equation 5; torch's ``CosineAnnealingWarmRestarts``. It never reaches ``lowest``: the step that
-    would is the first of the next cycle.
+    would is the first of the next cycle. Raises InputError for a rate, a number of steps or a factor that no such schedule has.
     """
     check_schedule(peak, 0, first)
     if factor < 1:

@@ -122,6 +122,7 @@ def longformer_attention(p: dict, x, mask, window, *, global_at=None, dilations=
     the places of global tokens; -1, a place behind the end and one on padding are none. dilations: one number, or one a head.
 
     Returns (B, L, H), zero at padding: what ``LongformerSelfAttention`` of transformers returns.
+    Raises InputError for a window or a dilation below 1, and for more or fewer dilations than heads.
     """
     batch, length, hidden = x.shape
     dilations = (dilations,) * heads if isinstance(dilations, int) else tuple(dilations)
@@ -245,7 +246,10 @@ def longformer(window: int, global_tokens: int = 0, dilations: int | Sequence[in
 
 
 def bigbird(block: int, random: int = 3, seed: int = 0) -> Callable:
-    """BigBird's attention for ``Sockets(attention=...)``: ``random`` random blocks, the same for a length in all layers."""
+    """BigBird's attention for ``Sockets(attention=...)``: ``random`` random blocks, the same for a length in all layers.
+
+    Raises InputError for blocks of less than one token, or less than no random block.
+    """
     if block < 1 or random < 0:
         raise InputError(f"expected blocks of 1 token or more and 0 random blocks or more, got {block} and {random}")
 

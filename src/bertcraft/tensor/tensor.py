@@ -367,7 +367,7 @@ def apply(function: Callable, *args, **kwargs) -> Any:
 
 
 def on_jax(function: Callable) -> Callable:
-    """The function of jax.numpy that stands for a NumPy function."""
+    """The function of jax.numpy that stands for a NumPy function. Raises TypeError where there is none."""
     if function in XLA:
         return XLA[function]
     import jax.numpy as jnp

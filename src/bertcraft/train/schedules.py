@@ -65,6 +65,7 @@ def warmup_stable_decay(peak: float, warmup: int, decay: int, total: int, fall: 
 
     Until it falls, the rate does not depend on ``total``: one run serves many lengths (Hu et al. 2024, MiniCPM, section 4; Hägele
     et al. 2024, arXiv:2405.18392). ``fall``: one of :data:`FALLS`, the ``decay_type`` of transformers' ``get_wsd_schedule``.
+    Raises InputError for another one, and for a rate or numbers of steps that no schedule can have.
     """
     check(peak, warmup, total)
     if fall not in FALLS:
@@ -82,7 +83,7 @@ def warmup_stable_decay(peak: float, warmup: int, decay: int, total: int, fall: 
 def warmup_inverse_sqrt(peak: float, warmup: int) -> Schedule:
     """Rise linearly to ``peak`` in ``warmup`` steps (at least 1), then ``peak * sqrt(warmup / step)``.
 
-    Vaswani et al. 2017, equation 3, scaled so that its highest rate is ``peak``.
+    Vaswani et al. 2017, equation 3, scaled so that its highest rate is ``peak``. Raises InputError for no warm-up.
     """
     check(peak, warmup)
     if warmup < 1:
