@@ -211,6 +211,8 @@ def test_what_the_lesson_says_of_the_stored_runs():
     assert round(gained) == 4
     gaps = np.mean([[each["gap"] for each in seen] for seen in of("electra", "seen").values()], axis=0)
     assert (gaps[:-1] > -0.5).all() and gaps[-1] < -0.5, "four of five points before the generator had learnt"
+    means = [np.mean(list(of("electra", figure).values())) for figure in ("loss_kept", "loss")]
+    assert [round(mean, 1) for mean in means] == [5.0, 6.0], "the generator copies"
 
 
 def test_what_the_lesson_says_of_the_figures():

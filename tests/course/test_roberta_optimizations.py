@@ -190,7 +190,10 @@ def test_what_the_lesson_says_of_the_stored_runs():
     assert [round(found[arm].interval.mean, 2) for arm in ("dynamic", "dynamic_20")] == [-0.19, -0.03]
     checked = {each.arm: each for each in verdicts.checked(experiment, runs)}
     assert [round(checked[arm].value, 2) for arm in ("static10", "dynamic")] == [-0.64, -0.83]
-    assert {arm for arm, each in checked.items() if not each.passed} == {"static1", "static10_80", "dynamic_80"}
+    failed = {arm for arm, each in checked.items() if not each.passed}
+    assert failed == {"static1", "static10_80", "dynamic_80"}
+    kept = [np.mean([run["figures"]["loss_kept"] for run in runs if run["arm"] == arm]) for arm in failed]
+    assert [round(min(kept), 1), round(max(kept), 1)] == [4.7, 6.0]
     curves = {(run["arm"], run["seed"]): run["figures"]["curve"] for run in runs if "curve" in run["figures"]}
     assert all(curves["static10", seed][:2] == curves["dynamic", seed][:2] for seed in range(10)), "up to ten readings"
 

@@ -248,7 +248,7 @@ def longformer(window: int, global_tokens: int = 0, dilations: int | Sequence[in
 def bigbird(block: int, random: int = 3, seed: int = 0) -> Callable:
     """BigBird's attention for ``Sockets(attention=...)``: ``random`` random blocks, the same for a length in all layers.
 
-    Raises InputError for blocks of less than one token, or less than no random block.
+    Raises InputError for blocks of less than one token, or a negative number of random blocks.
     """
     if block < 1 or random < 0:
         raise InputError(f"expected blocks of 1 token or more and 0 random blocks or more, got {block} and {random}")
